@@ -1,0 +1,297 @@
+"""The embedded data set: rendered emoji artwork, 72 px, labelled by the nine Unicode groups.
+
+`python -m data.demo build` makes the shards under `data/demo/` anew from four icon sets on npm;
+`python -m data.demo check` compares them with their hashes and counts them. Sources, licences and
+what was changed: `data/demo/NOTICE`.
+
+The same emoji is drawn in every style, and in variants of gender, direction, colour and the like.
+All of them form one group, and whole groups are in train or in test: a random split leaks.
+"""
+
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from data.shards import INDEX, open_shards, read_sample, write_shards
+
+HERE = Path(__file__).parent / "demo"
+TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"
+TEST = f"{HERE}/test-000000.tar.gz"
+CLASSES = (
+    "Activities",
+    "Animals & Nature",
+    "Flags",
+    "Food & Drink",
+    "Objects",
+    "People & Body",
+    "Smileys & Emotion",
+    "Symbols",
+    "Travel & Places",
+)
+SIZE = 72  # side of an image, pixels
+TRAIN_SHARDS = 4
+TEST_SHARE = 0.2  # of the groups of a class
+
+# Tokens of a name that tell variants of one motif apart.
+_WORDS = """
+    man men woman women person people boy girl child adult old older mrs mx santa
+    bald beard blond curly hair
+    left right up down leftwards rightwards upwards downwards facing tilted oncoming
+    horizontal vertical open closed raised lowered large medium small high low light dark
+    red orange yellow green blue purple brown pink black white grey
+    1st 2nd 3rd dollar euro pound yen
+"""
+VARIANTS = frozenset(_WORDS.split())
+# Motifs whose variants have other names: pattern of the whole name -> group.
+MOTIFS = {
+    ".*-(oclock|thirty)": "clock-face",
+    "keycap.*": "keycap",
+    "family.*": "family",
+    ".*moon(-face)?": "moon",
+    "globe-showing-.*": "globe",
+    "mermaid|merman": "merperson",
+    "princess": "prince",
+}
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """One icon set: its name in the keys of samples, and the npm package that holds it."""
+
+    name: str
+    package: str
+    version: str
+
+    @property
+    def tarball(self) -> str:
+        """The file that `npm pack` writes for the package."""
+        return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
+
+
+STYLES = (
+    Style("noto", "@iconify-json/noto", "1.2.9"),
+    Style("noto-v1", "@iconify-json/noto-v1", "1.2.5"),
+    Style("fluent", "@iconify-json/fluent-emoji", "1.2.7"),
+    Style("fluent-flat", "@iconify-json/fluent-emoji-flat", "1.2.6"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What the packages say: the icon set of every style, the category of every usable name."""
+
+    icons: Mapping[str, Mapping[str, Any]]
+    category: Mapping[str, str]
+
+
+def group_of(name: str) -> str:
+    """The motif of an icon: its name without the tokens that tell variants apart."""
+    for pattern, group in MOTIFS.items():
+        if re.fullmatch(pattern, name):
+            return group
+    return "-".join(token for token in name.split("-") if token not in VARIANTS) or "person"
+
+
+def held_out_groups(category: Mapping[str, str]) -> set[str]:
+    """The groups held out: of each class the share `TEST_SHARE` with the smallest SHA-256.
+
+    A group that reaches into two classes counts for the class of its first name, so that it is on
+    one side whatever its samples' labels.
+    """
+    home: dict[str, str] = {}
+    for name in sorted(category):
+        home.setdefault(group_of(name), category[name])
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for group in sorted(home, key=_digest):
+        by_class[home[group]].append(group)
+    return {
+        group for groups in by_class.values() for group in groups[: round(TEST_SHARE * len(groups))]
+    }
+
+
+def read_source(folder: Path) -> Source:
+    """Read the four tarballs of `npm pack` in `folder`.
+
+    Raises FileNotFoundError for a missing one, ValueError if the categories are not `CLASSES`.
+    """
+    for style in STYLES:
+        if not (folder / style.tarball).is_file():
+            raise FileNotFoundError(
+                f"{folder / style.tarball} does not exist; make it there with "
+                f"`npm pack {style.package}@{style.version}`"
+            )
+    names_of = _read_json(folder / STYLES[0].tarball, "metadata.json")["categories"]
+    if tuple(sorted(names_of)) != CLASSES:
+        raise ValueError(
+            f"{STYLES[0].package} has the categories {sorted(names_of)}, not {CLASSES}"
+        )
+    return Source(
+        icons={style.name: _read_json(folder / style.tarball, "icons.json") for style in STYLES},
+        category={
+            name: category
+            for category, names in names_of.items()
+            for name in names
+            if "skin-tone" not in name
+        },
+    )
+
+
+def list_icons(source: Source, split: Split) -> list[tuple[str, str]]:
+    """The `(style, name)` of every image of the split, in the order of its shards.
+
+    That order is the one of the SHA-256 of the keys, so that shards mix classes and styles. Aliases
+    are left out (the same picture again, or mirrored), and so are icons that their set has hidden.
+    """
+    held_out = held_out_groups(source.category)
+    icons = [
+        (style, name)
+        for style, icon_set in source.icons.items()
+        for name, icon in icon_set["icons"].items()
+        if name in source.category and not icon.get("hidden", False)
+        if (group_of(name) in held_out) == (split == "test")
+    ]
+    return sorted(icons, key=lambda icon: _digest("/".join(icon)))
+
+
+def make_samples(source: Source, icons: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    """Render `(style, name)` pairs into samples with the members png, cls and json."""
+    for style, name in icons:
+        category = source.category[name]
+        yield {
+            "__key__": f"{style}/{name}",
+            "png": _encode_png(render(source.icons[style], name)),
+            "cls": CLASSES.index(category),
+            "json": {
+                "name": name,
+                "style": style,
+                "group": group_of(name),
+                "category": category,
+            },
+        }
+
+
+def render(icon_set: Mapping[str, Any], name: str) -> Image.Image:
+    """Render one icon of an Iconify set on white: RGB, `SIZE` x `SIZE` pixels, aspect kept.
+
+    Raises ModuleNotFoundError with the way out if resvg-py is not installed.
+    """
+    try:
+        from resvg_py import svg_to_bytes
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "rendering needs resvg-py: pip install fcmae[demo] (in a checkout: -e .[demo])"
+        ) from error
+    icon = icon_set["icons"][name]
+    # Iconify: a box value stands at the icon, else at the set, else it is this default.
+    defaults = {"left": 0, "top": 0, "width": 16, "height": 16}
+    box = (str(icon.get(side, icon_set.get(side, value))) for side, value in defaults.items())
+    svg = (
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'width="{SIZE}" height="{SIZE}" viewBox="{" ".join(box)}">{icon["body"]}</svg>'
+    )
+    png = svg_to_bytes(svg_string=svg, background="white", skip_system_fonts=True)
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def build(source: Path | None = None, out: Path = HERE) -> None:
+    """Make the data set anew: download with npm, render, split, write shards, index and classes.
+
+    Args:
+        source: folder with the four tarballs that `npm pack` writes; without it npm downloads them.
+        out: folder for the shards; those of an earlier build there are replaced.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        if source is None:
+            _download(Path(folder))
+        read = read_source(source or Path(folder))
+    splits: dict[Split, list[dict[str, Any]]] = {}
+    for split in ("train", "test"):
+        icons = list_icons(read, split)
+        print(f"rendering {len(icons)} {split} images")
+        splits[split] = list(tqdm(make_samples(read, icons), total=len(icons), disable=None))
+    for old in (*out.glob("train-*.tar.gz"), *out.glob("test-*.tar.gz"), out / INDEX):
+        old.unlink(missing_ok=True)
+    train, test = splits["train"], splits["test"]
+    write_shards(train, out, "train", -(-len(train) // TRAIN_SHARDS), compress=True)
+    write_shards(test, out, "test", len(test), compress=True)
+    (out / "classes.json").write_text(json.dumps(CLASSES, indent=2) + "\n", encoding="utf-8")
+    print(f"{len(train)} train and {len(test)} test images in {out}")
+
+
+def check() -> None:
+    """Compare the shards with the hashes in their index, and count images by class and split."""
+    counts: dict[str, Counter[int]] = {}
+    for split, spec in (("train", TRAIN), ("test", TEST)):
+        shards = open_shards(spec)
+        counts[split] = Counter(
+            int(read_sample(shard, i)["cls"]) for shard in shards for i in range(shard.samples)
+        )
+    print(f"{'class':<18} {'train':>6} {'test':>6}")
+    for label, name in enumerate(CLASSES):
+        print(f"{name:<18} {counts['train'][label]:>6} {counts['test'][label]:>6}")
+    print(f"{'all':<18} {counts['train'].total():>6} {counts['test'].total():>6}")
+
+
+def _download(folder: Path) -> None:
+    packages = [f"{style.package}@{style.version}" for style in STYLES]
+    by_hand = f"run `npm pack {' '.join(packages)}` where that works and give the folder: --source"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise FileNotFoundError(f"npm is not installed; install Node.js, or {by_hand}")
+    command = [npm, "pack", "--pack-destination", str(folder), *packages]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"npm pack failed; {by_hand}; npm said:\n{result.stderr.strip()}")
+
+
+def _read_json(tarball: Path, member: str) -> Any:
+    with tarfile.open(tarball) as tar:
+        file = tar.extractfile(f"package/{member}")
+        assert file is not None  # a regular file in every Iconify package
+        return json.load(file)
+
+
+def _encode_png(image: Image.Image) -> bytes:
+    """Losslessly: with a palette, half the size, where there are no more than 256 colours."""
+    pixels = np.asarray(image)
+    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+    if len(colours) <= 256:
+        image = Image.fromarray(index.reshape(pixels.shape[:2]).astype(np.uint8))
+        image.putpalette(colours.tobytes())
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main() -> None:
+    """Run `build` or `check`, whichever the command line says."""
+    try:
+        tyro.extras.subcommand_cli_from_dict({"build": build, "check": check}, prog="data.demo")
+    except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""A YAML recipe and flags to a frozen dataclass, and back.
+
+A recipe is a saved command line: its keys become `--a.b value` flags in front of the real ones, so
+one parser and one set of messages serve both, and what is typed wins over what is written.
+"""
+
+import dataclasses
+import difflib
+import sys
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import tyro
+import yaml
+
+T = TypeVar("T")
+
+
+def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
+    """Make a `config` from `[RECIPE.yaml] --flag value ...`; `--help` prints every flag and exits.
+
+    Raises:
+        ValueError: the recipe is no mapping or has a key that `config` has not.
+        OSError: the recipe cannot be read.
+        SystemExit: a flag that `config` has not, or a value of the wrong type (tyro prints why).
+    """
+    flags = list(argv)
+    if flags and flags[0].endswith((".yaml", ".yml")):
+        flags = recipe_flags(Path(flags[0]), config) + flags[1:]
+    return tyro.cli(
+        config,
+        args=flags,
+        description=description,
+        use_underscores=True,
+        config=(tyro.conf.FlagConversionOff,),
+    )
+
+
+def recipe_flags(path: Path, config: type) -> list[str]:
+    """The recipe's command line."""
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} must hold 'field: value' lines, found {type(recipe).__name__}")
+    known = list(field_names(config))
+    flags: list[str] = []
+    for key, value in flatten(cast("dict[str, Any]", recipe)).items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            raise ValueError(f"{path}: no field is called {key}; {hint}")
+        values = cast("list[Any]", value) if isinstance(value, list) else [value]
+        flags += [f"--{key}", *map(str, values)]
+    return flags
+
+
+def field_names(config: type, prefix: str = "") -> typing.Iterator[str]:
+    """Dotted names of all leaves of a dataclass of dataclasses."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from field_names(cast("type", kind), f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` to `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(cast("Mapping[str, Any]", value), f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def to_tree(config: Any) -> dict[str, Any]:
+    """The config as plain dicts, lists and numbers, as YAML holds it."""
+    return yaml.safe_load(to_yaml(config))
+
+
+def to_yaml(config: Any) -> str:
+    """The config as a recipe: `parse` reads it back to an equal one."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in cast("dict[str, Any]", value).items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in cast("Sequence[Any]", value)]
+        return str(value) if isinstance(value, Path) else value
+
+    return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: str) -> list[str]:
+    """`field: found -> wanted` for each leaf that differs, except below `ignore`."""
+    old, new = flatten(found), flatten(wanted)
+    return [
+        f"{key}: {old.get(key)} -> {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith(f"{ignore}.")
+    ]
+
+
+def run_program(main: Callable[[Sequence[str]], None]) -> None:
+    """Run `main` on the command line; what its user can cause ends in one line and exit status 1.
+
+    `python -X dev PROGRAM` shows the traceback too. An error out of a data worker carries the
+    worker's whole traceback in its text, the message last.
+    """
+    try:
+        main(sys.argv[1:])
+    except (OSError, ValueError, FloatingPointError) as error:
+        if sys.flags.dev_mode:
+            raise
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        sys.exit(f"error: {lines[-1].removeprefix(f'{type(error).__name__}: ')}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

@@ -1,0 +1,50 @@
+"""The plain decoder: one dense ConvNeXt V2 block predicts the hidden patches (section 3)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fcmae.layers import Block
+from fcmae.masking import indices
+from fcmae.sparse import implementation
+
+
+class Decoder(nn.Module):
+    """Project, put a learned token at hidden patches, convolve, predict.
+
+    Args:
+        dim_in: width of the encoder's features.
+        dim: width of the decoder; 512 in the paper.
+        depth: blocks; 1 in the paper, where 8 gave the same accuracy (table 1).
+        outputs: p p c, the pixels of one patch.
+    """
+
+    def __init__(self, *, dim_in: int, dim: int, depth: int, outputs: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim_in, dim)
+        self.token = nn.Parameter(torch.zeros(dim))
+        self.blocks = nn.ModuleList(Block(dim) for _ in range(depth))
+        self.predict = nn.Linear(dim, outputs)
+
+    def forward(
+        self,
+        latent: Float[Tensor, "b v d"],
+        visible: Bool[Tensor, "b n"],
+        grid: tuple[int, int],
+    ) -> Float[Tensor, "b k ppc"]:
+        """Pixels of the k = n - v hidden patches in raster order.
+
+        The block sees all n patches, one site each; visible ones are never predicted, which changes
+        nothing in the loss and saves their share of the last product.
+        """
+        (b, n), v = visible.shape, latent.shape[1]
+        latent = self.project(latent)
+        at_visible = indices(visible, v)[..., None].expand_as(latent)
+        x = self.token.to(latent.dtype).expand(b, n, -1).scatter(1, at_visible, latent)
+        x = x[:, :, None, None]  # the gathered layout with every patch visible and one site a patch
+        dense = implementation("gathered")(torch.ones_like(visible), grid, n)
+        for block in self.blocks:
+            x = block(x, dense)
+        x = x[:, :, 0, 0]
+        at_hidden = indices(~visible, n - v)[..., None].expand(-1, -1, x.shape[-1])
+        return self.predict(x.gather(1, at_hidden))

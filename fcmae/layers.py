@@ -1,0 +1,69 @@
+"""The ConvNeXt block (arXiv 2201.03545) with GRN (ConvNeXt V2) or LayerScale (V1)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fcmae.sparse import Sparse
+
+EPS = 1e-6
+
+
+class GlobalResponseNorm(nn.Module):
+    """Global response normalisation over the visible sites of one image, ConvNeXt V2 eq. 1-3."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:
+        norm = sparse.spatial_norm(x)
+        response = norm / (norm.mean(dim=-1, keepdim=True) + EPS)
+        # weight * (x * response) + bias + x, in one pass over x; the factor is made in float32
+        factor = 1 + self.weight * response
+        return torch.addcmul(self.bias.to(x.dtype), x, factor.to(x.dtype))
+
+
+class Mlp(nn.Module):
+    """Pointwise expansion to 4d, GELU, GRN in V2, and back."""
+
+    def __init__(self, dim: int, *, grn: bool) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.grn = GlobalResponseNorm(4 * dim) if grn else None
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+    def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:
+        x = nn.functional.gelu(self.fc1(x))
+        if self.grn is not None:
+            x = self.grn(x, sparse)
+        return self.fc2(x)
+
+
+class Block(nn.Module):
+    """Depthwise 7 x 7 convolution, LayerNorm, MLP, residual; LayerScale (1e-6) without GRN."""
+
+    def __init__(self, dim: int, *, grn: bool = True) -> None:
+        super().__init__()
+        self.conv_dw = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.mlp = Mlp(dim, grn=grn)
+        self.gamma = None if grn else nn.Parameter(torch.full((dim,), 1e-6))
+
+    def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:
+        update = self.mlp(self.norm(sparse.depthwise(x, self.conv_dw)), sparse)
+        return x + (update if self.gamma is None else update * self.gamma)
+
+
+def initialise(root: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Truncated normal of std 0.02 for all weights of convolutions and linear layers, zero biases.
+
+    Once, over all modules below `root`. Norms (1 and 0), GRN (0) and LayerScale (1e-6) start where
+    they are made. The official code initialises twice, the second time with std 1.0.
+    """
+    for module in root.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

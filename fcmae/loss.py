@@ -1,0 +1,38 @@
+"""The objective: mean squared error on the normalised pixels of hidden patches (MAE, section 3)."""
+
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from fcmae.masking import indices, patchify
+
+EPS = 1e-6
+
+
+def hidden_patches(
+    images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"], p: int, k: int
+) -> Float[Tensor, "b k ppc"]:
+    """The pixels of the k hidden patches of each image, in raster order."""
+    patches = rearrange(patchify(images, p), "b n p q c -> b n (p q c)")
+    return patches.gather(1, indices(~visible, k)[..., None].expand(-1, -1, patches.shape[-1]))
+
+
+def statistics(
+    patches: Float[Tensor, "b k ppc"],
+) -> tuple[Float[Tensor, "b k 1"], Float[Tensor, "b k 1"]]:
+    """Mean and standard deviation of each patch; the deviation is never zero (eps 1e-6)."""
+    var, mean = patches.var(dim=-1, keepdim=True), patches.mean(dim=-1, keepdim=True)
+    return mean, (var + EPS).sqrt()
+
+
+def reconstruction_loss(
+    prediction: Float[Tensor, "b k ppc"],
+    images: Float[Tensor, "b c h w"],
+    visible: Bool[Tensor, "b n"],
+    p: int,
+) -> Float[Tensor, ""]:
+    """Mean over the k hidden patches and their pixels; visible patches do not enter."""
+    target = hidden_patches(images, visible, p, prediction.shape[1])
+    mean, std = statistics(target)
+    return F.mse_loss(prediction.to(images.dtype), (target - mean) / std)

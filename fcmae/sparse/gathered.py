@@ -1,0 +1,131 @@
+"""The gathered layout: visible patches only, `[b, v, s, s, d]`, channels last.
+
+Pointwise layers and downsampling are dense operations on b v s s rows, and no hidden pixel is ever
+read. Only the depthwise convolution needs neighbours: scatter to the grid, convolve, gather.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
+
+from fcmae.masking import indices, patchify
+
+
+class Gathered:
+    """See `fcmae.sparse.Sparse`."""
+
+    def __init__(
+        self, visible: Bool[Tensor, "b n"], grid: tuple[int, int], count: int | None = None
+    ) -> None:
+        self.visible = indices(visible, count)
+        self.grid = grid
+        self.runs: dict[int, Int[Tensor, " r"]] = {}
+
+    def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b v s s d"]:
+        patch = images.shape[2] // self.grid[0]
+        image = torch.arange(len(images), device=images.device)[:, None]
+        return within_patch(patchify(images, patch)[image, self.visible], conv)
+
+    def downsample(
+        self, x: Float[Tensor, "b v s s d"], conv: nn.Conv2d
+    ) -> Float[Tensor, "b v t t e"]:
+        return within_patch(x, conv)
+
+    def depthwise(
+        self, x: Float[Tensor, "b v s s d"], conv: nn.Conv2d
+    ) -> Float[Tensor, "b v s s d"]:
+        weight, bias = conv.weight, conv.bias
+        assert bias is not None
+        if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+        return SubmanifoldDepthwise.apply(x, weight, bias, self.runs_of(x.shape[2]), self.grid)
+
+    def spatial_norm(self, x: Float[Tensor, "b v s s d"]) -> Float[Tensor, "b 1 1 1 d"]:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True, dtype=dtype)
+
+    def features(self, x: Float[Tensor, "b v 1 1 d"]) -> Float[Tensor, "b v d"]:
+        return rearrange(x, "b v 1 1 d -> b v d")
+
+    def runs_of(self, side: int) -> Int[Tensor, " r"]:
+        """Where each row of `side` neighbouring sites of a patch lies in the grid of all rows.
+
+        The grid's sites are `[b, gh, side, gw, side]`, so its rows are numbered in the order of
+        (image, patch row, row inside the patch, patch column). Made once per stage and batch.
+        """
+        if side not in self.runs:
+            gh, gw = self.grid
+            image = torch.arange(len(self.visible), device=self.visible.device)[:, None]
+            top = (image * gh + self.visible // gw) * side
+            inside = torch.arange(side, device=self.visible.device)
+            runs = (top[..., None] + inside) * gw + (self.visible % gw)[..., None]
+            self.runs[side] = runs.flatten()
+        return self.runs[side]
+
+
+def within_patch(x: Float[Tensor, "b v s s c"], conv: nn.Conv2d) -> Float[Tensor, "b v t t d"]:
+    """A convolution whose kernel is its stride, as a matrix product on the sites of each patch."""
+    k = conv.kernel_size[0]
+    x = rearrange(x, "b v (s i) (t j) c -> b v s t (i j c)", i=k, j=k)
+    return F.linear(x, rearrange(conv.weight, "d c i j -> d (i j c)"), conv.bias)
+
+
+def scatter(
+    x: Float[Tensor, "b v s s d"], runs: Int[Tensor, " r"], grid: tuple[int, int]
+) -> Float[Tensor, "b d h w"]:
+    """Visible sites to the dense grid (channels_last memory), zero at hidden sites."""
+    b, _, s, _, d = x.shape
+    gh, gw = grid
+    dense = x.new_zeros(b * gh * s * gw, s * d).index_copy_(0, runs, x.reshape(-1, s * d))
+    return dense.view(b, gh * s, gw * s, d).permute(0, 3, 1, 2)
+
+
+def gather(
+    dense: Float[Tensor, "b d h w"], runs: Int[Tensor, " r"], shape: torch.Size
+) -> Float[Tensor, "b v s s d"]:
+    """The inverse of `scatter` on visible sites."""
+    s, d = shape[-2:]
+    rows = dense.permute(0, 2, 3, 1).reshape(-1, s * d)  # no copy: channels_last memory
+    return rows.index_select(0, runs).view(shape)
+
+
+class SubmanifoldDepthwise(torch.autograd.Function):
+    """y = gather(conv(scatter(x))).
+
+    The operator maps visible sites to visible sites, so its gradient for x is the same operator
+    with the kernel flipped: a forward convolution, which oneDNN runs faster than its backward one.
+    Only the gathered x is kept for it, 2.58 times smaller than the grid at ratio 0.6.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        runs: Tensor,
+        grid: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, runs)
+        ctx.grid = grid  # type: ignore[attr-defined]
+        dense = F.conv2d(scatter(x, runs, grid), weight, bias, padding="same", groups=len(weight))
+        return gather(dense, runs, x.shape)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):  # type: ignore[override]
+        (grad,) = grads
+        x, weight, runs = ctx.saved_tensors
+        dense_grad = scatter(grad, runs, ctx.grid)
+        flipped = F.conv2d(dense_grad, weight.flip(2, 3), padding="same", groups=len(weight))
+        grad_weight = conv2d_weight(
+            scatter(x, runs, ctx.grid),
+            weight.shape,
+            dense_grad,
+            padding=weight.shape[-1] // 2,
+            groups=len(weight),
+        )
+        return gather(flipped, runs, x.shape), grad_weight, grad.sum((0, 1, 2, 3)), None, None

@@ -1,0 +1,46 @@
+"""Masked dense tensors, slow and plainly right: the oracle of every other implementation.
+
+Activations are `[b, gh*s, gw*s, d]`, the whole grid of sites. Hidden sites hold whatever the
+pointwise layers make of them; each operation that mixes sites puts them to zero first.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fcmae.masking import indices
+
+
+class Reference:
+    """See `fcmae.sparse.Sparse`."""
+
+    def __init__(
+        self, visible: Bool[Tensor, "b n"], grid: tuple[int, int], count: int | None = None
+    ) -> None:
+        self.visible = indices(visible, count)
+        self.mask = rearrange(visible, "b (gh gw) -> b gh gw 1", gh=grid[0])
+
+    def only_visible(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
+        side = x.shape[1] // self.mask.shape[1]
+        mask = self.mask.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+        return x.where(mask, torch.zeros_like(x))  # a product would let hidden NaN through
+
+    def convolve(self, x: Float[Tensor, "b h w d"], conv: nn.Conv2d) -> Float[Tensor, "b _ _ e"]:
+        x = rearrange(self.only_visible(x), "b h w d -> b d h w")
+        return self.only_visible(rearrange(conv(x), "b e h w -> b h w e"))
+
+    def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b _ _ d"]:
+        return self.convolve(rearrange(images, "b c h w -> b h w c"), conv)
+
+    downsample = convolve
+    depthwise = convolve
+
+    def spatial_norm(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b 1 1 d"]:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        x = self.only_visible(x)
+        return torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=dtype)
+
+    def features(self, x: Float[Tensor, "b gh gw d"]) -> Float[Tensor, "b v d"]:
+        x = rearrange(x, "b gh gw d -> b (gh gw) d")
+        return x.gather(1, self.visible[..., None].expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,1 @@
+"""Programs on converted timm weights: k-nearest neighbours and linear probing."""

@@ -1,0 +1,243 @@
+"""Features of labelled shards, extracted once: the final stage, averaged over positions."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from jaxtyping import Float, Int
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from data.pipeline import ShardImages, eval_loader
+from data.shards import open_shards
+from data.transforms import normalise
+from fcmae.convert import Metadata
+from finetune.backbone import RandomConfig, backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """Labelled shards."""
+
+    train: tuple[str, ...]
+    """Shards to learn from: paths or brace patterns."""
+    test: tuple[str, ...]
+    """Shards to report on, looked at once."""
+    group: str = ""
+    """Field of the json member: samples that share its value stay on one side when training data is
+    held out. Name it where images are related (one patient, one module); empty: no groups."""
+    held_out: float = 0.2
+    """Share of the training data on which hyper-parameters are chosen."""
+    batch_size: int = 128
+    """Images at a time, on each process."""
+    workers: int = 2
+    """Processes that decode images, for each process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What linear probing and k-NN share."""
+
+    weights: str
+    """Converted weights, OUT.safetensors, or none for the random initialisation."""
+    data: LabelledData
+    out: Path
+    """The JSON file to write."""
+    cache: Path | None = None
+    """Directory where features are kept for the next program that asks for the same ones."""
+    random: RandomConfig = field(default_factory=RandomConfig)
+    seeds: int = 3
+    """Repetitions, each with its own held-out data and order; mean and spread are reported."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """One row a sample, in the order of the shards."""
+
+    x: Float[Tensor, "n d"]
+    y: Int[Tensor, " n"]
+    groups: Int[Tensor, " n"]
+
+    def take(self, chosen: Tensor) -> "Features":
+        """The samples at these indices, or under this mask."""
+        return Features(self.x[chosen], self.y[chosen], self.groups[chosen])
+
+
+def labelled_features(
+    config: ProbeConfig, accelerator: Accelerator
+) -> tuple[Features, Features, dict[str, Any]]:
+    """Train and test features, and what they were made with.
+
+    Raises:
+        OSError, ValueError: shards or weights that cannot be used, missing labels, test classes
+            that the training data lacks.
+    """
+    model, metadata = backbone(config.weights, config.random)
+    model = model.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    train, test = (
+        cached(spec, model, metadata, config, accelerator)
+        for spec in (config.data.train, config.data.test)
+    )
+    unknown = sorted(set(test.y.tolist()) - set(train.y.tolist()))
+    if unknown:
+        raise ValueError(f"the test data has classes {unknown} that the training data lacks")
+    made = {
+        "weights": config.weights,
+        "model": metadata.model,
+        "step": metadata.step,
+        "image_size": metadata.image_size,
+        "train_samples": len(train.y),
+        "test_samples": len(test.y),
+        "classes": int(train.y.max()) + 1,
+    }
+    return train, test, made
+
+
+def cached(
+    spec: tuple[str, ...],
+    model: torch.nn.Module,
+    metadata: Metadata,
+    config: ProbeConfig,
+    accelerator: Accelerator,
+) -> Features:
+    """The features of these shards, from the cache if it has them.
+
+    A file's name is a hash of what its contents depend on: shards, weights, metadata.
+    """
+    shards = open_shards(spec)
+    images = ShardImages(shards, size=metadata.image_size, in_chans=metadata.in_chans)
+    path = None
+    if config.cache is not None:
+        key = hashlib.sha256(repr((metadata, [shard.sha256 for shard in shards])).encode())
+        for name, tensor in model.state_dict().items():
+            key.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        path = config.cache / f"{key.hexdigest()[:32]}.safetensors"
+        if path.exists():
+            found = load_file(path)
+            return Features(found["x"], found["y"], groups_of(images, config.data.group))
+    x, y = extract(model, images, metadata.mean, metadata.std, config.data, accelerator)
+    if path is not None and accelerator.is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"x": x, "y": y}, path)
+    return Features(x, y, groups_of(images, config.data.group))
+
+
+@torch.no_grad()
+def extract(
+    model: torch.nn.Module,
+    images: ShardImages,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    data: LabelledData,
+    accelerator: Accelerator,
+) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
+    """Features and labels of all samples; the processes share the work and each gets the whole."""
+    world = accelerator.num_processes
+    loader = eval_loader(
+        images,
+        batch_size=data.batch_size,
+        workers=data.workers,
+        rank=accelerator.process_index,
+        world=world,
+    )
+    forward = cast("Callable[[Tensor], Tensor]", model.forward_features)
+    rows, labels = [], []
+    quiet = not (accelerator.is_main_process and sys.stderr.isatty())
+    for batch in tqdm(loader, desc="features", unit="batch", disable=quiet):
+        x = normalise(batch["image"].to(accelerator.device), mean, std)
+        rows.append(forward(x).mean((2, 3)).float().cpu())
+        labels.append(batch["label"])
+    order = torch.cat([torch.arange(r, len(images), world) for r in range(world)]).argsort()
+    x, y = (torch.cat(gather_object([torch.cat(part)]))[order] for part in (rows, labels))
+    if (y < 0).any():
+        shard, members = images.read(int((y < 0).nonzero()[0]))
+        raise ValueError(
+            f"{shard.path}: sample {members['__key__']!r} has no label (.cls);"
+            " scripts/make_shards.py labels images by their sub-folders"
+        )
+    return x, y
+
+
+def groups_of(images: ShardImages, name: str) -> Int[Tensor, " n"]:
+    """A number for each value of json field `name`; every sample is its own group without a name.
+
+    Raises:
+        ValueError: a sample lacks the field.
+    """
+    if not name:
+        return torch.arange(len(images))
+    values = []
+    for sample in range(len(images)):
+        shard, members = images.read(sample)
+        record = json.loads(members.get("json", "{}"))
+        if name not in record:
+            raise ValueError(
+                f"{shard.path}: sample {members['__key__']!r} has no json field {name!r};"
+                f" it has {', '.join(record) or 'none'}: correct --data.group"
+            )
+        values.append(str(record[name]))
+    return torch.from_numpy(np.unique(values, return_inverse=True)[1])
+
+
+def hold_out(
+    train: Features, share: float, generator: torch.Generator
+) -> tuple[Features, Features]:
+    """Split off about `share` of the samples, by whole groups.
+
+    Raises:
+        ValueError: one side would be empty.
+    """
+    groups = train.groups.unique()
+    held = groups[torch.randperm(len(groups), generator=generator)[: round(share * len(groups))]]
+    side = torch.isin(train.groups, held)
+    if side.all() or not side.any():
+        raise ValueError(
+            f"data.held_out={share} of {len(groups)} groups leaves one side empty; choose another"
+        )
+    return train.take(~side), train.take(side)
+
+
+def standardise(fit: Features, *others: Features) -> tuple[Features, ...]:
+    """Zero mean and unit variance per feature, both measured on `fit`."""
+    std, mean = torch.std_mean(fit.x, dim=0)
+    return tuple(Features((f.x - mean) / (std + 1e-6), f.y, f.groups) for f in (fit, *others))
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation."""
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "values": values,
+    }
+
+
+def report(name: str, result: dict[str, Any], out: Path, accelerator: Accelerator) -> None:
+    """Write the result as JSON and show it as a table, on the main process.
+
+    Raises:
+        OSError: `out` cannot be written.
+    """
+    if not accelerator.is_main_process:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    table = Table(title=f"{name}: {result['model']}, weights {result['weights']}")
+    table.add_column("field")
+    table.add_column("value")
+    for key, value in result.items():
+        if isinstance(value, dict) and "mean" in value:
+            value = f"{value['mean']:.4f} +- {value['std']:.4f} over {len(value['values'])} seeds"
+        table.add_row(key, str(value))
+    Console().print(table)

@@ -1,0 +1,280 @@
+"""Pretrain a ConvNeXt with FCMAE on WebDataset shards.
+
+    accelerate launch pretrain.py scripts/recipes/demo.yaml --run.dir runs/demo
+
+Restarting the same command resumes from the last checkpoint.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import Tensor
+from torchvision.utils import save_image
+from tqdm import tqdm
+
+from data.pipeline import DataConfig, GlobalBatches, train_loader
+from data.shards import open_shards
+from data.transforms import normalise
+from fcmae import FCMAE, checkpoint
+from fcmae.checkpoint import TrainState
+from fcmae.config import differences, parse, run_program, to_tree, to_yaml
+from fcmae.masking import draw_visible_of
+from fcmae.model import ModelConfig
+from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
+from fcmae.reconstruct import reconstruct
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What cannot change a number."""
+
+    dir: Path
+    """Directory of the run: config, metrics, checkpoints, pictures."""
+    save_every: int = 500
+    """Steps between checkpoints; one is always written at the end."""
+    keep: int = 3
+    """Checkpoints to keep, the newest ones."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    picture_every: int = 500
+    """Steps between reconstruction grids, also drawn at the end; 0 draws none."""
+    workers: int = 2
+    """Processes that decode images, for each training process."""
+    verify: bool = True
+    """Compare the shards with their SHA-256 before step 0; sizes are always compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """FCMAE pretraining."""
+
+    data: DataConfig
+    run: RunConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    """Of initialisation, order, crops and masks."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 is mixed precision: weights and statistics stay float32."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Set up, resume, train, save."""
+    config = parse(PretrainConfig, argv, description=str(__doc__))
+    optim, run = config.optim, config.run
+    accelerator = Accelerator(mixed_precision="no" if config.precision == "fp32" else "bf16")
+
+    shards = open_shards(config.data.train, verify=run.verify)
+    samples = sum(shard.samples for shard in shards)
+    total, warmup = total_steps(optim, samples), warmup_steps(optim, samples)
+    model = FCMAE(**vars(config.model), generator=torch.Generator().manual_seed(config.seed))
+    groups = parameter_groups(model.named_parameters(), optim.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas)
+
+    open_run(config, accelerator)
+    state, newest = TrainState(), checkpoint.latest(run.dir)
+    if newest is not None:
+        state = checkpoint.load(newest, model, optimizer)
+        accelerator.print(f"resuming from {newest}")
+    if state.step >= total:
+        accelerator.print(f"{run.dir} is complete at step {state.step} of {total}")
+        return
+    if accelerator.is_main_process:
+        forget_after(run.dir / "metrics.jsonl", state.step)
+    batches = GlobalBatches(
+        samples=samples,
+        seed=config.seed,
+        batch_size=optim.batch_size,
+        start=state.samples_seen,
+        steps=total - state.step,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        micro_batches=optim.accumulate,
+    )
+    loader = train_loader(
+        shards,
+        config.data,
+        batches,
+        size=model.image_size,
+        in_chans=config.model.in_chans,
+        workers=run.workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    n, patch_size = model.n, model.patch_size
+    trained, optimizer = accelerator.prepare(model, optimizer)  # never the loader: it is sharded
+    trained.train()
+    accelerator.print(
+        f"{config.model.name} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
+        f" parameters, {samples} images, {total} steps of {optim.batch_size}"
+        f" on {accelerator.num_processes} x {accelerator.device}"
+    )
+
+    micro_batches = iter(loader)
+    images = visible = prediction = torch.empty(0)  # the last micro-batch, for pictures
+    broken = torch.zeros((), device=accelerator.device)  # steps since the last log, loss not finite
+    since, logged = time.perf_counter(), state.step
+    steps = tqdm(
+        range(state.step, total),
+        initial=state.step,
+        total=total,
+        unit="step",
+        disable=not (accelerator.is_main_process and sys.stderr.isatty()),
+    )
+    for step in steps:
+        lr = lr_at(
+            step,
+            total=total,
+            warmup=warmup,
+            base_lr=optim.base_lr,
+            batch_size=optim.batch_size,
+            min_lr=optim.min_lr,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss = torch.zeros((), device=accelerator.device)
+        for micro in range(1, optim.accumulate + 1):
+            batch = next(micro_batches)
+            pixels = batch["image"].to(accelerator.device, non_blocking=True)
+            images = normalise(pixels, config.data.mean, config.data.std)
+            visible = draw_visible_of(
+                config.seed, batch["epoch"], batch["sample"], n, config.model.ratio
+            ).to(accelerator.device, non_blocking=True)
+            with accelerator.no_sync(trained) if micro < optim.accumulate else nullcontext():
+                part, prediction = trained(images, visible)
+                accelerator.backward(part / optim.accumulate)
+            loss += part.detach() / optim.accumulate
+        if optim.clip_grad is not None:
+            accelerator.clip_grad_norm_(trained.parameters(), optim.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        broken += ~loss.isfinite()
+        state = TrainState(step + 1, state.samples_seen + optim.batch_size)
+
+        last = state.step == total
+        saving = last or state.step % run.save_every == 0
+        if saving or state.step % run.log_every == 0:
+            total_loss, failures = cast(
+                "Tensor", accelerator.reduce(torch.stack([loss, broken]), "sum")
+            ).tolist()
+            mean_loss = total_loss / accelerator.num_processes
+            if failures:
+                raise FloatingPointError(
+                    f"the loss is not finite between steps {logged} and {state.step} (lr {lr:.2g});"
+                    f" newest checkpoint: {checkpoint.latest(run.dir)}; lower optim.base_lr, set"
+                    " optim.clip_grad, lengthen the warm-up, or take precision fp32"
+                )
+            now = time.perf_counter()
+            speed = (state.step - logged) * optim.batch_size / (now - since)
+            since, logged = now, state.step
+            if accelerator.is_main_process:
+                line = {
+                    "step": state.step,
+                    "samples_seen": state.samples_seen,
+                    "loss": mean_loss,
+                    "lr": lr,
+                    "images_per_s": round(speed, 2),
+                }
+                with (run.dir / "metrics.jsonl").open("a") as metrics:
+                    print(json.dumps(line), file=metrics)
+                eta = tqdm.format_interval((total - state.step) * optim.batch_size / speed)
+                steps.set_postfix_str(f"loss {mean_loss:.4f}, {speed:.0f} images/s")
+                if steps.disable:
+                    print(
+                        f"step {state.step}/{total}  loss {mean_loss:.4f}  lr {lr:.2e}"
+                        f"  {speed:.0f} images/s  ETA {eta}",
+                        flush=True,
+                    )
+        drawing = run.picture_every and (last or state.step % run.picture_every == 0)
+        if drawing and accelerator.is_main_process:
+            views = reconstruct(images[:8], visible[:8], prediction[:8].detach(), patch_size)
+            draw(views, config.data, run.dir / "pictures" / f"step_{state.step:07d}.png")
+        if saving:
+            if accelerator.is_main_process:
+                checkpoint.save(
+                    run.dir, state, model, optimizer.optimizer, to_yaml(config), run.keep
+                )
+            accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+def open_run(config: PretrainConfig, accelerator: Accelerator) -> None:
+    """Write config.yaml and environment.json into the run directory, or compare with what is there.
+
+    Raises:
+        ValueError: the directory holds a run whose config differs outside `run:`.
+        OSError: the directory is not writable.
+    """
+    written = config.run.dir / "config.yaml"
+    if written.exists():
+        differing = differences(yaml.safe_load(written.read_text()), to_tree(config), ignore="run")
+        if differing:
+            raise ValueError(
+                f"{config.run.dir} holds a run with another config ({'; '.join(differing)});"
+                " take these values back, or choose another --run.dir"
+            )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        config.run.dir.mkdir(parents=True, exist_ok=True)
+        written.write_text(to_yaml(config))
+        (config.run.dir / "environment.json").write_text(
+            json.dumps(environment(accelerator), indent=2)
+        )
+    accelerator.wait_for_everyone()
+
+
+def environment(accelerator: Accelerator) -> dict[str, Any]:
+    """What the run's numbers may depend on beside its config."""
+
+    def git(*command: str) -> str | None:
+        found = subprocess.run(
+            ["git", "-C", Path(__file__).parent, *command], capture_output=True, text=True
+        )
+        return found.stdout.strip() if found.returncode == 0 else None
+
+    packages = ("torch", "torchvision", "timm", "accelerate", "webdataset", "numpy", "pillow")
+    return {
+        "command": sys.argv,
+        "commit": git("rev-parse", "HEAD"),
+        "dirty": bool(git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in packages},
+        "world_size": accelerator.num_processes,
+        "device": str(accelerator.device),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def forget_after(metrics: Path, step: int) -> None:
+    """Drop the lines of steps that will be run again, and a half-written last line."""
+    if metrics.exists():
+        lines = metrics.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        partial = metrics.with_suffix(".tmp")
+        partial.write_text("".join(kept))
+        partial.replace(metrics)
+
+
+def draw(views: Tensor, data: DataConfig, path: Path) -> None:
+    """One row an image: original, visible, prediction, pasted. `views` is Float[b, 4, c, h, w]."""
+    rows = views.flatten(0, 1).cpu()
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
+    pixels = (rows * std + mean).clamp(0, 1)
+    colours = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]
+    path.parent.mkdir(exist_ok=True)
+    save_image(colours, path, nrow=4, padding=2, pad_value=1.0)
+
+
+if __name__ == "__main__":
+    run_program(main)
