@@ -38,8 +38,10 @@ def total_steps(config: OptimConfig, samples: int) -> int:
     """Steps of the run, from `steps`, or from `epochs` over `samples` images.
 
     Raises:
-        ValueError: fewer than one step.
+        ValueError: fewer than one step, or images a step.
     """
+    if config.batch_size < 1:
+        raise ValueError(f"optim.batch_size={config.batch_size} must be at least 1 image")
     if config.steps is not None:
         steps, source = config.steps, f"optim.steps={config.steps}"
     else:

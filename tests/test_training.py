@@ -1,0 +1,232 @@
+"""pretrain.py as a process: learns, resumes exactly, agrees over ranks, and fails in one line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from fcmae import FCMAE, checkpoint
+from fcmae.checkpoint import TrainState
+from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
+
+ROOT = Path(__file__).parents[1]
+RECIPE = "scripts/recipes/demo.yaml"
+SHORT = [
+    *("--optim.batch_size", "8", "--optim.steps", "6", "--run.workers", "1"),
+    *("--run.log_every", "1", "--run.save_every", "2", "--run.picture_every", "3"),
+    *("--model.decoder_dim", "32"),
+]
+
+
+def command(run: Path, *flags: str, launcher: tuple[str, ...] = ()) -> list[str]:
+    start = [sys.executable, *launcher, "pretrain.py", RECIPE, "--run.dir", str(run)]
+    return [*start, *SHORT, *flags]
+
+
+def pretrain(
+    run: Path, *flags: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(run, *flags, launcher=launcher),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    result = pretrain(run)
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def test_a_run_leaves_config_environment_metrics_pictures_and_checkpoints(finished: Path) -> None:
+    lines = metrics(finished)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["samples_seen"] for line in lines] == [8, 16, 24, 32, 40, 48]
+    assert lines[0].keys() == {"step", "samples_seen", "loss", "lr", "images_per_s"}
+    assert [p.name for p in sorted((finished / "pictures").iterdir())] == [
+        "step_0000003.png",
+        "step_0000006.png",
+    ]
+    names = {"config.yaml", "environment.json", "metrics.jsonl", "pictures"}
+    steps = {f"step_000000{i}" for i in (2, 4, 6)}
+    assert {p.name for p in finished.iterdir()} == names | steps
+    assert json.loads((finished / "environment.json").read_text())["world_size"] == 1
+    assert yaml.safe_load((finished / "config.yaml").read_text())["optim"]["batch_size"] == 8
+
+
+def test_resumed_run_equals_uninterrupted_run_after_kill_9(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(run),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "step_0000002").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    result = pretrain(run)
+    assert result.returncode == 0, result.stderr
+    ours, theirs = metrics(run), metrics(finished)
+    assert [(m["step"], m["loss"]) for m in ours] == [(m["step"], m["loss"]) for m in theirs]
+    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+        a, b = (load_file(r / "step_0000006" / name) for r in (run, finished))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+
+
+def test_a_finished_run_says_so(finished: Path) -> None:
+    result = pretrain(finished)
+    assert result.returncode == 0
+    assert "is complete at step 6 of 6" in result.stdout
+
+
+def test_accumulation_changes_memory_not_the_step(finished: Path, tmp_path: Path) -> None:
+    assert pretrain(tmp_path / "run", "--optim.accumulate", "4").returncode == 0
+    for a, b in zip(metrics(tmp_path / "run"), metrics(finished), strict=True):
+        # float32 sums in another order; AdamW's first steps are signs, which rounding can turn
+        assert a["loss"] == pytest.approx(b["loss"], abs=2e-3)
+
+
+@pytest.mark.dist
+def test_two_processes_see_what_one_sees(finished: Path, tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    result = pretrain(tmp_path / "run", launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert environment["world_size"] == 2
+    for a, b in zip(metrics(tmp_path / "run"), metrics(finished), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=2e-3)  # as above
+
+
+def test_bf16_trains(tmp_path: Path) -> None:
+    result = pretrain(tmp_path / "run", "--precision", "bf16", "--optim.steps", "2")
+    assert result.returncode == 0, result.stderr
+    weights = load_file(tmp_path / "run" / "step_0000002" / checkpoint.MODEL)
+    assert all(w.dtype == torch.float32 and w.isfinite().all() for w in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data.train", "nowhere/a.tar"), "shard nowhere/a.tar does not exist"),
+        (("--model.image_size", "36"), "image_size=36 must be a multiple of patch_size=8; try 32"),
+        (("--run.dir", "/proc/nowhere/run"), "/proc/nowhere"),
+        (("--optim.base_lr", "1e30"), "the loss is not finite between steps"),
+        (("--optim.batch_size", "0"), "optim.batch_size=0 must be at least 1"),
+    ],
+)
+def test_what_a_user_can_cause_ends_in_one_line(
+    tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    result = pretrain(tmp_path / "run", *flags)
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in result.stderr
+
+
+def test_another_config_in_the_run_directory_is_refused_with_its_differences(
+    finished: Path,
+) -> None:
+    result = pretrain(finished, "--optim.base_lr", "0.5")
+    assert result.returncode == 1
+    assert "holds a run with another config (optim.base_lr: " in result.stderr
+
+
+def test_a_misspelt_key_in_a_recipe_is_named(tmp_path: Path) -> None:
+    recipe = tmp_path / "typo.yaml"
+    recipe.write_text("optim:\n  base_lrr: 1.0\n")
+    result = subprocess.run(
+        [sys.executable, "pretrain.py", str(recipe)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "no field is called optim.base_lrr; did you mean optim.base_lr?" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_help_documents_every_flag() -> None:
+    result = subprocess.run(
+        [sys.executable, "pretrain.py", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    for flag in ("--model.stem_stride", "--optim.base_lr", "--run.save_every", "--data.train"):
+        assert flag in result.stdout
+
+
+def test_checkpoints_are_whole_or_absent_and_only_the_newest_are_kept(tmp_path: Path) -> None:
+    model = FCMAE(image_size=32, stem_stride=1, decoder_dim=32)
+    optimizer = torch.optim.AdamW(model.parameters())
+    (tmp_path / "step_0000009.tmp").mkdir()  # what a kill leaves behind
+    for step in (1, 2, 3):
+        checkpoint.save(tmp_path, TrainState(step, step * 8), model, optimizer, "{}", keep=2)
+    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step_0000002", "step_0000003"]
+    newest = checkpoint.latest(tmp_path)
+    assert newest is not None
+    assert checkpoint.load(newest, model, optimizer) == TrainState(3, 24)
+    (newest / checkpoint.MODEL).write_bytes(b"broken")
+    with pytest.raises(ValueError, match="step_0000003 is damaged"):
+        checkpoint.load(newest, model, optimizer)
+    other = FCMAE(image_size=32, stem_stride=1, decoder_dim=64)
+    with pytest.raises(ValueError, match=r"holds another model: \d+ tensors differ"):
+        checkpoint.load(tmp_path / "step_0000002", other, optimizer)
+
+
+def test_learning_rate_warms_up_linearly_and_falls_as_a_cosine() -> None:
+    def lr(step: int) -> float:
+        return lr_at(step, total=110, warmup=10, base_lr=1.5e-4, batch_size=4096, min_lr=1e-6)
+
+    peak = 1.5e-4 * 16
+    assert lr(0) == pytest.approx(peak / 10)
+    assert lr(9) == lr(10) == pytest.approx(peak)
+    assert lr(60) == pytest.approx((peak + 1e-6) / 2)
+    assert lr(109) == pytest.approx(1e-6, abs=1e-6)
+    assert all(lr(i + 1) <= lr(i) for i in range(10, 109))
+
+
+def test_steps_follow_from_epochs() -> None:
+    assert total_steps(OptimConfig(epochs=3.0, batch_size=10), 25) == 7
+    assert total_steps(OptimConfig(steps=5), 25) == 5
+    assert warmup_steps(OptimConfig(warmup_epochs=2.0, batch_size=10), 25) == 5
+    assert warmup_steps(OptimConfig(steps=40, batch_size=10), 25) == 4
+    with pytest.raises(ValueError, match="makes no step; raise it"):
+        total_steps(OptimConfig(epochs=1.0, batch_size=100), 25)
+
+
+def test_weight_decay_skips_biases_norms_grn_and_the_token() -> None:
+    model = FCMAE(image_size=32, stem_stride=1, decoder_dim=32)
+    decayed, free = parameter_groups(model.named_parameters(), 0.05)
+    assert decayed["weight_decay"] == 0.05
+    assert free["weight_decay"] == 0.0
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert all(names[id(p)].endswith("weight") for p in decayed["params"])
+    undecayed = {names[id(p)] for p in free["params"]}
+    assert {
+        "decoder.token",
+        "encoder.stages.0.blocks.0.mlp.grn.weight",
+        "encoder.stem.1.weight",
+    } <= (undecayed)
