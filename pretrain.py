@@ -6,6 +6,7 @@ Restarting the same command resumes from the last checkpoint.
 """
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -74,7 +75,16 @@ def main(argv: Sequence[str]) -> None:
     """Set up, resume, train, save."""
     config = parse(PretrainConfig, argv, description=str(__doc__))
     optim, run = config.optim, config.run
-    accelerator = Accelerator(mixed_precision="no" if config.precision == "fp32" else "bf16")
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),  # unless told, it starts no processes on CPUs
+        mixed_precision="no" if config.precision == "fp32" else config.precision,
+    )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"{launched} processes were launched but accelerate sees {accelerator.num_processes}"
+            f" on {accelerator.device}: launch one, or set ACCELERATE_USE_CPU=1"
+        )
 
     shards = open_shards(config.data.train, verify=run.verify)
     samples = sum(shard.samples for shard in shards)
@@ -118,7 +128,7 @@ def main(argv: Sequence[str]) -> None:
     accelerator.print(
         f"{config.model.name} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
         f" parameters, {samples} images, {total} steps of {optim.batch_size}"
-        f" on {accelerator.num_processes} x {accelerator.device}"
+        f" on {accelerator.num_processes} x {accelerator.device.type}"
     )
 
     micro_batches = iter(loader)

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -58,7 +58,7 @@ def recipe_flags(path: Path, config: type) -> list[str]:
     return flags
 
 
-def field_names(config: type, prefix: str = "") -> typing.Iterator[str]:
+def field_names(config: type, prefix: str = "") -> Iterator[str]:
     """Dotted names of all leaves of a dataclass of dataclasses."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):

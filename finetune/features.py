@@ -129,7 +129,9 @@ def cached(
     x, y = extract(model, images, metadata.mean, metadata.std, config.data, accelerator)
     if path is not None and accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"x": x, "y": y}, path)
+        partial = path.with_suffix(".tmp")
+        save_file({"x": x, "y": y}, partial)
+        partial.replace(path)
     return Features(x, y, groups_of(images, config.data.group))
 
 

@@ -71,7 +71,7 @@ def accuracies(
 def main(argv: Sequence[str]) -> None:
     """Extract, choose k, answer."""
     config = parse(KnnConfig, argv, description=str(KnnConfig.__doc__))
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     train, test, result = labelled_features(config, accelerator)
     smallest = round(len(train.y) * (1 - config.data.held_out))
     if not 1 <= min(config.ks) <= max(config.ks) <= smallest:
@@ -89,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
         "test_accuracy": spread([test_accuracy[k] for k in chosen]),
     }
     report("k-NN", result, config.out, accelerator)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def accuracy(layers: Float[Tensor, "g d1 k"], data: Features) -> Float[Tensor, "
 def main(argv: Sequence[str]) -> None:
     """Extract, choose, train, answer."""
     config = parse(LinearProbeConfig, argv, description=str(LinearProbeConfig.__doc__))
-    accelerator = Accelerator()
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     train, test, result = labelled_features(config, accelerator)
     grid = list(itertools.product(config.lrs, config.weight_decays))
     chosen, test_accuracy, held_accuracy = [], [], []
@@ -113,6 +113,7 @@ def main(argv: Sequence[str]) -> None:
         "test_accuracy": spread(test_accuracy),
     }
     report("linear probe", result, config.out, accelerator)
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

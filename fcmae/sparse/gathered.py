@@ -71,7 +71,10 @@ def within_patch(x: Float[Tensor, "b v s s c"], conv: nn.Conv2d) -> Float[Tensor
     """A convolution whose kernel is its stride, as a matrix product on the sites of each patch."""
     k = conv.kernel_size[0]
     x = rearrange(x, "b v (s i) (t j) c -> b v s t (i j c)", i=k, j=k)
-    return F.linear(x, rearrange(conv.weight, "d c i j -> d (i j c)"), conv.bias)
+    weight = conv.weight.flatten(1)
+    if k > 1:  # at 1 it is the same, with strides of the gradient that distributed training copies
+        weight = rearrange(conv.weight, "d c i j -> d (i j c)")
+    return F.linear(x, weight, conv.bias)
 
 
 def scatter(
@@ -128,4 +131,5 @@ class SubmanifoldDepthwise(torch.autograd.Function):
             padding=weight.shape[-1] // 2,
             groups=len(weight),
         )
+        grad_weight = grad_weight.view(weight.shape)  # DistributedDataParallel compares strides
         return gather(flipped, runs, x.shape), grad_weight, grad.sum((0, 1, 2, 3)), None, None

@@ -1,0 +1,118 @@
+"""A recipe is a saved command line, and a config is a recipe again."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+from fcmae.config import differences, field_names, flatten, parse, run_program, to_tree, to_yaml
+from pretrain import PretrainConfig
+
+RECIPES = sorted((Path(__file__).parents[1] / "scripts" / "recipes").glob("*.yaml"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Inner."""
+
+    size: int | tuple[int, int] = 8
+    """A size."""
+    names: tuple[str, ...] = ("a",)
+    """Names."""
+    flip: bool = True
+    """A switch."""
+    clip: float | None = None
+    """A bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """Outer."""
+
+    out: Path
+    """A path."""
+    inner: Inner = field(default_factory=Inner)
+    kind: Literal["x", "y"] = "x"
+    """A kind."""
+
+
+def recipe(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def read(*argv: str) -> Outer:
+    return parse(Outer, argv, description="test")
+
+
+def test_a_recipe_equals_its_flags(tmp_path: Path) -> None:
+    text = "out: a/b\ninner: {size: [4, 6], names: [p, q], flip: false, clip: 1e-3}\nkind: y\n"
+    flags = "--out a/b --inner.size 4 6 --inner.names p q --inner.flip False --inner.clip 1e-3"
+    config = read(recipe(tmp_path, text))
+    assert config == read(*flags.split(), "--kind", "y")
+    assert config.inner == Inner(size=(4, 6), names=("p", "q"), flip=False, clip=1e-3)
+
+
+def test_what_is_typed_wins_over_the_recipe(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "out: a\ninner: {names: [p, q]}\n")
+    assert read(path, "--inner.names", "r").inner.names == ("r",)
+
+
+def test_a_written_config_reads_back_equal(tmp_path: Path) -> None:
+    config = Outer(out=Path("a"), inner=Inner(size=(4, 6), names=("p", "q"), flip=False, clip=0.1))
+    assert read(recipe(tmp_path, to_yaml(config))) == config
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_parses_and_round_trips(path: Path, tmp_path: Path) -> None:
+    config = parse(PretrainConfig, [str(path), "--data.train", "a.tar"], description="test")
+    again = recipe(tmp_path, to_yaml(config))
+    assert parse(PretrainConfig, [again], description="test") == config
+    written = flatten(yaml.safe_load(path.read_text()))
+    assert written.keys() <= set(field_names(PretrainConfig))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("inner: {siez: 3}", "no field is called inner.siez; did you mean inner.size?"),
+        ("zzz: 1", "no field is called zzz; known are out, inner.size"),
+        ("- 1", "must hold 'field: value' lines, found list"),
+        ("a: [1", "is no YAML: "),
+    ],
+)
+def test_a_wrong_recipe_is_explained(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"recipe\.yaml") as error:
+        read(recipe(tmp_path, text))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("flags", [("--inner.siez", "3"), ("--inner.flip", "maybe"), ()])
+def test_wrong_flags_exit_with_a_message(
+    flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        read("--kind", "y", *flags)
+    assert exit_.value.code == 2
+    assert (flags or ("--out",))[0] in capsys.readouterr().err
+
+
+def test_differences_name_the_field_and_both_values() -> None:
+    a = to_tree(Outer(out=Path("a"), inner=Inner(clip=1.0), kind="x"))
+    b = to_tree(Outer(out=Path("a"), inner=Inner(clip=2.0), kind="y"))
+    assert differences(a, b, ignore="inner") == ["kind: x -> y"]
+
+
+def test_a_program_turns_an_expected_error_into_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def main(argv: object) -> None:
+        raise ValueError("Traceback (most recent call last):\n  ...\nValueError: size=3 is odd")
+
+    monkeypatch.setattr("sys.argv", ["program"])
+    with pytest.raises(SystemExit) as exit_:
+        run_program(main)
+    assert exit_.value.args == ("error: size=3 is odd",)

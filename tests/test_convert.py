@@ -1,0 +1,225 @@
+"""Converted weights are timm's: equal features, complete tables, metadata in the header."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from fcmae import FCMAE, checkpoint
+from fcmae.checkpoint import TrainState
+from fcmae.convert import (
+    Metadata,
+    convert,
+    create_timm,
+    find_checkpoint,
+    load_timm,
+    read_metadata,
+    save_timm,
+    to_timm,
+)
+from fcmae.encoder import MODELS
+
+ROOT = Path(__file__).parents[1]
+
+
+def trained(name: str, stem_stride: int, in_chans: int) -> FCMAE:
+    """A model none of whose tensors is at its initial value."""
+    model = FCMAE(
+        name=name,
+        image_size=(16 * stem_stride, 24 * stem_stride),
+        in_chans=in_chans,
+        stem_stride=stem_stride,
+        decoder_dim=16,
+        generator=torch.Generator().manual_seed(0),
+    )
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def timm_features(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return cast("Any", model.eval()).forward_features(images)
+
+
+def metadata_of(model: FCMAE, name: str, stem_stride: int, in_chans: int) -> Metadata:
+    return Metadata(
+        model=name,
+        image_size=model.image_size,
+        in_chans=in_chans,
+        mean=(0.5,),
+        std=(0.25,),
+        stem_stride=stem_stride,
+        step=7,
+    )
+
+
+def saved_run(run: Path, model: FCMAE, *, name: str, stem_stride: int, in_chans: int) -> Path:
+    size = list(model.image_size)
+    config = {
+        "model": {
+            "name": name,
+            "image_size": size,
+            "in_chans": in_chans,
+            "stem_stride": stem_stride,
+        },
+        "data": {"mean": [0.5], "std": [0.25]},
+    }
+    optimizer = torch.optim.AdamW(model.parameters())
+    return checkpoint.save(run, TrainState(7, 56), model, optimizer, json.dumps(config), keep=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem_stride", "in_chans"),
+    [
+        ("convnextv2_atto", 4, 3),
+        ("convnextv2_atto", 2, 13),
+        ("convnextv2_atto", 1, 1),
+        ("convnextv2_tiny", 4, 3),  # timm's larger models hold linear layers, the smaller 1x1s
+        ("convnext_atto", 4, 3),
+        ("convnext_atto", 2, 3),
+    ],
+)
+def test_timm_computes_the_features_of_the_encoder(
+    tmp_path: Path, name: str, stem_stride: int, in_chans: int
+) -> None:
+    model = trained(name, stem_stride, in_chans)
+    saved_run(tmp_path / "run", model, name=name, stem_stride=stem_stride, in_chans=in_chans)
+    out = tmp_path / "out.safetensors"
+    convert(tmp_path / "run", out)
+    images = torch.randn(2, in_chans, *model.image_size)
+    with torch.no_grad():
+        ours = model.encoder(images, torch.ones(2, model.n, dtype=torch.bool))
+        theirs = timm_features(load_timm(out), images)
+    # float32: both sum the same products in another order
+    torch.testing.assert_close(ours, theirs.flatten(2).mT, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("stem_stride", "options"), [(4, {}), (1, {"patch_size": 1})])
+def test_plain_timm_loads_the_file(
+    tmp_path: Path, stem_stride: int, options: dict[str, Any]
+) -> None:
+    name = "convnextv2_atto"
+    model = trained(name, stem_stride, 3)
+    metadata = metadata_of(model, name, stem_stride, 3)
+    out = tmp_path / "out.safetensors"
+    save_timm(out, to_timm(model.state_dict(), metadata), metadata)
+    plain = timm.create_model(name, num_classes=0, checkpoint_path=str(out), **options)
+    images = torch.randn(1, 3, *model.image_size)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            timm_features(plain, images),
+            timm_features(load_timm(out), images),
+            rtol=0.0,
+            atol=0.0,
+        )
+
+
+def test_every_size_of_both_families_converts() -> None:
+    for name in MODELS:
+        with torch.device("meta"):
+            encoder = FCMAE(name=name, image_size=64).encoder.state_dict()
+        metadata = Metadata(
+            model=name,
+            image_size=(64, 64),
+            in_chans=3,
+            mean=(0.5,),
+            std=(0.25,),
+            stem_stride=4,
+            step=0,
+        )
+        with torch.device("meta"):
+            target = create_timm(metadata).state_dict()
+        converted = to_timm(encoder, metadata)
+        assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in target.items()}
+
+
+def test_the_header_tells_what_a_user_must_know(tmp_path: Path) -> None:
+    model = trained("convnextv2_atto", 2, 4)
+    saved_run(tmp_path, model, name="convnextv2_atto", stem_stride=2, in_chans=4)
+    convert(tmp_path, tmp_path / "new" / "out.safetensors")
+    assert read_metadata(tmp_path / "new" / "out.safetensors") == Metadata(
+        model="convnextv2_atto",
+        image_size=(32, 48),
+        in_chans=4,
+        mean=(0.5,),
+        std=(0.25,),
+        stem_stride=2,
+        step=7,
+    )
+
+
+def test_a_classifier_starts_fresh_and_the_rest_is_loaded(tmp_path: Path) -> None:
+    model = trained("convnextv2_atto", 1, 3)
+    metadata = metadata_of(model, "convnextv2_atto", 1, 3)
+    tensors = to_timm(model.state_dict(), metadata)
+    save_timm(tmp_path / "out.safetensors", tensors, metadata)
+    state = load_timm(tmp_path / "out.safetensors", num_classes=5).state_dict()
+    assert state.keys() - tensors.keys() == {"head.fc.weight", "head.fc.bias"}
+    assert all(torch.equal(state[key], tensors[key]) for key in tensors)
+
+
+def test_a_source_is_a_run_a_step_or_the_file_in_it(tmp_path: Path) -> None:
+    model = trained("convnextv2_atto", 1, 3)
+    step = saved_run(tmp_path, model, name="convnextv2_atto", stem_stride=1, in_chans=3)
+    assert {find_checkpoint(p) for p in (tmp_path, step, step / checkpoint.MODEL)} == {step}
+    with pytest.raises(FileNotFoundError, match="nowhere holds no checkpoint; give a run"):
+        find_checkpoint(tmp_path / "nowhere")
+
+
+def test_tensors_that_do_not_fit_are_named() -> None:
+    model = trained("convnextv2_atto", 1, 3)
+    metadata = metadata_of(model, "convnextv2_atto", 1, 3)
+    state = model.state_dict()
+    state["encoder.extra"] = torch.zeros(1)
+    del state["encoder.stem.0.bias"]
+    with pytest.raises(ValueError, match=r"2 tensors differ, such as extra, stem\.0\.bias; check"):
+        to_timm(state, metadata)
+    wrong_channels = metadata_of(model, "convnextv2_atto", 1, 4)
+    with pytest.raises(ValueError, match=r"in_chans=4: 1 tensors differ, such as stem\.0\.weight"):
+        to_timm(model.state_dict(), wrong_channels)
+
+
+def test_a_damaged_checkpoint_is_said_to_be(tmp_path: Path) -> None:
+    model = trained("convnextv2_atto", 1, 3)
+    step = saved_run(tmp_path, model, name="convnextv2_atto", stem_stride=1, in_chans=3)
+    (step / checkpoint.MODEL).write_bytes(b"short")
+    with pytest.raises(ValueError, match="step_0000007 is damaged"):
+        convert(tmp_path, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_weights_that_were_not_converted_are_refused(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(1)}, foreign)
+    with pytest.raises(
+        ValueError, match=r"foreign\.safetensors has no header of converted weights"
+    ):
+        load_timm(foreign)
+    with pytest.raises(
+        FileNotFoundError, match=r"missing\.safetensors do not exist; make them with"
+    ):
+        load_timm(tmp_path / "missing.safetensors")
+
+
+def test_the_command_converts(tmp_path: Path) -> None:
+    model = trained("convnextv2_atto", 1, 3)
+    saved_run(tmp_path, model, name="convnextv2_atto", stem_stride=1, in_chans=3)
+    out = tmp_path / "out.safetensors"
+    done = subprocess.run(
+        [sys.executable, "-m", "fcmae.convert", str(tmp_path), "--to", "timm", str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "timm convnextv2_atto, step 7" in done.stdout
+    assert load_file(out)["stem.0.weight"].shape == (40, 3, 1, 1)

@@ -1,0 +1,290 @@
+"""Linear probe and k-NN: their equations, what is held out, and the programs as processes."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch.nn import functional as F
+
+from data.shards import write_shards
+from fcmae.convert import create_timm, save_timm
+from finetune.backbone import RandomConfig, backbone
+from finetune.features import (
+    Features,
+    LabelledData,
+    ProbeConfig,
+    hold_out,
+    labelled_features,
+    spread,
+    standardise,
+)
+from finetune.knn import accuracies, neighbours, vote
+from finetune.linear_probe import accuracy, train_grid
+
+ROOT = Path(__file__).parents[1]
+TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
+
+
+def blobs(n: int, seed: int, classes: int = 3) -> Features:
+    """Gaussian blobs around three corners, in pairs of related samples."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % classes
+    x = 3 * F.one_hot(y, 8).float() + 0.5 * torch.randn(n, 8, generator=generator)
+    return Features(x, y, torch.arange(n) // 2)
+
+
+def write_images(folder: Path, name: str, n: int, *, labels: bool = True) -> str:
+    """Two shards of images of three colours, written once; returns their pattern."""
+
+    def sample(i: int) -> dict:
+        pixels = np.random.default_rng(i).integers(0, 60, (16, 16, 3), dtype=np.uint8)
+        pixels[..., i % 3] += 180
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png")
+        label = {"cls": i % 3} if labels else {}
+        return {"__key__": f"s{i}", "png": file.getvalue(), "json": {"object": i // 3}, **label}
+
+    if not list(folder.glob(f"{name}-*.tar")):
+        write_shards((sample(i) for i in range(n)), folder, name, -(-n // 2))
+    return str(folder / f"{name}-{{000000..000001}}.tar")
+
+
+def probe_config(folder: Path, **options: object) -> ProbeConfig:
+    data = LabelledData(
+        train=(write_images(folder, "train", 30),),
+        test=(write_images(folder, "test", 12),),
+        workers=0,
+    )
+    return ProbeConfig(
+        **{
+            "weights": "none",
+            "data": data,
+            "out": folder / "out.json",
+            "random": TINY,
+            **options,
+        }
+    )
+
+
+def test_neighbours_are_those_of_brute_force() -> None:
+    query, bank = torch.randn(7, 5), torch.randn(20, 5)
+    similarity, index = neighbours(query, bank, 4, chunk=3)
+    cosine = F.cosine_similarity(query[:, None], bank[None], dim=-1)
+    expected = cosine.argsort(dim=1, descending=True)[:, :4]
+    assert torch.equal(index, expected)
+    torch.testing.assert_close(similarity, cosine.gather(1, expected))
+
+
+def test_votes_weigh_exp_of_similarity_over_temperature() -> None:
+    similarity = torch.tensor([[0.9, 0.8, 0.8], [0.9, 0.5, 0.5]])
+    labels = torch.tensor([[0, 1, 1], [0, 1, 1]])
+    # T = 0.5: e^1.8 = 6.0 < 2 e^1.6 = 9.9; e^1.8 = 6.0 > 2 e^1.0 = 5.4
+    assert vote(similarity, labels, 2, 0.5).tolist() == [1, 0]
+    assert vote(similarity, labels, 2, 0.01).tolist() == [0, 0]
+
+
+def test_knn_answers_for_each_k() -> None:
+    found = accuracies(blobs(60, 0), blobs(30, 1), (1, 5, 10), 0.07)
+    assert found.keys() == {1, 5, 10}
+    assert min(found.values()) > 0.9
+
+
+def test_a_grid_in_one_pass_equals_its_members_alone() -> None:
+    data = blobs(50, 0)
+    grid = [(1e-2, 0.0), (1e-1, 1e-2), (1e-1, 1e-1)]
+
+    def train(members: list[tuple[float, float]]) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return train_grid(data, members, epochs=3, batch_size=16, generator=generator)
+
+    together = train(grid)
+    assert together.shape == (3, 9, 3)
+    for layer, member in zip(together, grid, strict=True):
+        torch.testing.assert_close(layer, train([member])[0])
+
+
+def test_the_probe_equals_torchs_own_linear_layer() -> None:
+    data = blobs(48, 0)
+    lr, weight_decay, epochs, size = 0.1, 1e-2, 2, 16
+    layer = torch.nn.Linear(8, 3)
+    torch.nn.init.zeros_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    groups = [
+        {"params": [layer.weight], "weight_decay": weight_decay},
+        {"params": [layer.bias], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * 3)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(epochs):
+        for batch in torch.randperm(48, generator=generator).split(size):
+            optimizer.zero_grad()
+            F.cross_entropy(layer(data.x[batch]), data.y[batch]).backward()
+            optimizer.step()
+            schedule.step()
+    found = train_grid(
+        data,
+        [(lr, weight_decay)],
+        epochs=epochs,
+        batch_size=size,
+        generator=torch.Generator().manual_seed(3),
+    )
+    torch.testing.assert_close(found[0, :-1], layer.weight.detach().T)
+    torch.testing.assert_close(found[0, -1], layer.bias.detach())
+
+
+def test_accuracy_counts_correct_answers_of_each_layer() -> None:
+    data = Features(torch.eye(2), torch.tensor([0, 1]), torch.arange(2))
+    right = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    biased = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    assert accuracy(torch.stack([right, biased]), data).tolist() == [1.0, 0.5]
+
+
+def test_held_out_groups_stay_whole() -> None:
+    fit, held = hold_out(blobs(100, 0), 0.2, torch.Generator().manual_seed(0))
+    assert (len(fit.y), len(held.y)) == (80, 20)
+    assert not set(fit.groups.tolist()) & set(held.groups.tolist())
+    with pytest.raises(ValueError, match=r"held_out=0.2 of 1 groups leaves one side empty"):
+        hold_out(blobs(2, 0), 0.2, torch.Generator().manual_seed(0))
+
+
+def test_features_are_standardised_by_the_data_they_are_fitted_on() -> None:
+    fit, other = standardise(blobs(50, 0), blobs(20, 1))
+    torch.testing.assert_close(fit.x.mean(0), torch.zeros(8), atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(fit.x.std(0), torch.ones(8), atol=1e-4, rtol=0.0)
+    assert other.x.mean(0).abs().max() > 1e-3
+
+
+def test_spread_is_the_sample_standard_deviation() -> None:
+    assert spread([1.0, 2.0, 3.0]) == {"mean": 2.0, "std": 1.0, "values": [1.0, 2.0, 3.0]}
+    assert spread([1.0])["std"] == 0.0
+
+
+def test_random_weights_are_those_that_pretraining_starts_from() -> None:
+    from fcmae import FCMAE
+
+    model, metadata = backbone("none", TINY)
+    start = FCMAE(image_size=16, stem_stride=1, generator=torch.Generator().manual_seed(0))
+    assert metadata.step == 0
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        ours = start.encoder(images, torch.ones(1, 4, dtype=torch.bool))
+        theirs = model.eval().forward_features(images)  # type: ignore[operator]
+    torch.testing.assert_close(theirs.flatten(2).mT, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_the_mean_over_positions_in_the_order_of_the_shards(tmp_path: Path) -> None:
+    train, test, made = labelled_features(probe_config(tmp_path), Accelerator(cpu=True))
+    assert train.y.tolist() == [i % 3 for i in range(30)]
+    assert made["test_samples"] == 12
+    pixels = np.random.default_rng(5).integers(0, 60, (16, 16, 3), dtype=np.uint8)
+    pixels[..., 2] += 180
+    x = (torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - 0.5) / 0.25
+    model, _ = backbone("none", TINY)
+    with torch.no_grad():
+        expected = model.eval().forward_features(x).mean((2, 3))[0]  # type: ignore[operator]
+    # batches of other sizes take other convolution kernels
+    torch.testing.assert_close(test.x[5], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(train.x[5], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_cache_belongs_to_weights_and_shards(tmp_path: Path) -> None:
+    accelerator, cache = Accelerator(cpu=True), tmp_path / "cache"
+    first = probe_config(tmp_path, cache=cache)
+    once = labelled_features(first, accelerator)
+    files = sorted(cache.iterdir())
+    assert len(files) == 2
+    times = [path.stat().st_mtime_ns for path in files]
+    again = labelled_features(first, accelerator)
+    assert [path.stat().st_mtime_ns for path in sorted(cache.iterdir())] == times
+    assert torch.equal(once[0].x, again[0].x)
+    other = RandomConfig(**{**vars(TINY), "seed": 1})
+    labelled_features(probe_config(tmp_path, cache=cache, random=other), accelerator)
+    assert len(list(cache.iterdir())) == 4
+
+
+def test_missing_labels_and_groups_are_named(tmp_path: Path) -> None:
+    accelerator = Accelerator(cpu=True)
+    bare = write_images(tmp_path, "bare", 6, labels=False)
+    good = write_images(tmp_path, "good", 6)
+    for train, group, message in (
+        (bare, "", r"bare-000000.tar: sample 's0' has no label \(\.cls\); scripts/make_shards"),
+        (good, "patient", r"'s0' has no json field 'patient'; it has object: correct --data.group"),
+    ):
+        data = LabelledData(train=(train,), test=(good,), group=group, workers=0)
+        with pytest.raises(ValueError, match=message):
+            labelled_features(probe_config(tmp_path, data=data), accelerator)
+
+
+PROGRAM_FLAGS = ["--data.group", "object", "--data.workers", "0", "--seeds", "2", "--weights"]
+RANDOM_FLAGS = [
+    "none",
+    "--random.image_size",
+    "16",
+    "--random.stem_stride",
+    "1",
+    "--random.mean",
+    "0.5",
+]
+
+
+def run_program(
+    module: str, folder: Path, *flags: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    patterns = [
+        *("--data.train", write_images(folder, "train", 60)),
+        *("--data.test", write_images(folder, "test", 12)),
+        *("--out", str(folder / "out.json")),
+    ]
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", f"finetune.{module}", *patterns, *PROGRAM_FLAGS, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def test_knn_reports_json_and_a_table_on_converted_weights(tmp_path: Path) -> None:
+    _, metadata = backbone("none", TINY)
+    weights = tmp_path / "weights.safetensors"
+    save_timm(weights, create_timm(metadata).state_dict(), metadata)
+    done = run_program("knn", tmp_path, str(weights), "--ks", "1", "5")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["test_accuracy"]["mean"] == 1.0  # colour alone tells these classes apart
+    assert len(result["chosen"]) == len(result["held_out_accuracy"]["values"]) == 2
+    assert (result["train_samples"], result["test_samples"], result["classes"]) == (60, 12, 3)
+    assert "test_accuracy" in done.stdout
+    assert "1.0000 +- 0.0000 over 2 seeds" in done.stdout
+
+
+@pytest.mark.dist
+def test_two_processes_share_the_extraction_and_agree_with_one(tmp_path: Path) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    results = []
+    for start in ((), launcher):
+        done = run_program("linear_probe", tmp_path, *RANDOM_FLAGS, launcher=start)
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads((tmp_path / "out.json").read_text()))
+    one, two = results
+    assert one == two
+    assert one["test_accuracy"]["mean"] == 1.0
+    assert set(one["chosen"][0]) == {"lr", "weight_decay"}
+
+
+def test_more_neighbours_than_samples_end_in_one_line(tmp_path: Path) -> None:
+    done = run_program("knn", tmp_path, *RANDOM_FLAGS, "--ks", "100")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "ks=(100,) must lie between 1 and the 48 training samples" in line
+    assert "Traceback" not in done.stderr
