@@ -21,7 +21,7 @@ from finetune.features import (
     labelled_features,
     report,
     spread,
-    standardise,
+    whiten,
 )
 
 
@@ -55,8 +55,8 @@ def vote(
 def accuracies(
     bank: Features, query: Features, ks: Sequence[int], temperature: float
 ) -> dict[int, float]:
-    """Share of correct answers for each k, after standardising on the bank."""
-    bank, query = standardise(bank, query)
+    """Share of correct answers for each k, after whitening on the bank."""
+    bank, query = whiten(bank, query)
     similarity, index = neighbours(query.x, bank.x, max(ks))
     labels, classes = bank.y[index], int(bank.y.max()) + 1
     return {

@@ -23,7 +23,7 @@ from finetune.features import (
     labelled_features,
     report,
     spread,
-    standardise,
+    whiten,
 )
 
 
@@ -99,11 +99,11 @@ def main(argv: Sequence[str]) -> None:
     chosen, test_accuracy, held_accuracy = [], [], []
     for seed in range(config.seeds):
         generator = torch.Generator().manual_seed(seed)
-        fit, held = standardise(*hold_out(train, config.data.held_out, generator))
+        fit, held = whiten(*hold_out(train, config.data.held_out, generator))
         options = {"epochs": config.epochs, "batch_size": config.batch_size, "generator": generator}
         found = accuracy(train_grid(fit, grid, **options), held)
         best = grid[int(found.argmax())]
-        whole, unseen = standardise(train, test)
+        whole, unseen = whiten(train, test)
         test_accuracy.append(accuracy(train_grid(whole, [best], **options), unseen).item())
         held_accuracy.append(found.max().item())
         chosen.append({"lr": best[0], "weight_decay": best[1]})

@@ -24,7 +24,7 @@ from finetune.features import (
     hold_out,
     labelled_features,
     spread,
-    standardise,
+    whiten,
 )
 from finetune.knn import accuracies, neighbours, vote
 from finetune.linear_probe import accuracy, train_grid
@@ -156,11 +156,16 @@ def test_held_out_groups_stay_whole() -> None:
         hold_out(blobs(2, 0), 0.2, torch.Generator().manual_seed(0))
 
 
-def test_features_are_standardised_by_the_data_they_are_fitted_on() -> None:
-    fit, other = standardise(blobs(50, 0), blobs(20, 1))
-    torch.testing.assert_close(fit.x.mean(0), torch.zeros(8), atol=1e-5, rtol=0.0)
-    torch.testing.assert_close(fit.x.std(0), torch.ones(8), atol=1e-4, rtol=0.0)
-    assert other.x.mean(0).abs().max() > 1e-3
+def test_features_are_whitened_by_the_data_they_are_fitted_on() -> None:
+    mix = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    fit, other = (Features(f.x @ mix + 5, f.y, f.groups) for f in (blobs(50, 0), blobs(20, 1)))
+    white, whitened = whiten(fit, other)
+    torch.testing.assert_close(white.x.mean(0), torch.zeros(8), atol=1e-5, rtol=0.0)
+    # the ridge is a thousandth of the mean variance: it takes little from the smallest direction
+    torch.testing.assert_close(torch.cov(white.x.T), torch.eye(8), atol=0.1, rtol=0.0)
+    assert whitened.x.mean(0).abs().max() > 1e-3
+    (alone,) = whiten(Features(fit.x[:4], fit.y[:4], fit.groups[:4]))  # fewer samples than features
+    assert alone.x.isfinite().all()
 
 
 def test_spread_is_the_sample_standard_deviation() -> None:
