@@ -19,3 +19,5 @@ fi
 # Threads that wait for work asleep: with the default, spinning, one busy data worker on the same
 # cores slows a training step on the CPU several times over.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# All cores for one process: accelerate launch gives it one thread unless this is set.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(python -c 'import os; print(os.cpu_count())')}
