@@ -1,6 +1,6 @@
 """Pretrain a ConvNeXt with FCMAE on WebDataset shards.
 
-    accelerate launch pretrain.py scripts/recipes/demo.yaml --run.dir runs/demo
+    accelerate launch --quiet pretrain.py scripts/recipes/demo.yaml --run.dir runs/demo
 
 Restarting the same command resumes from the last checkpoint.
 """
@@ -8,6 +8,7 @@ Restarting the same command resumes from the last checkpoint.
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -51,8 +52,6 @@ class RunConfig:
     """Steps between lines of metrics.jsonl."""
     picture_every: int = 500
     """Steps between reconstruction grids, also drawn at the end; 0 draws none."""
-    workers: int = 2
-    """Processes that decode images, for each training process."""
     verify: bool = True
     """Compare the shards with their SHA-256 before step 0; sizes are always compared."""
 
@@ -75,6 +74,9 @@ def main(argv: Sequence[str]) -> None:
     """Set up, resume, train, save."""
     config = parse(PretrainConfig, argv, description=str(__doc__))
     optim, run = config.optim, config.run
+    for name in ("save_every", "keep", "log_every"):
+        if getattr(run, name) < 1:
+            raise ValueError(f"run.{name}={getattr(run, name)} must be at least 1")
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # unless told, it starts no processes on CPUs
         mixed_precision="no" if config.precision == "fp32" else config.precision,
@@ -119,7 +121,6 @@ def main(argv: Sequence[str]) -> None:
         batches,
         size=model.image_size,
         in_chans=config.model.in_chans,
-        workers=run.workers,
         pin_memory=accelerator.device.type == "cuda",
     )
     n, patch_size = model.n, model.patch_size
@@ -223,12 +224,14 @@ def open_run(config: PretrainConfig, accelerator: Accelerator) -> None:
     """Write config.yaml and environment.json into the run directory, or compare with what is there.
 
     Raises:
-        ValueError: the directory holds a run whose config differs outside `run:`.
+        ValueError: the directory holds checkpoints whose config differs in what changes numbers.
         OSError: the directory is not writable.
     """
     written = config.run.dir / "config.yaml"
-    if written.exists():
-        differing = differences(yaml.safe_load(written.read_text()), to_tree(config), ignore="run")
+    if checkpoint.latest(config.run.dir) is not None and written.exists():
+        differing = differences(
+            yaml.safe_load(written.read_text()), to_tree(config), ignore=("run.", "data.workers")
+        )
         if differing:
             raise ValueError(
                 f"{config.run.dir} holds a run with another config ({'; '.join(differing)});"
@@ -237,7 +240,9 @@ def open_run(config: PretrainConfig, accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         config.run.dir.mkdir(parents=True, exist_ok=True)
-        written.write_text(to_yaml(config))
+        partial = written.with_suffix(".tmp")
+        partial.write_text(to_yaml(config))
+        partial.replace(written)
         (config.run.dir / "environment.json").write_text(
             json.dumps(environment(accelerator), indent=2)
         )
@@ -248,16 +253,19 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
     """What the run's numbers may depend on beside its config."""
 
     def git(*command: str) -> str | None:
+        if shutil.which("git") is None:
+            return None
         found = subprocess.run(
             ["git", "-C", Path(__file__).parent, *command], capture_output=True, text=True
         )
         return found.stdout.strip() if found.returncode == 0 else None
 
+    status = git("status", "--porcelain")
     packages = ("torch", "torchvision", "timm", "accelerate", "webdataset", "numpy", "pillow")
     return {
         "command": sys.argv,
         "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")),
+        "dirty": None if status is None else bool(status),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in packages},
         "world_size": accelerator.num_processes,

@@ -36,6 +36,8 @@ class DataConfig:
     """Mean of each channel on the scale 0 to 1, or one value for all."""
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of each channel, or one value for all."""
+    workers: int = 2
+    """Processes that decode images, for each training process; they change no number."""
 
 
 def epoch_order(samples: int, seed: int, epoch: int) -> Int64[np.ndarray, " n"]:
@@ -116,7 +118,8 @@ class ShardImages(Dataset[dict[str, Any]]):
         seed: with epoch and sample it determines the crop and flip.
         crop: random crop, or None for the centre.
 
-    The label is -1 where a sample has none. A broken image raises a ValueError that names it.
+    The label is -1 where a sample has none, and with random crops, which serve no labels. A
+    broken image raises a ValueError that names it.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ class ShardImages(Dataset[dict[str, Any]]):
             raise ValueError(f"{where} has no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
         try:
             image = decode(encoded, self.in_chans)
-            label = int(members.get("cls", -1))
+            label = int(members.get("cls", -1)) if self.crop is None else -1
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         if self.crop is None:
@@ -168,13 +171,14 @@ def train_loader(
     *,
     size: tuple[int, int],
     in_chans: int,
-    workers: int,
     pin_memory: bool,
 ) -> DataLoader[dict[str, Any]]:
     """Randomly cropped micro-batches. Never `prepare` it: `batches` has sharded it already."""
     crop = Crop(config.scale, config.flip)
     images = ShardImages(shards, size=size, in_chans=in_chans, seed=batches.seed, crop=crop)
-    return DataLoader(images, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)
+    return DataLoader(
+        images, batch_sampler=batches, num_workers=config.workers, pin_memory=pin_memory
+    )
 
 
 def eval_loader(

@@ -24,6 +24,8 @@ BICUBIC = InterpolationMode.BICUBIC
 def decode(encoded: bytes, in_chans: int) -> UInt8[Tensor, "c h w"]:
     """Decode a PNG or JPEG into `in_chans` channels: 1 grey, 3 RGB, 4 RGBA.
 
+    16-bit grey keeps its upper 8 bits.
+
     Raises:
         ValueError: another number of channels, or bytes that are no image.
     """
@@ -31,6 +33,8 @@ def decode(encoded: bytes, in_chans: int) -> UInt8[Tensor, "c h w"]:
         raise ValueError(f"in_chans={in_chans}: PNG and JPEG images decode to 1, 3 or 4 channels")
     try:
         with Image.open(io.BytesIO(encoded)) as image:
+            if image.mode.startswith("I"):  # 16-bit grey, which PIL's convert would clip at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             pixels = np.array(image.convert(MODES[in_chans]))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{len(encoded)} bytes cannot be decoded as an image ({error})") from error

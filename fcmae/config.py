@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 import tyro
 import yaml
+from safetensors import SafetensorError
 
 T = TypeVar("T")
 
@@ -98,13 +99,15 @@ def to_yaml(config: Any) -> str:
     return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)
 
 
-def differences(found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: str) -> list[str]:
-    """`field: found -> wanted` for each leaf that differs, except below `ignore`."""
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: tuple[str, ...]
+) -> list[str]:
+    """`field: found -> wanted` for each leaf that differs and starts with none of `ignore`."""
     old, new = flatten(found), flatten(wanted)
     return [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(f"{ignore}.")
+        if old.get(key) != new.get(key) and not key.startswith(ignore)
     ]
 
 
@@ -116,7 +119,7 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
     """
     try:
         main(sys.argv[1:])
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError, SafetensorError) as error:
         if sys.flags.dev_mode:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -55,9 +55,20 @@ def total_steps(config: OptimConfig, samples: int) -> int:
 
 
 def warmup_steps(config: OptimConfig, samples: int) -> int:
-    """Steps of the warm-up."""
+    """Steps of the warm-up.
+
+    Raises:
+        ValueError: it is not shorter than the run.
+    """
     steps = int(config.warmup_epochs * samples / config.batch_size)
-    return steps if config.steps is None else min(steps, config.steps // 10)
+    if config.steps is not None:
+        return min(steps, config.steps // 10)
+    if steps >= total_steps(config, samples):
+        raise ValueError(
+            f"optim.warmup_epochs={config.warmup_epochs} must be fewer than"
+            f" optim.epochs={config.epochs}; a tenth of them is usual"
+        )
+    return steps
 
 
 def lr_at(

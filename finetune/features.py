@@ -244,7 +244,9 @@ def report(name: str, result: dict[str, Any], out: Path, accelerator: Accelerato
     if not accelerator.is_main_process:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
+    partial = out.with_suffix(".tmp")
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.replace(out)
     table = Table(title=f"{name}: {result['model']}, weights {result['weights']}")
     table.add_column("field")
     table.add_column("value")

@@ -73,12 +73,13 @@ def main(argv: Sequence[str]) -> None:
     config = parse(KnnConfig, argv, description=str(KnnConfig.__doc__))
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     train, test, result = labelled_features(config, accelerator)
-    smallest = round(len(train.y) * (1 - config.data.held_out))
-    if not 1 <= min(config.ks) <= max(config.ks) <= smallest:
-        raise ValueError(f"ks={config.ks} must lie between 1 and the {smallest} training samples")
     chosen, held_accuracy = [], []
     for seed in range(config.seeds):
         fit, held = hold_out(train, config.data.held_out, torch.Generator().manual_seed(seed))
+        if not 1 <= min(config.ks) <= max(config.ks) <= len(fit.y):
+            raise ValueError(
+                f"ks={config.ks} must lie between 1 and the {len(fit.y)} training samples"
+            )
         found = accuracies(fit, held, config.ks, config.temperature)
         chosen.append(max(config.ks, key=found.__getitem__))
         held_accuracy.append(max(found.values()))

@@ -139,7 +139,9 @@ def main(args: Baselines) -> None:
         sizes = {"train_images": len(train.labels), "test_images": len(test.labels)}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(accuracies | sizes | {"details": results}, indent=2)
-        args.out.write_text(text + "\n", encoding="utf-8")
+        partial = args.out.with_suffix(".tmp")
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(args.out)
 
 
 if __name__ == "__main__":

@@ -11,4 +11,4 @@ ruff check --quiet .
 echo "== basedpyright"
 basedpyright
 echo "== pytest"
-python -m pytest -q "${tests[@]}"
+python -m pytest -q ${tests[@]+"${tests[@]}"}

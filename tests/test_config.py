@@ -103,7 +103,7 @@ def test_wrong_flags_exit_with_a_message(
 def test_differences_name_the_field_and_both_values() -> None:
     a = to_tree(Outer(out=Path("a"), inner=Inner(clip=1.0), kind="x"))
     b = to_tree(Outer(out=Path("a"), inner=Inner(clip=2.0), kind="y"))
-    assert differences(a, b, ignore="inner") == ["kind: x -> y"]
+    assert differences(a, b, ignore=("inner.",)) == ["kind: x -> y"]
 
 
 def test_a_program_turns_an_expected_error_into_one_line(

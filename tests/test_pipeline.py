@@ -84,14 +84,11 @@ def test_a_batch_that_does_not_divide_is_refused(batch_size: int) -> None:
 
 
 def test_loader_gives_the_same_pixels_with_any_number_of_workers(shards: list[Shard]) -> None:
-    config = DataConfig(train=("unused",))
-
     def batches(workers: int) -> list[dict]:
+        config = DataConfig(train=("unused",), workers=workers)
         order = GlobalBatches(samples=25, seed=0, batch_size=4, start=0, steps=8)
         return list(
-            train_loader(
-                shards, config, order, size=(32, 24), in_chans=3, workers=workers, pin_memory=False
-            )
+            train_loader(shards, config, order, size=(32, 24), in_chans=3, pin_memory=False)
         )
 
     for a, b in zip(batches(0), batches(2), strict=True):
@@ -159,3 +156,10 @@ def test_normalise_is_per_channel() -> None:
     assert out[0, :, 0, 0].tolist() == pytest.approx([1.0, 3.0, 1.0])
     with pytest.raises(ValueError, match=r"data\.mean has 2 values for in_chans=3"):
         normalise(images, (0.5, 0.5), (1.0,))
+
+
+def test_16_bit_grey_keeps_its_upper_bits() -> None:
+    file = io.BytesIO()
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(file, "png")
+    assert np.array_equal(decode(file.getvalue(), 1)[0].numpy(), ramp >> 8)
