@@ -240,11 +240,9 @@ def open_run(config: PretrainConfig, accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         config.run.dir.mkdir(parents=True, exist_ok=True)
-        partial = written.with_suffix(".tmp")
-        partial.write_text(to_yaml(config))
-        partial.replace(written)
-        (config.run.dir / "environment.json").write_text(
-            json.dumps(environment(accelerator), indent=2)
+        checkpoint.write_text(written, to_yaml(config))
+        checkpoint.write_text(
+            config.run.dir / "environment.json", json.dumps(environment(accelerator), indent=2)
         )
     accelerator.wait_for_everyone()
 
@@ -279,9 +277,7 @@ def forget_after(metrics: Path, step: int) -> None:
     if metrics.exists():
         lines = metrics.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        partial = metrics.with_suffix(".tmp")
-        partial.write_text("".join(kept))
-        partial.replace(metrics)
+        checkpoint.write_text(metrics, "".join(kept))
 
 
 def draw(views: Tensor, data: DataConfig, path: Path) -> None:

@@ -60,6 +60,13 @@ def save(
     return final
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all: a kill leaves the old one."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def sync(path: Path) -> None:
     """Have the file or directory on the disk before going on."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from data.pipeline import ShardImages, eval_loader
 from data.shards import open_shards
 from data.transforms import normalise
+from fcmae.checkpoint import write_text
 from fcmae.convert import Metadata
 from finetune.backbone import RandomConfig, backbone
 
@@ -244,9 +245,7 @@ def report(name: str, result: dict[str, Any], out: Path, accelerator: Accelerato
     if not accelerator.is_main_process:
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_suffix(".tmp")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
-    partial.replace(out)
+    write_text(out, json.dumps(result, indent=2) + "\n")
     table = Table(title=f"{name}: {result['model']}, weights {result['weights']}")
     table.add_column("field")
     table.add_column("value")

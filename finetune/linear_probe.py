@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> None:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     train, test, result = labelled_features(config, accelerator)
     grid = list(itertools.product(config.lrs, config.weight_decays))
+    whole, unseen = whiten(train, test)
     chosen, test_accuracy, held_accuracy = [], [], []
     for seed in range(config.seeds):
         generator = torch.Generator().manual_seed(seed)
@@ -103,7 +104,6 @@ def main(argv: Sequence[str]) -> None:
         options = {"epochs": config.epochs, "batch_size": config.batch_size, "generator": generator}
         found = accuracy(train_grid(fit, grid, **options), held)
         best = grid[int(found.argmax())]
-        whole, unseen = whiten(train, test)
         test_accuracy.append(accuracy(train_grid(whole, [best], **options), unseen).item())
         held_accuracy.append(found.max().item())
         chosen.append({"lr": best[0], "weight_decay": best[1]})

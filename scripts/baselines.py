@@ -20,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.shards import open_shards, read_sample
+from fcmae.checkpoint import write_text
 
 try:
     from skimage.feature import hog
@@ -139,9 +140,7 @@ def main(args: Baselines) -> None:
         sizes = {"train_images": len(train.labels), "test_images": len(test.labels)}
         args.out.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(accuracies | sizes | {"details": results}, indent=2)
-        partial = args.out.with_suffix(".tmp")
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(args.out)
+        write_text(args.out, text + "\n")
 
 
 if __name__ == "__main__":

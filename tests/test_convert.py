@@ -125,19 +125,10 @@ def test_plain_timm_loads_the_file(
 def test_every_size_of_both_families_converts() -> None:
     for name in MODELS:
         with torch.device("meta"):
-            encoder = FCMAE(name=name, image_size=64).encoder.state_dict()
-        metadata = Metadata(
-            model=name,
-            image_size=(64, 64),
-            in_chans=3,
-            mean=(0.5,),
-            std=(0.25,),
-            stem_stride=4,
-            step=0,
-        )
-        with torch.device("meta"):
+            model = FCMAE(name=name, image_size=64)
+            metadata = metadata_of(model, name, 4, 3)
             target = create_timm(metadata).state_dict()
-        converted = to_timm(encoder, metadata)
+        converted = to_timm(model.encoder.state_dict(), metadata)
         assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in target.items()}
 
 
