@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from data.pipeline import DataConfig, GlobalBatches, train_loader
 from data.shards import open_shards
-from data.transforms import normalise
+from data.transforms import Normalise
 from fcmae import FCMAE, checkpoint
 from fcmae.checkpoint import TrainState
 from fcmae.config import differences, parse, run_program, to_tree, to_yaml
@@ -96,9 +96,11 @@ def main(argv: Sequence[str]) -> None:
     optimizer = torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas)
 
     open_run(config, accelerator)
+    # Never prepare the loader: it is sharded. Load after: prepare moves AdamW's step to the device.
+    trained, optimizer = accelerator.prepare(model, optimizer)
     state, newest = TrainState(), checkpoint.latest(run.dir)
     if newest is not None:
-        state = checkpoint.load(newest, model, optimizer)
+        state = checkpoint.load(newest, model, optimizer.optimizer)
         accelerator.print(f"resuming from {newest}")
     if state.step >= total:
         accelerator.print(f"{run.dir} is complete at step {state.step} of {total}")
@@ -115,6 +117,8 @@ def main(argv: Sequence[str]) -> None:
         world=accelerator.num_processes,
         micro_batches=optim.accumulate,
     )
+    normalise = Normalise(config.data.mean, config.data.std, config.model.in_chans)
+    normalise.to(accelerator.device)
     loader = train_loader(
         shards,
         config.data,
@@ -123,8 +127,6 @@ def main(argv: Sequence[str]) -> None:
         in_chans=config.model.in_chans,
         pin_memory=accelerator.device.type == "cuda",
     )
-    n, patch_size = model.n, model.patch_size
-    trained, optimizer = accelerator.prepare(model, optimizer)  # never the loader: it is sharded
     trained.train()
     accelerator.print(
         f"{config.model.name} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
@@ -157,10 +159,9 @@ def main(argv: Sequence[str]) -> None:
         loss = torch.zeros((), device=accelerator.device)
         for micro in range(1, optim.accumulate + 1):
             batch = next(micro_batches)
-            pixels = batch["image"].to(accelerator.device, non_blocking=True)
-            images = normalise(pixels, config.data.mean, config.data.std)
+            images = normalise(batch["image"].to(accelerator.device, non_blocking=True))
             visible = draw_visible_of(
-                config.seed, batch["epoch"], batch["sample"], n, config.model.ratio
+                config.seed, batch["epoch"], batch["sample"], model.n, config.model.ratio
             ).to(accelerator.device, non_blocking=True)
             with accelerator.no_sync(trained) if micro < optim.accumulate else nullcontext():
                 part, prediction = trained(images, visible)
@@ -209,8 +210,8 @@ def main(argv: Sequence[str]) -> None:
                     )
         drawing = run.picture_every and (last or state.step % run.picture_every == 0)
         if drawing and accelerator.is_main_process:
-            views = reconstruct(images[:8], visible[:8], prediction[:8].detach(), patch_size)
-            draw(views, config.data, run.dir / "pictures" / f"step_{state.step:07d}.png")
+            views = reconstruct(images[:8], visible[:8], prediction[:8].detach(), model.patch_size)
+            draw(normalise.inverse(views), run.dir / "pictures" / f"step_{state.step:07d}.png")
         if saving:
             if accelerator.is_main_process:
                 checkpoint.save(
@@ -221,7 +222,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def open_run(config: PretrainConfig, accelerator: Accelerator) -> None:
-    """Write config.yaml and environment.json into the run directory, or compare with what is there.
+    """Write config.yaml into the run directory, or compare with it; add to environment.json.
 
     Raises:
         ValueError: the directory holds checkpoints whose config differs in what changes numbers.
@@ -241,14 +242,14 @@ def open_run(config: PretrainConfig, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         config.run.dir.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(written, to_yaml(config))
-        checkpoint.write_text(
-            config.run.dir / "environment.json", json.dumps(environment(accelerator), indent=2)
-        )
+        starts = config.run.dir / "environment.json"
+        earlier = json.loads(starts.read_text()) if starts.exists() else []
+        checkpoint.write_text(starts, json.dumps([*earlier, environment(accelerator)], indent=2))
     accelerator.wait_for_everyone()
 
 
 def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """What the run's numbers may depend on beside its config."""
+    """What the run's numbers may depend on beside its config; environment.json lists each start."""
 
     def git(*command: str) -> str | None:
         if shutil.which("git") is None:
@@ -280,11 +281,9 @@ def forget_after(metrics: Path, step: int) -> None:
         checkpoint.write_text(metrics, "".join(kept))
 
 
-def draw(views: Tensor, data: DataConfig, path: Path) -> None:
+def draw(views: Tensor, path: Path) -> None:
     """One row an image: original, visible, prediction, pasted. `views` is Float[b, 4, c, h, w]."""
-    rows = views.flatten(0, 1).cpu()
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.mean, data.std))
-    pixels = (rows * std + mean).clamp(0, 1)
+    pixels = views.flatten(0, 1)
     colours = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]
     path.parent.mkdir(exist_ok=True)
     save_image(colours, path, nrow=4, padding=2, pad_value=1.0)

@@ -170,8 +170,8 @@ def open_shards(spec: str | Sequence[str], verify: bool = True) -> list[Shard]:
     indexes = {directory: _read_index(directory) for directory in {path.parent for path in paths}}
 
     def open_one(path: Path) -> Shard:
-        entry = indexes[path.parent].get(path.name)
-        return index_shard(path) if entry is None else _open_listed(path, entry, verify)
+        listed = indexes[path.parent].get(path.name)
+        return index_shard(path) if listed is None else _check(listed, verify)
 
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
         return list(pool.map(open_one, paths))
@@ -216,19 +216,18 @@ def write_index(shards: Iterable[Shard]) -> None:
 
     Entries of other shards that exist stay. Raises ValueError if the index there is damaged.
     """
-    by_directory: dict[Path, dict[str, dict[str, Any]]] = {}
+    by_directory: dict[Path, dict[str, Shard]] = {}
     for shard in shards:
-        entry = {"size": shard.size, "sha256": shard.sha256, "offsets": list(shard.offsets)}
-        by_directory.setdefault(shard.path.parent, {})[shard.path.name] = entry
+        by_directory.setdefault(shard.path.parent, {})[shard.path.name] = shard
     for directory, new in by_directory.items():
-        kept = {
-            name: old
-            for name, old in _read_index(directory).items()
-            if (directory / name).is_file()
+        entries = {
+            name: {"size": shard.size, "sha256": shard.sha256, "offsets": shard.offsets}
+            for name, shard in (_read_index(directory) | new).items()
+            if shard.path.is_file()
         }
         temporary = directory / f".{INDEX}.tmp"
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"shards": kept | new}, file, sort_keys=True)
+            json.dump({"shards": entries}, file, sort_keys=True)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
@@ -322,23 +321,30 @@ def _sync_directory(directory: Path) -> None:
     os.close(descriptor)
 
 
-def _read_index(directory: Path) -> dict[str, dict[str, Any]]:
+def _read_index(directory: Path) -> dict[str, Shard]:
     path = directory / INDEX
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["shards"]
-    except (ValueError, KeyError, TypeError) as error:
+        entries = json.loads(path.read_text(encoding="utf-8"))["shards"]
+        return {
+            name: Shard(
+                path=directory / name,
+                size=int(entry["size"]),
+                sha256=str(entry["sha256"]),
+                offsets=tuple(map(int, entry["offsets"])),
+            )
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no index of shards ({error!r}); "
             "delete it and run python -m data.shards on the shards"
         ) from error
 
 
-def _open_listed(path: Path, entry: dict[str, Any], verify: bool) -> Shard:
-    shard = Shard(
-        path=path, size=entry["size"], sha256=entry["sha256"], offsets=tuple(entry["offsets"])
-    )
+def _check(shard: Shard, verify: bool) -> Shard:
+    path = shard.path
     way_out = (
         "it is truncated, damaged or was replaced: restore it, or if it is meant to differ, "
         f"run python -m data.shards {path}"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
@@ -80,19 +80,34 @@ def centre_crop(image: UInt8[Tensor, "c h0 w0"], size: tuple[int, int]) -> UInt8
     return F.center_crop(F.resize(image, whole, BICUBIC, antialias=True), list(size))
 
 
-def normalise(
-    images: UInt8[Tensor, "b c h w"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Tensor, "b c h w"]:
-    """(x / 255 - mean) / std per channel; one value serves all channels.
+class Normalise(nn.Module):
+    """(x / 255 - mean) / std per channel, on whatever device the module is moved to.
+
+    Args:
+        mean: of each channel on the scale 0 to 1, or one value for all.
+        std: likewise.
+        in_chans: channels of the images.
 
     Raises:
         ValueError: neither one value nor one per channel.
     """
-    c = images.shape[1]
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, c):
-            raise ValueError(
-                f"data.{name} has {len(values)} values for in_chans={c}: give one, or one a channel"
-            )
-    shift, scale = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
-    return (images.float() / 255 - shift) / scale
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], in_chans: int) -> None:
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, in_chans):
+                raise ValueError(
+                    f"data.{name} has {len(values)} values for in_chans={in_chans}:"
+                    " give one, or one a channel"
+                )
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
+
+    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return (images.float() / 255 - self.mean) / self.std
+
+    def inverse(self, x: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
+        """Back to the scale 0 to 1, clamped to it."""
+        return (x * self.std + self.mean).clamp(0, 1)

@@ -43,7 +43,8 @@ def save(
     """
     final = run / f"step_{state.step:07d}"
     partial = final.with_suffix(".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in run.glob("step_*.tmp"):  # what a kill left of an earlier save or removal
+        shutil.rmtree(left)
     partial.mkdir(parents=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial / MODEL)
     save_file(optimizer_tensors(model, optimizer), partial / OPTIMIZER)
@@ -51,12 +52,10 @@ def save(
     (partial / CONFIG).write_text(config_yaml)
     for path in (*partial.iterdir(), partial):
         sync(path)
-    if final.exists():
-        shutil.rmtree(final)
     partial.rename(final)
     sync(run)
     for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        shutil.rmtree(old.rename(old.with_suffix(".tmp")))  # never half there under its name
     return final
 
 

@@ -42,7 +42,7 @@ class Metadata:
     step: int
 
 
-def create_timm(metadata: Metadata, num_classes: int = 0, drop_path_rate: float = 0.0) -> nn.Module:
+def create_timm(metadata: Metadata, num_classes: int = 0) -> nn.Module:
     """The timm model that the weights belong to, with fresh weights.
 
     `timm.create_model(model, in_chans=..., patch_size=stem_stride)` does the same for stem strides
@@ -55,7 +55,6 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path_rate: float 
         name,
         in_chans=metadata.in_chans,
         num_classes=num_classes,
-        drop_path_rate=drop_path_rate,
         depths=size.depths,
         dims=size.widths,
         patch_size=1 if metadata.stem_stride == 1 else 4,
@@ -125,7 +124,7 @@ def read_metadata(path: Path) -> Metadata:
     return Metadata(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})  # type: ignore[arg-type]
 
 
-def load_timm(path: Path, num_classes: int = 0, drop_path_rate: float = 0.0) -> nn.Module:
+def load_timm(path: Path, num_classes: int = 0) -> nn.Module:
     """A timm model with converted weights; only a classifier, if asked for, starts fresh.
 
     Raises:
@@ -133,7 +132,7 @@ def load_timm(path: Path, num_classes: int = 0, drop_path_rate: float = 0.0) -> 
         ValueError: see `read_metadata`; or the tensors are not the model's.
     """
     metadata = read_metadata(path)
-    model = create_timm(metadata, num_classes, drop_path_rate)
+    model = create_timm(metadata, num_classes)
     fresh = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIER)}
     checkpoint.load_model(model, {**load_file(path), **fresh}, path)
     return model

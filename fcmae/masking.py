@@ -3,6 +3,8 @@
 Letters: b images, c channels, h w pixels, p patch side, n = (h/p)(w/p) patches, v visible patches.
 """
 
+import math
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -35,9 +37,10 @@ def visible_count(n: int, ratio: float) -> int:
         raise ValueError(f"ratio={ratio} must lie in [0, 1): the share of patches hidden")
     count = int(n * (1 - ratio))
     if count == 0:
+        most = max(0.0, math.floor(1000 * (1 - 1 / n) - 1e-9) / 1000)
         raise ValueError(
             f"ratio={ratio} leaves none of {n} patches visible; lower it to at most"
-            f" {1 - 1 / n:.3f}, or take a larger image or a smaller stem_stride"
+            f" {most:.3f}, or take a larger image or a smaller stem_stride"
         )
     return count
 
@@ -70,7 +73,7 @@ def draw_visible_of(
         ValueError: see `visible_count`.
     """
     patch = torch.arange(n, device=sample.device)
-    keys = torch.full_like(sample, seed)
+    keys = splitmix64(torch.full_like(sample, seed))  # hashed first, or seed + epoch would meet
     for counter in (epoch, sample):
         keys = splitmix64(keys + counter)
     return lowest(splitmix64(splitmix64(keys)[:, None] + patch), visible_count(n, ratio))

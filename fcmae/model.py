@@ -78,7 +78,7 @@ class FCMAE(nn.Module):
         if self.v == self.n:
             raise ValueError(
                 f"ratio={ratio} hides none of {self.n} patches, so there is nothing to predict;"
-                f" raise it above {1 / self.n:.3f}"
+                " raise it above 0; 0.6 is usual"
             )
         self.decoder = Decoder(
             dim_in=self.encoder.dim,

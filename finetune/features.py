@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from jaxtyping import Float, Int
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data.pipeline import ShardImages, eval_loader
 from data.shards import open_shards
-from data.transforms import normalise
+from data.transforms import Normalise
 from fcmae.checkpoint import write_text
 from fcmae.convert import Metadata
 from finetune.backbone import RandomConfig, backbone
@@ -127,10 +127,13 @@ def cached(
         for name, tensor in model.state_dict().items():
             key.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         path = config.cache / f"{key.hexdigest()[:32]}.safetensors"
-        if path.exists():
-            found = load_file(path)
+        # one process looks, or those that see another disk would wait for those that do not
+        (found,) = broadcast_object_list(
+            [load_file(path) if accelerator.is_main_process and path.exists() else None]
+        )
+        if found is not None:
             return Features(found["x"], found["y"], groups_of(images, config.data.group))
-    x, y = extract(model, images, metadata.mean, metadata.std, config.data, accelerator)
+    x, y = extract(model, images, metadata, config.data, accelerator)
     if path is not None and accelerator.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".tmp")
@@ -143,8 +146,7 @@ def cached(
 def extract(
     model: torch.nn.Module,
     images: ShardImages,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    metadata: Metadata,
     data: LabelledData,
     accelerator: Accelerator,
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
@@ -157,11 +159,12 @@ def extract(
         rank=accelerator.process_index,
         world=world,
     )
+    normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(accelerator.device)
     forward = cast("Callable[[Tensor], Tensor]", model.forward_features)
     rows, labels = [], []
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
     for batch in tqdm(loader, desc="features", unit="batch", disable=quiet):
-        x = normalise(batch["image"].to(accelerator.device), mean, std)
+        x = normalise(batch["image"].to(accelerator.device))
         rows.append(forward(x).mean((2, 3)).float().cpu())
         labels.append(batch["label"])
     order = torch.cat([torch.arange(r, len(images), world) for r in range(world)]).argsort()

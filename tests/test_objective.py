@@ -1,6 +1,7 @@
 """Masking, decoder, loss, initialisation: the equations of the method."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -59,17 +60,32 @@ def test_a_samples_mask_depends_on_seed_epoch_and_sample_only() -> None:
     assert not torch.equal(together, draw_visible_of(8, epoch, sample, 49, 0.6))
 
 
+def test_seed_and_epoch_are_not_interchangeable_in_a_mask() -> None:
+    sample = torch.arange(50)
+    first = draw_visible_of(1, torch.zeros_like(sample), sample, 49, 0.6)
+    second = draw_visible_of(0, torch.ones_like(sample), sample, 49, 0.6)
+    assert not (first == second).all(dim=1).any()
+
+
 @pytest.mark.parametrize(
     ("ratio", "message"),
     [
         (1.0, r"ratio=1.0 must lie in \[0, 1\)"),
         (-0.1, r"ratio=-0.1 must lie in \[0, 1\)"),
-        (0.9, "ratio=0.9 leaves none of 4 patches visible; lower it to at most 0.750"),
+        (0.9, "ratio=0.9 leaves none of 4 patches visible; lower it to at most 0.749"),
     ],
 )
 def test_bad_ratios_are_named(ratio: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw_visible(1, 4, ratio)
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 10, 49, 196])
+def test_the_ratio_that_the_message_suggests_works(n: int) -> None:
+    with pytest.raises(ValueError, match="leaves none") as error:
+        visible_count(n, 0.9999)
+    (most,) = re.findall(r"at most (\d\.\d+)", str(error.value))
+    assert visible_count(n, float(most)) >= 1
 
 
 def test_unpatchify_inverts_patchify_in_raster_order() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from data.pipeline import DataConfig, GlobalBatches, ShardImages, epoch_order, train_loader
 from data.shards import Shard, write_shards
-from data.transforms import Crop, centre_crop, decode, normalise
+from data.transforms import Crop, Normalise, centre_crop, decode
 
 
 def png(seed: int, size: tuple[int, int] = (40, 48), mode: str = "RGB") -> bytes:
@@ -152,10 +152,12 @@ def test_broken_images_and_impossible_channels_are_named(tmp_path: Path) -> None
 
 def test_normalise_is_per_channel() -> None:
     images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
-    out = normalise(images, (0.5, 0.25, 0.0), (0.5, 0.25, 1.0))
+    normalise = Normalise((0.5, 0.25, 0.0), (0.5, 0.25, 1.0), 3)
+    out = normalise(images)
     assert out[0, :, 0, 0].tolist() == pytest.approx([1.0, 3.0, 1.0])
+    torch.testing.assert_close(normalise.inverse(out), torch.ones(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"data\.mean has 2 values for in_chans=3"):
-        normalise(images, (0.5, 0.5), (1.0,))
+        Normalise((0.5, 0.5), (1.0,), 3)
 
 
 def test_16_bit_grey_keeps_its_upper_bits() -> None:

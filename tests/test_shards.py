@@ -248,9 +248,11 @@ def test_bad_specs_are_refused(tmp_path):
         open_shards([str(shard.path), f"{tmp_path}/../{tmp_path.name}/train-000000.tar"])
     with pytest.raises(ValueError, match=r"is a directory; name its shards"):
         open_shards(str(tmp_path))
-    (tmp_path / INDEX).write_text("[]")
-    with pytest.raises(ValueError, match=r"index\.json is no index of shards"):
-        open_shards(str(shard.path))
+    entry = '{"shards": {"train-000000.tar": %s}}'
+    for damaged in ("[]", entry % "[]", entry % "{}", entry % '{"size": 1, "sha256": "a"}'):
+        (tmp_path / INDEX).write_text(damaged)
+        with pytest.raises(ValueError, match=r"index\.json is no index of shards"):
+            open_shards(str(shard.path))
 
 
 def test_bad_samples_are_refused_and_nothing_is_left(tmp_path):
