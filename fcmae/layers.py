@@ -10,19 +10,12 @@ EPS = 1e-6
 
 
 class GlobalResponseNorm(nn.Module):
-    """Global response normalisation over the visible sites of one image, ConvNeXt V2 eq. 1-3."""
+    """GRN's weight (gamma) and bias (beta), ConvNeXt V2 eq. 3; `Sparse.grn_mlp` applies them."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(dim))
         self.bias = nn.Parameter(torch.zeros(dim))
-
-    def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:
-        norm = sparse.spatial_norm(x)
-        response = norm / (norm.mean(dim=-1, keepdim=True) + EPS)
-        # weight * (x * response) + bias + x, in one pass over x; the factor is made in float32
-        factor = 1 + self.weight * response
-        return torch.addcmul(self.bias.to(x.dtype), x, factor.to(x.dtype))
 
 
 class Mlp(nn.Module):
@@ -35,10 +28,9 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:
-        x = nn.functional.gelu(self.fc1(x))
-        if self.grn is not None:
-            x = self.grn(x, sparse)
-        return self.fc2(x)
+        if self.grn is None:
+            return self.fc2(nn.functional.gelu(self.fc1(x)))
+        return sparse.grn_mlp(x, self.fc1, self.grn.weight, self.grn.bias, self.fc2)
 
 
 class Block(nn.Module):

@@ -102,11 +102,13 @@ def indices(chosen: Bool[Tensor, "b n"], count: int | None = None) -> Int[Tensor
             host wait for the device.
 
     Raises:
-        ValueError: rows differ, or not in `count` (looked at on the CPU only, for the same reason).
+        ValueError: rows differ, or not in `count` (looked at on the CPU only, for the same reason,
+            and not in compiled code).
     """
     if count is None:
         count = int(chosen[0].sum())
-    if chosen.device.type == "cpu" and not bool((totals := chosen.sum(1)).eq(count).all()):
+    eager = chosen.device.type == "cpu" and not torch.compiler.is_compiling()
+    if eager and not bool((totals := chosen.sum(1)).eq(count).all()):
         raise ValueError(
             f"images have {int(totals.min())} to {int(totals.max())} visible patches, not {count}:"
             " draw them with draw_visible(b, n, ratio) and the model's own ratio"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fcmae import FCMAE, draw_visible
 from fcmae.decoder import Decoder
-from fcmae.layers import GlobalResponseNorm
+from fcmae.layers import Mlp
 from fcmae.loss import reconstruction_loss
 from fcmae.masking import draw_visible_of, patchify, splitmix64, unpatchify, visible_count
 from fcmae.reconstruct import reconstruct
@@ -99,20 +99,22 @@ def test_unpatchify_inverts_patchify_in_raster_order() -> None:
 def test_grn_matches_its_equation_on_visible_sites(sparse: str) -> None:
     visible = torch.tensor([[True, False, True, True]])
     x = torch.randn(1, 3, 2, 2, 8, generator=generator(0)).double()  # v, s, s, d
-    grn = GlobalResponseNorm(8).double()
-    torch.nn.init.normal_(grn.weight, generator=generator(1))
-    torch.nn.init.normal_(grn.bias, generator=generator(2))
-    norm = (x**2).sum((1, 2, 3)).sqrt()[0]  # eq. 1: over the visible sites of the image
+    mlp = Mlp(8, grn=True).double()
+    assert mlp.grn is not None
+    for i, parameter in enumerate(mlp.parameters()):
+        torch.nn.init.normal_(parameter, generator=generator(i))
+    a = torch.nn.functional.gelu(mlp.fc1(x))
+    norm = (a**2).sum((1, 2, 3)).sqrt()[0]  # eq. 1: over the visible sites of the image
     response = norm / (norm.mean() + 1e-6)  # eq. 2
-    expected = grn.weight * (x * response) + grn.bias + x  # eq. 3
+    expected = mlp.fc2(mlp.grn.weight * (a * response) + mlp.grn.bias + a)  # eq. 3
     if sparse == "reference":  # the same sites on the grid, what is hidden set to something large
         dense = torch.full((1, 4, 2, 2, 8), 1e3).double()
         dense[:, visible[0]] = x
         grid = dense.view(1, 2, 2, 2, 2, 8).transpose(2, 3).reshape(1, 4, 4, 8)
-        out = grn(grid, implementation(sparse)(visible, (2, 2), 3))
+        out = mlp(grid, implementation(sparse)(visible, (2, 2), 3))
         out = out.view(1, 2, 2, 2, 2, 8).transpose(2, 3).reshape(1, 4, 2, 2, 8)[:, visible[0]]
     else:
-        out = grn(x, implementation(sparse)(visible, (2, 2), 3))
+        out = mlp(x, implementation(sparse)(visible, (2, 2), 3))
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -34,8 +34,15 @@ class Sparse(Protocol):
         """Submanifold k x k depthwise convolution of stride 1, the one that crosses patches."""
         ...
 
-    def spatial_norm(self, x: Float[Tensor, "b *s d"]) -> Float[Tensor, "b *o d"]:
-        """L2 norm over an image's visible sites, per channel, in float32 or better: GRN eq. 1."""
+    def grn_mlp(
+        self,
+        x: Float[Tensor, "b *s d"],
+        fc1: nn.Linear,
+        gamma: Float[Tensor, " e"],
+        beta: Float[Tensor, " e"],
+        fc2: nn.Linear,
+    ) -> Float[Tensor, "b *s d"]:
+        """fc2(GRN(GELU(fc1(x)))), GRN over an image's visible sites: see `fcmae.sparse.grn_mlp`."""
         ...
 
     def features(self, x: Float[Tensor, "b *s d"]) -> Float[Tensor, "b v d"]:

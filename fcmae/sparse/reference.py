@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.masking import indices
+from fcmae.sparse.grn_mlp import plain
 
 
 class Reference:
@@ -40,6 +41,16 @@ class Reference:
         dtype = torch.promote_types(x.dtype, torch.float32)
         x = self.only_visible(x)
         return torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=dtype)
+
+    def grn_mlp(
+        self,
+        x: Float[Tensor, "b h w d"],
+        fc1: nn.Linear,
+        gamma: Float[Tensor, " e"],
+        beta: Float[Tensor, " e"],
+        fc2: nn.Linear,
+    ) -> Float[Tensor, "b h w d"]:
+        return plain(x, fc1, gamma, beta, fc2, self.spatial_norm)
 
     def features(self, x: Float[Tensor, "b gh gw d"]) -> Float[Tensor, "b v d"]:
         x = rearrange(x, "b gh gw d -> b (gh gw) d")

@@ -1,0 +1,134 @@
+"""The pointwise half of a block with global response normalisation, ConvNeXt V2 eq. 1-3.
+
+    a = gelu(W1 x + b1)
+    n_c = sqrt(sum over the image's visible sites of a_c^2)                 eq. 1
+    r_c = n_c / (mean over channels of n + eps)                             eq. 2
+    z_c = gamma_c (a_c r_c) + beta_c + a_c = f_c a_c + beta_c               eq. 3, f = 1 + gamma r
+    y = W2 z + b2
+
+Once as `plain` autograd on any layout, once as `fused` on rows of visible sites.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EPS = 1e-6
+ROWS = 1024  # sites at a time: their activations stay in cache and the products are large enough
+
+
+def plain(
+    x: Float[Tensor, "b *s d"],
+    fc1: nn.Linear,
+    gamma: Float[Tensor, " e"],
+    beta: Float[Tensor, " e"],
+    fc2: nn.Linear,
+    spatial_norm: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "b *s d"]:
+    """The equations above; `spatial_norm` is eq. 1, in float32 or better."""
+    a = F.gelu(fc1(x))
+    norm = spatial_norm(a)
+    factor = 1 + gamma * norm / (norm.mean(-1, keepdim=True) + EPS)
+    return fc2(torch.addcmul(beta.to(a.dtype), a, factor.to(a.dtype)))
+
+
+def fused(
+    x: Float[Tensor, "b r d"],
+    fc1: nn.Linear,
+    gamma: Float[Tensor, " e"],
+    beta: Float[Tensor, " e"],
+    fc2: nn.Linear,
+) -> Float[Tensor, "b r d"]:
+    """The same on the r visible sites of each image, with a backward written by hand.
+
+    A few images at a time on a CPU, so that the passes over the wide activation find it in cache;
+    of it only W1 x + b1 is kept for backward. Products are in autocast's dtype, statistics and
+    sums over the batch in float32 or better.
+    """
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
+        dtype = torch.get_autocast_dtype(x.device.type)
+    return GrnMlp.apply(x.to(dtype), fc1.weight, fc1.bias, gamma, beta, fc2.weight, fc2.bias)
+
+
+def chunks(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split [b, r, ...] and tensors that go with it into about `ROWS` rows each, on a CPU."""
+    images = max(1, -(-ROWS // x.shape[1])) if x.device.type == "cpu" else len(x)
+    return zip(*(tensor.split(images) for tensor in (x, *others)), strict=True)
+
+
+class GrnMlp(torch.autograd.Function):
+    """See `fused`.
+
+    With D = dL/dz = dL/dy W2, and sums over the rows of an image:
+
+        dL/df = sum D a,  dL/dn = (h - mean(h r)) / (mean n + eps)   with h = gamma dL/df
+        dL/da = f D + a (dL/dn) / n
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        w1: Tensor,
+        b1: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        w2: Tensor,
+        b2: Tensor,
+    ) -> Tensor:
+        v1, c1, v2, c2, shift = (t.to(x.dtype) for t in (w1, b1, w2, b2, beta))
+        ys, hidden, norms = [], [], []
+        for (rows,) in chunks(x):
+            h = F.linear(rows, v1, c1)
+            a = F.gelu(h)
+            norm = square(a).sum(1, keepdim=True).sqrt()
+            factor = 1 + gamma * norm / (norm.mean(-1, keepdim=True) + EPS)
+            z = torch.addcmul(shift, a, factor.to(a.dtype))
+            ys.append(F.linear(z, v2, c2))
+            hidden.append(h)
+            norms.append(norm)
+        ctx.save_for_backward(x, w1, gamma, beta, w2, torch.cat(norms), *hidden)
+        return torch.cat(ys)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):  # type: ignore[override]
+        x, w1, gamma, beta, w2, norm, *hidden = ctx.saved_tensors
+        dy = grads[0]
+        v1, v2, shift = (t.to(x.dtype) for t in (w1, w2, beta))
+        mean = norm.mean(-1, keepdim=True) + EPS
+        response = norm / mean
+        factor = 1 + gamma * response
+        dw1, db1, dw2 = torch.zeros_like(w1), torch.zeros_like(beta), torch.zeros_like(w2)
+        dxs, dfs = [], []
+        parts = chunks(x, dy, norm, mean, response, factor)
+        for h, (rows, dy_, norm_, mean_, response_, factor_) in zip(hidden, parts, strict=True):
+            a, factor_ = F.gelu(h), factor_.to(h.dtype)
+            dz = dy_ @ v2
+            df = (dz * a).sum(1, keepdim=True, dtype=norm.dtype)
+            dw2 += flat(dy_).T @ flat(torch.addcmul(shift, a, factor_))
+            dr = gamma * df
+            dn = (dr - (dr * response_).mean(-1, keepdim=True)) / mean_
+            slope = torch.where(norm_ > 0, dn / norm_, 0)
+            da = dz.mul_(factor_).addcmul_(a, slope.to(a.dtype))
+            dh = flat(torch.ops.aten.gelu_backward(da, h))
+            dw1 += dh.T @ flat(rows)
+            db1 += dh.sum(0, dtype=norm.dtype)
+            dxs.append((dh @ v1).view_as(rows))
+            dfs.append(df)
+        dgamma = (torch.cat(dfs) * response).sum((0, 1))
+        db2 = dy.sum((0, 1), dtype=norm.dtype)
+        return torch.cat(dxs), dw1, db1, dgamma, db2 @ w2, dw2, db2
+
+
+def square(a: Tensor) -> Tensor:
+    """a^2 in float32 or better, which half precision would overflow or round."""
+    return a.square() if a.dtype.itemsize >= 4 else a.float().square_()
+
+
+def flat(x: Float[Tensor, "b r d"]) -> Float[Tensor, "br d"]:
+    """All rows of a chunk."""
+    return x.flatten(0, 1)

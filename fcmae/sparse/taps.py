@@ -1,0 +1,199 @@
+"""The submanifold depthwise convolution as compiled loops over visible sites and taps, for CPUs.
+
+    y[q] = bias + sum over taps t of weight[t] x[q + t]     x is zero at hidden sites
+    dL/dweight[t] = sum over visible sites q of dL/dy[q] x[q + t]
+
+An image's visible patches are laid out on a zero grid with a margin, small enough for the cache,
+and the loops run over its visible sites only. Numba compiles them at first use for each patch side
+and width: with both known the loops over a row and its taps unroll into registers, vectorised over
+channels, where a library would convolve the whole grid and, for the weight's gradient, does so
+tens of times slower (issue B). Compiled code is cached on disk.
+"""
+
+import inspect
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+# Sums may be reordered and contracted; what is not finite must stay so.
+FAST = {"contract", "reassoc"}
+
+
+@torch.library.custom_op(  # torch.compile sees one operator where Numba's code runs
+    "fcmae::depthwise",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor bias, Tensor visible, int gh, int gw) -> Tensor",
+)
+def depthwise(
+    x: Float[Tensor, "b v s s d"],
+    weight: Float[Tensor, "d 1 k k"],
+    bias: Float[Tensor, " d"],
+    visible: Int[Tensor, "b v"],
+    gh: int,
+    gw: int,
+) -> Float[Tensor, "b v s s d"]:
+    """Convolve the visible sites on a grid of gh x gw patches."""
+    convolve, _ = loops(x.shape[2], x.shape[-1], weight.shape[-1])
+    taps = weight.permute(2, 3, 1, 0).flatten()  # k, k, 1, d
+    out = torch.empty_like(x)
+    over_images(
+        len(x),
+        lambda first, last: convolve(
+            array(x[first:last]),
+            array(visible[first:last]),
+            (gh, gw),
+            array(taps),
+            array(bias),
+            array(out[first:last]),
+        ),
+    )
+    return out
+
+
+@torch.library.custom_op(
+    "fcmae::depthwise_weight_gradient",
+    mutates_args=(),
+    schema="(Tensor x, Tensor grad, Tensor visible, int gh, int gw, int k) -> Tensor",
+)
+def weight_gradient(
+    x: Float[Tensor, "b v s s d"],
+    grad: Float[Tensor, "b v s s d"],
+    visible: Int[Tensor, "b v"],
+    gh: int,
+    gw: int,
+    k: int,
+) -> Float[Tensor, "d 1 k k"]:
+    """Gradient of the loss for the k x k weight, from the gradient for the output."""
+    d = x.shape[-1]
+    _, correlate = loops(x.shape[2], d, k)
+    parts = over_images(
+        len(x),
+        lambda first, last: correlate(
+            array(x[first:last]),
+            array(visible[first:last]),
+            (gh, gw),
+            array(grad[first:last]),
+        ),
+    )
+    taps = torch.from_numpy(np.sum(parts, axis=0)).view(k, k, d)
+    return taps.permute(2, 0, 1)[:, None].contiguous()
+
+
+@depthwise.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, visible: Tensor, gh: int, gw: int) -> Tensor:
+    return torch.empty_like(x)
+
+
+@weight_gradient.register_fake
+def _(x: Tensor, grad: Tensor, visible: Tensor, gh: int, gw: int, k: int) -> Tensor:
+    return x.new_empty(x.shape[-1], 1, k, k)
+
+
+def array(x: Tensor) -> np.ndarray:
+    """The tensor's memory."""
+    return x.detach().numpy()
+
+
+def over_images(b: int, work: Callable[[int, int], Any]) -> list[Any]:
+    """Call `work(first, last)` on as many shares of b images as torch has threads, at once."""
+    threads = min(b, torch.get_num_threads())
+    if threads == 1:
+        return [work(0, b)]
+    ends = [b * i // threads for i in range(threads + 1)]
+    return list(pool(threads).map(work, ends[:-1], ends[1:]))
+
+
+@lru_cache
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that wait asleep; the loops give the interpreter lock away."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="taps")
+
+
+def jit(loops: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile loops with Numba, freed of the wrapper that checks shapes under test."""
+    compiler = numba.njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
+    return compiler(inspect.unwrap(loops))
+
+
+@jit
+def lay_out(x, visible, gw, margin, grid):  # type: ignore[no-untyped-def]  # numba infers types
+    """Put patches [v, s, s d] of one image onto the zero grid [rows, columns d], with a margin."""
+    v, s, row = x.shape
+    d = row // s
+    grid[:] = 0
+    for p in range(v):
+        top = visible[p] // gw * s + margin
+        left = (visible[p] % gw * s + margin) * d
+        for y in range(s):
+            grid[top + y, left : left + row] = x[p, y]
+
+
+@lru_cache
+def loops(s: int, d: int, k: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The loops of `depthwise` and `weight_gradient`, compiled for s x s sites a patch of width d.
+
+    Arrays are flat along (column, channel), so that with s, d and k constant every address in the
+    innermost loops is one base plus a constant: the compiler then needs no checks for overlap.
+    """
+    margin, wide = k // 2, s + k - 1
+
+    @jit
+    def convolve(x, visible, shape, taps, bias, out):  # type: ignore[no-untyped-def]
+        gh, gw = shape
+        b, v = visible.shape
+        x = x.reshape(b, v, s, s * d)
+        out = out.reshape(b, v, s, s * d)
+        grid = np.empty((gh * s + k - 1, (gw * s + k - 1) * d), x.dtype)
+        for image in range(b):
+            lay_out(x[image], visible[image], gw, margin, grid)
+            for p in range(v):
+                top = visible[image, p] // gw * s
+                left = visible[image, p] % gw * s * d
+                for y in range(s):
+                    row = out[image, p, y]
+                    for column in range(s):
+                        row[column * d : (column + 1) * d] = bias
+                    for i in range(k):
+                        near = grid[top + y + i, left : left + wide * d]
+                        tap = taps[i * k * d : (i + 1) * k * d]
+                        for c in range(d):
+                            for column in range(s):
+                                total = row[column * d + c]
+                                for j in range(k):
+                                    total += near[(column + j) * d + c] * tap[j * d + c]
+                                row[column * d + c] = total
+
+    @jit
+    def correlate(x, visible, shape, grad):  # type: ignore[no-untyped-def]
+        gh, gw = shape
+        b, v = visible.shape
+        x = x.reshape(b, v, s, s * d)
+        grad = grad.reshape(b, v, s, s * d)
+        grid = np.empty((gh * s + k - 1, (gw * s + k - 1) * d), x.dtype)
+        taps = np.zeros(k * k * d, x.dtype)
+        for image in range(b):
+            lay_out(x[image], visible[image], gw, margin, grid)
+            for p in range(v):
+                top = visible[image, p] // gw * s
+                left = visible[image, p] % gw * s * d
+                for y in range(s):
+                    row = grad[image, p, y]
+                    for i in range(k):
+                        near = grid[top + y + i, left : left + wide * d]
+                        tap = taps[i * k * d : (i + 1) * k * d]
+                        for c in range(d):
+                            for j in range(k):
+                                total = tap[j * d + c]
+                                for column in range(s):
+                                    total += near[(column + j) * d + c] * row[column * d + c]
+                                tap[j * d + c] = total
+        return taps
+
+    return convolve, correlate

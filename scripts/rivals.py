@@ -1,0 +1,140 @@
+"""What the encoder is compared with: masked dense convolution, MAE with a ViT, bare products.
+
+Each is written to be fast, so that the comparison is worth something.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fcmae import FCMAE
+from fcmae.encoder import SIZES
+from fcmae.loss import reconstruction_loss
+from fcmae.masking import indices, patchify
+from fcmae.sparse.reference import Reference
+
+
+class MaskedDense(Reference):
+    """Masked dense convolution without avoidable work, as SparK does it: see `fcmae.sparse.Sparse`.
+
+    Unlike its parent it masks only what a convolution or a norm is about to mix, by a product
+    (so that NaN in a hidden pixel would get through), and channels last all along.
+    """
+
+    def __init__(
+        self, visible: Bool[Tensor, "b n"], grid: tuple[int, int], count: int | None = None
+    ) -> None:
+        super().__init__(visible, grid, count)
+        self.masks: dict[int, Tensor] = {}
+
+    def mask_of(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w 1"]:
+        """1 at visible sites of the grid of x; made once per stage and batch."""
+        side = x.shape[1] // self.mask.shape[1]
+        if side not in self.masks:
+            mask = self.mask.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
+            self.masks[side] = mask.to(x.dtype)
+        return self.masks[side].to(x.dtype)
+
+    def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b _ _ d"]:
+        return rearrange(conv(images), "b d h w -> b h w d")  # hidden sites: masked where mixed
+
+    def downsample(self, x: Float[Tensor, "b h w c"], conv: nn.Conv2d) -> Float[Tensor, "b _ _ d"]:
+        return rearrange(conv(rearrange(x, "b h w c -> b c h w")), "b d h w -> b h w d")
+
+    def depthwise(self, x: Float[Tensor, "b h w d"], conv: nn.Conv2d) -> Float[Tensor, "b h w d"]:
+        return self.downsample(x * self.mask_of(x), conv)
+
+    def spatial_norm(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b 1 1 d"]:
+        mask = rearrange(self.mask_of(x), "b h w 1 -> b 1 (h w)")
+        energy = torch.bmm(mask, rearrange(x.square(), "b h w d -> b (h w) d"))
+        return energy[:, None].sqrt()
+
+
+class MaskedAutoencoder(nn.Module):
+    """MAE with a ViT-S/16 encoder on a quarter of the patches and a decoder of 8 blocks of 512.
+
+    Source: He et al. 2022, section 3 and appendix A.1; ViT-S of Touvron et al. 2021.
+    """
+
+    def __init__(self, *, image_size: int = 224, ratio: float = 0.75) -> None:
+        super().__init__()
+        self.patch_size, self.ratio, self.n = 16, ratio, (image_size // 16) ** 2
+        pixels = 3 * self.patch_size**2
+        self.embed = nn.Linear(pixels, 384)
+        self.encoder_position = nn.Parameter(torch.randn(self.n, 384) * 0.02)
+        self.encoder = vit_blocks(384, heads=6, depth=12)
+        self.project = nn.Linear(384, 512)
+        self.token = nn.Parameter(torch.randn(512) * 0.02)
+        self.decoder_position = nn.Parameter(torch.randn(self.n, 512) * 0.02)
+        self.decoder = vit_blocks(512, heads=16, depth=8)
+        self.predict = nn.Linear(512, pixels)
+
+    def forward(
+        self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "b k ppc"]]:
+        """As `FCMAE.forward`; hidden patches alone are predicted here too."""
+        patches = rearrange(patchify(images, self.patch_size), "b n p q c -> b n (p q c)")
+        v = int(self.n * (1 - self.ratio))
+        at = indices(visible, v)
+        image = torch.arange(len(images))[:, None]
+        latent = self.encoder(self.embed(patches[image, at]) + self.encoder_position[at])
+        latent = self.project(latent)
+        place = at[..., None].expand_as(latent)
+        x = self.token.to(latent.dtype).expand(len(images), self.n, -1).scatter(1, place, latent)
+        x = self.decoder(x + self.decoder_position)
+        prediction = self.predict(x[image, indices(~visible, self.n - v)])
+        return reconstruction_loss(prediction, images, visible, self.patch_size), prediction
+
+
+def vit_blocks(dim: int, *, heads: int, depth: int) -> nn.Module:
+    """Pre-norm transformer blocks, attention by torch's fused kernel, and a final norm."""
+    block = nn.TransformerEncoderLayer(
+        dim, heads, 4 * dim, dropout=0.0, activation=F.gelu, batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(block, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
+
+
+def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:
+    """(rows, inputs, outputs) of every matrix product of a forward pass, decoder included."""
+    size, hidden = SIZES[name.split("_")[1]], model.n - model.v
+    stem = model.encoder.stem[0]
+    assert isinstance(stem, nn.Conv2d)
+    side = 8
+    yield b * model.v * side**2, stem.weight[0].numel(), size.widths[0]
+    for stage, (depth, width) in enumerate(zip(size.depths, size.widths, strict=True)):
+        rows = b * model.v * side**2
+        if stage:
+            yield rows, 4 * size.widths[stage - 1], width
+        for _ in range(depth):
+            yield rows, width, 4 * width
+            yield rows, 4 * width, width
+        side //= 2
+    decoder = model.decoder
+    for layer, rows in ((decoder.project, b * model.v), (decoder.predict, b * hidden)):
+        yield rows, layer.in_features, layer.out_features
+    for _ in decoder.blocks:
+        width = decoder.project.out_features
+        yield b * model.n, width, 4 * width
+        yield b * model.n, 4 * width, width
+
+
+class Products:
+    """A training step's matrix products and nothing else: outputs and both gradients of each."""
+
+    def __init__(self, name: str, model: FCMAE, b: int) -> None:
+        self.shapes = list(products(name, model, b))
+        self.x = {(r, k): torch.randn(r, k) for r, k, _ in self.shapes}
+        self.y = {(r, n): torch.randn(r, n) for r, _, n in self.shapes}
+        self.w = {(n, k): torch.randn(n, k) for _, k, n in self.shapes}
+
+    def __call__(self) -> None:
+        for layer, (r, k, n) in enumerate(self.shapes):
+            x, y, w = self.x[r, k], self.y[r, n], self.w[n, k]
+            torch.mm(x, w.T, out=y)
+            torch.mm(y.T, x)
+            if layer:  # nothing needs the gradient of the images
+                torch.mm(y, w, out=x)

@@ -1,0 +1,189 @@
+"""Hand-written functions of the gathered layout: equal to their plain twins, gradients and all.
+
+Tolerances are for float64, whose sums here have at most some thousand terms.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import gradcheck
+from torch.nn import functional as F
+
+from fcmae import FCMAE, draw_visible
+from fcmae.masking import indices
+from fcmae.sparse import gathered
+from fcmae.sparse.gathered import Gathered, ScatterConvolve, TapLoops
+from fcmae.sparse.grn_mlp import GrnMlp, fused, plain
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64).requires_grad_()
+
+
+def layers(d: int) -> tuple[nn.Linear, Tensor, Tensor, nn.Linear]:
+    fc1, fc2 = nn.Linear(d, 4 * d).double(), nn.Linear(4 * d, d).double()
+    return fc1, random(4 * d, seed=1), random(4 * d, seed=2), fc2
+
+
+def norm_over_rows(a: Tensor) -> Tensor:
+    return a.square().sum(1, keepdim=True).sqrt()
+
+
+def test_gradients_of_the_mlp_are_those_of_its_values() -> None:
+    shapes = ((2, 5, 3), (12, 3), (12,), (12,), (12,), (3, 12), (3,))
+    inputs = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+    assert gradcheck(GrnMlp.apply, inputs)
+
+
+@pytest.mark.parametrize("shape", [(3, 600, 4), (5, 7, 8), (1, 2000, 2)])  # 2, 5, 1 images a chunk
+def test_fused_mlp_equals_plain_in_values_and_every_gradient(shape: tuple[int, int, int]) -> None:
+    fc1, gamma, beta, fc2 = layers(shape[-1])
+    x, seen = random(*shape), random(*shape, seed=3).detach()
+    inputs = [x, gamma, beta, *fc1.parameters(), *fc2.parameters()]
+    ours = fused(x, fc1, gamma, beta, fc2)
+    theirs = plain(x, fc1, gamma, beta, fc2, norm_over_rows)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    for a, b in zip(
+        torch.autograd.grad(ours, inputs, seen),
+        torch.autograd.grad(theirs, inputs, seen),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_a_silent_channel_has_no_gradient_through_its_norm() -> None:
+    fc1, gamma, beta, fc2 = layers(4)
+    with torch.no_grad():
+        fc1.weight[3], fc1.bias[3] = 0, 0  # gelu(0) = 0 everywhere: the norm of channel 3 is 0
+    x = random(2, 6, 4)
+    fused(x, fc1, gamma, beta, fc2).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+    assert fc1.weight.grad is not None
+    assert fc1.weight.grad.isfinite().all()
+
+
+def test_statistics_of_the_mlp_do_not_overflow_in_half_precision() -> None:
+    fc1, gamma, beta, fc2 = layers(8)
+    x = torch.full((1, 4, 8), 1e3).half()  # activations of some 500, whose squares float16 lacks
+    with torch.autocast("cpu", dtype=torch.float16):
+        y = fused(x, fc1.float(), gamma.detach().float(), beta.detach().float(), fc2.float())
+    assert y.dtype == torch.float16
+    assert y.isfinite().all()
+
+
+def sites(b: int, side: int, d: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations, visible indices, and the weights of a sum over outputs."""
+    visible = draw_visible(b, grid[0] * grid[1], 0.6, generator=generator(0))
+    shape = (b, int(visible[0].sum()), side, side, d)
+    return random(*shape), visible, random(*shape, seed=5).detach()
+
+
+@pytest.mark.parametrize("side", [8, 4, 2, 1])
+@pytest.mark.parametrize("d", [5, 16])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tap_loops_equal_convolution_in_values_and_every_gradient(
+    side: int, d: int, threads: int
+) -> None:
+    grid = (3, 4)
+    x, visible, seen = sites(3, side, d, grid)
+    weight, bias = random(d, 1, 7, 7, seed=3), random(d, seed=4)
+    sparse = Gathered(visible, grid)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        ours = TapLoops.apply(x, weight, bias, sparse.visible, grid)
+        found = torch.autograd.grad(ours, (x, weight, bias), seen)
+    finally:
+        torch.set_num_threads(before)
+    theirs = ScatterConvolve.apply(x, weight, bias, sparse.runs_of(side), grid)
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
+    for a, b in zip(found, torch.autograd.grad(theirs, (x, weight, bias), seen), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("function", [TapLoops, ScatterConvolve])
+def test_gradients_of_the_convolution_are_those_of_its_values(function: type) -> None:
+    x, visible, _ = sites(2, 2, 2, (2, 3))
+    sparse = Gathered(visible, (2, 3))
+    where = sparse.visible if function is TapLoops else sparse.runs_of(2)
+    inputs = (x, random(2, 1, 7, 7, seed=3), random(2, seed=4), where, (2, 3))
+    assert gradcheck(function.apply, inputs)  # type: ignore[attr-defined]
+
+
+def test_convolution_matches_its_sum_over_taps() -> None:
+    grid, d = (2, 2), 3
+    x, visible, _ = sites(1, 2, d, grid)
+    conv = nn.Conv2d(d, d, 7, padding=3, groups=d).double()
+    out = Gathered(visible, grid).depthwise(x, conv)
+    assert conv.bias is not None
+    at = {}  # (row, column) on the grid of sites -> (patch, y, x)
+    for p, patch in enumerate(indices(visible)[0].tolist()):
+        for y in range(2):
+            for column in range(2):
+                at[patch // 2 * 2 + y, patch % 2 * 2 + column] = (p, y, column)
+    for (row, column), place in at.items():
+        expected = conv.bias.clone()
+        for i in range(7):
+            for j in range(7):
+                if (near := at.get((row + i - 3, column + j - 3))) is not None:
+                    expected += conv.weight[:, 0, i, j] * x[0][near]
+        torch.testing.assert_close(out[0][place], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    x, visible, _ = sites(1, 2, 4, (2, 2))
+    conv = nn.Conv2d(4, 4, 7, padding=3, groups=4)
+    broken = x.detach().float()
+    broken[0, 0, 0, 0, 2] = torch.nan
+    assert Gathered(visible, (2, 2)).depthwise(broken, conv)[0, 0, ..., 2].isnan().all()
+
+
+COMPILED = """
+import sys, torch
+from fcmae import FCMAE, draw_visible
+from fcmae.sparse import gathered
+
+if sys.argv[1] == "without-numba":
+    gathered.taps = None
+g = torch.Generator().manual_seed(0)
+model = FCMAE(image_size=16, stem_stride=1, ratio=0.5, decoder_dim=16, generator=g).double()
+images = torch.randn(2, 3, 16, 16, generator=g).double()
+visible = draw_visible(2, 4, 0.5, generator=g)
+loss, prediction = model(images, visible)
+loss.backward()
+expected = {name: p.grad for name, p in model.named_parameters()}
+model.zero_grad()
+compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+loss2, prediction2 = compiled(images, visible)
+loss2.backward()
+torch.testing.assert_close((loss2, prediction2), (loss, prediction), rtol=1e-10, atol=1e-10)
+for name, p in model.named_parameters():
+    torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-12)
+print("equal")
+"""
+
+
+@pytest.mark.parametrize("path", ["with-numba", "without-numba"])
+def test_a_step_compiles_as_one_graph(path: str) -> None:
+    # in a process of its own: the compiler cannot trace the checks of shapes that tests insert
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILED, path], capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "equal\n", result.stderr
+
+
+def test_the_path_without_numba_gives_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FCMAE(image_size=32, stem_stride=1, decoder_dim=16).double()
+    images = torch.randn(2, 3, 32, 32, generator=generator(0)).double()
+    visible = draw_visible(2, 16, 0.6, generator=generator(1))
+    with_numba = model(images, visible)[0]
+    monkeypatch.setattr(gathered, "taps", None)
+    assert F.l1_loss(model(images, visible)[0], with_numba) < 1e-12
