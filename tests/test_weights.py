@@ -439,6 +439,16 @@ def test_timm_state_dicts_need_no_header(tmp_path: Path) -> None:
     )
 
 
+def test_a_checkpoint_file_alone_tells_its_model(tmp_path: Path) -> None:
+    for name in ("convnextv2_atto", "convnext_atto"):  # the decoder has GRN in both
+        model = trained(name, 2, 4)
+        save_file(model.state_dict(), tmp_path / "model.safetensors")
+        weights = read_weights(tmp_path / "model.safetensors")
+        assert weights.architecture == Architecture(model=name, in_chans=4, stem_stride=2)
+        assert weights.dropped == len(model.decoder.state_dict())
+        assert_equal(weights.tensors, dict(model.encoder.state_dict()))
+
+
 def test_the_defaults_are_those_of_the_data() -> None:
     assert IMAGENET_MEAN == transforms.IMAGENET_MEAN
     assert IMAGENET_STD == transforms.IMAGENET_STD
