@@ -36,6 +36,7 @@ from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
 from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from fcmae.reconstruct import reconstruct
+from fcmae.weights import InitConfig, load_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class PretrainConfig:
     data: DataConfig
     run: RunConfig
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
     """Of initialisation, order, crops and masks."""
@@ -92,13 +94,19 @@ def main(argv: Sequence[str]) -> None:
     samples = sum(shard.samples for shard in shards)
     total, warmup = total_steps(optim, samples), warmup_steps(optim, samples)
     model = FCMAE(**vars(config.model), generator=torch.Generator().manual_seed(config.seed))
+    newest = checkpoint.latest(run.dir)
+    if config.init.weights is not None:
+        if newest is None:
+            accelerator.print(load_encoder(model.encoder, config.init.weights, config.model))
+        else:
+            accelerator.print(f"init.weights={config.init.weights} is ignored: {run.dir} resumes")
     groups = parameter_groups(model.named_parameters(), optim.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas)
 
     open_run(config, accelerator)
     # Never prepare the loader: it is sharded. Load after: prepare moves AdamW's step to the device.
     trained, optimizer = accelerator.prepare(model, optimizer)
-    state, newest = TrainState(), checkpoint.latest(run.dir)
+    state = TrainState()
     if newest is not None:
         state = checkpoint.load(newest, model, optimizer.optimizer)
         accelerator.print(f"resuming from {newest}")

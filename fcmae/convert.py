@@ -1,45 +1,36 @@
-"""Encoder weights to timm's names: `python -m fcmae.convert runs/demo OUT.safetensors --to timm`.
+"""Encoder weights to timm's or the official names, from any file that holds some.
 
-The encoder's names are timm's already, and sparse weights are dense weights. What is left: timm
-holds the linear layers of its smaller models as 1x1 convolutions, and has a final norm, which FCMAE
-does not train and which starts as the identity.
+    python -m fcmae.convert runs/demo OUT.safetensors --to timm
+    python -m fcmae.convert convnextv2_atto_1k_224_fcmae.pt OUT.safetensors --to timm
+    python -m fcmae.convert OUT.safetensors OUT.pt --to official
+
+Sparse weights are dense weights. Both targets have a final norm, which FCMAE does not train: it is
+kept where the source has one and the identity elsewhere. A classifier is kept if there is one.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
 import timm
 import torch
 import tyro
-import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from fcmae import checkpoint
+from fcmae import checkpoint, names
 from fcmae.config import parse, run_program
 from fcmae.encoder import SIZES
+from fcmae.masking import patch_grid
+from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
+from fcmae.weights import HEADER, Metadata, header_of, read_weights
 
-HEADER = "fcmae"  # key of the metadata in the file's header
-FINAL_NORM = "head.norm."  # timm's prefix for what FCMAE does not train
-DECODER = "decoder."  # the one prefix that conversion drops
-CLASSIFIER = "head.fc."  # timm's prefix for what fine-tuning adds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metadata:
-    """What a user of the weights must know, in the header of the file as JSON."""
-
-    model: str
-    image_size: tuple[int, int]
-    in_chans: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    stem_stride: int
-    step: int
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as data.transforms has it, for files that do not tell
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SUFFIXES = {"timm": (".safetensors",), "official": (".pt", ".pth")}
 
 
 def create_timm(metadata: Metadata, num_classes: int = 0) -> nn.Module:
@@ -67,29 +58,37 @@ def create_timm(metadata: Metadata, num_classes: int = 0) -> nn.Module:
 
 
 def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tensor]:
-    """An FCMAE or encoder state dict under timm's names and shapes.
-
-    Every source key is used once and every target key filled; the decoder is dropped.
+    """An encoder's state dict in any layout, or a whole FCMAE's, under timm's names and shapes.
 
     Raises:
-        ValueError: a key is missing, left over or of the wrong size.
+        ValueError: see `names.read`.
     """
-    source = {
-        k.removeprefix("encoder."): v for k, v in tensors.items() if not k.startswith(DECODER)
-    }
+    source = complete(names.read(tensors, metadata.architecture))
+    bias = source.get(f"{CLASSIFIER}bias")
     with torch.device("meta"):
-        target = create_timm(metadata).state_dict()
-    source[f"{FINAL_NORM}weight"] = torch.ones(target[f"{FINAL_NORM}weight"].shape)
-    source[f"{FINAL_NORM}bias"] = torch.zeros(target[f"{FINAL_NORM}bias"].shape)
-    wrong = sorted(source.keys() ^ target.keys())
-    wrong += [k for k in source.keys() & target.keys() if source[k].numel() != target[k].numel()]
-    if wrong:
-        raise ValueError(
-            f"the weights are not those of {metadata.model} with stem_stride={metadata.stem_stride}"
-            f" and in_chans={metadata.in_chans}: {len(wrong)} tensors differ, such as"
-            f" {', '.join(wrong[:3])}; check the config.yaml beside them"
-        )
+        target = create_timm(metadata, 0 if bias is None else len(bias)).state_dict()
+    assert source.keys() == target.keys()
     return {k: v.reshape(target[k].shape).contiguous() for k, v in source.items()}
+
+
+def to_official(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tensor]:
+    """The same under the official dense names and shapes.
+
+    Raises:
+        ValueError: see `names.read`.
+    """
+    source = complete(names.read(tensors, metadata.architecture))
+    named = names.to_official(source, metadata.model)
+    return {k: v.contiguous() for k, v in named.items()}
+
+
+def complete(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`tensors` with a final norm: that of the source, or the identity that it starts as."""
+    if f"{FINAL_NORM}weight" in tensors:
+        return tensors
+    dim = len(tensors["stages.3.blocks.0.norm.weight"])
+    norm = {f"{FINAL_NORM}weight": torch.ones(dim), f"{FINAL_NORM}bias": torch.zeros(dim)}
+    return tensors | norm
 
 
 def save_timm(path: Path, tensors: dict[str, Tensor], metadata: Metadata) -> None:
@@ -101,8 +100,16 @@ def save_timm(path: Path, tensors: dict[str, Tensor], metadata: Metadata) -> Non
     partial.replace(path)
 
 
+def save_official(path: Path, tensors: dict[str, Tensor], metadata: Metadata) -> None:
+    """Write official weights under the key `model`, with their metadata beside it."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": tensors, HEADER: json.dumps(asdict(metadata))}, partial)
+    partial.replace(path)
+
+
 def read_metadata(path: Path) -> Metadata:
-    """The metadata of converted weights.
+    """The metadata of weights converted to timm's names.
 
     Raises:
         FileNotFoundError: no such file.
@@ -113,92 +120,140 @@ def read_metadata(path: Path) -> Metadata:
             f"weights {path} do not exist; make them with python -m fcmae.convert"
         )
     try:
-        with cast("Any", safe_open(path, framework="pt")) as file:
-            header: dict[str, str] = file.metadata() or {}
-        fields: dict[str, Any] = json.loads(header[HEADER])
+        return Metadata.of_json(header_of(path)[HEADER])
     except (SafetensorError, KeyError) as error:
         raise ValueError(
             f"{path} has no header of converted weights ({error}); make it with"
-            " python -m fcmae.convert CHECKPOINT OUT.safetensors --to timm"
+            " python -m fcmae.convert SOURCE OUT.safetensors --to timm"
         ) from error
-    return Metadata(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})  # type: ignore[arg-type]
 
 
 def load_timm(path: Path, num_classes: int = 0) -> nn.Module:
     """A timm model with converted weights; only a classifier, if asked for, starts fresh.
 
+    A classifier in the file is of other classes and stays there: `timm.create_model(model,
+    num_classes=..., checkpoint_path=path)` loads it too.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: see `read_metadata`; or the tensors are not the model's.
     """
-    metadata = read_metadata(path)
-    model = create_timm(metadata, num_classes)
+    model = create_timm(read_metadata(path), num_classes)
+    kept = {k: v for k, v in load_file(path).items() if not k.startswith(CLASSIFIER)}
     fresh = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIER)}
-    checkpoint.load_model(model, {**load_file(path), **fresh}, path)
+    checkpoint.load_model(model, kept | fresh, path)
     return model
-
-
-def find_checkpoint(source: Path) -> Path:
-    """The step directory that `source` names: a run's newest, itself, or its model.safetensors.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    step = source.parent if source.name == checkpoint.MODEL else source
-    step = step if (step / checkpoint.MODEL).is_file() else checkpoint.latest(step)
-    if step is None:
-        raise FileNotFoundError(
-            f"{source} holds no checkpoint; give a run, a step_* directory or the"
-            f" {checkpoint.MODEL} in one"
-        )
-    return step
-
-
-def convert(source: Path, out: Path) -> Metadata:
-    """Convert the checkpoint at `source` and write `out`.
-
-    Raises:
-        OSError: something cannot be read or written.
-        ValueError: the checkpoint is damaged or does not match its config.
-    """
-    step = find_checkpoint(source)
-    try:
-        config: dict[str, Any] = yaml.safe_load((step / checkpoint.CONFIG).read_text())
-        state: dict[str, int] = json.loads((step / checkpoint.STATE).read_text())
-        tensors = load_file(step / checkpoint.MODEL)
-    except (SafetensorError, yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"checkpoint {step} is damaged: {error}") from error
-    model, size = config["model"], config["model"]["image_size"]
-    metadata = Metadata(
-        model=model["name"],
-        image_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
-        in_chans=model["in_chans"],
-        mean=tuple(config["data"]["mean"]),
-        std=tuple(config["data"]["std"]),
-        stem_stride=model["stem_stride"],
-        step=state["step"],
-    )
-    save_timm(out, to_timm(tensors, metadata), metadata)
-    return metadata
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """Convert a pretraining checkpoint into weights that timm loads."""
+    """Convert encoder weights between a checkpoint of ours, timm's names and the official ones."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A run (its newest checkpoint), a step_* directory, or the model.safetensors in one."""
+    """A run (its newest checkpoint), a step_* directory or the model.safetensors in one; or a
+    .safetensors, .pt or .pth file in timm's or the official names, dense or sparse."""
     out: Annotated[Path, tyro.conf.Positional]
-    """The file to write, OUT.safetensors."""
-    to: Literal["timm"] = "timm"
+    """The file to write: .safetensors for timm, .pt or .pth for official."""
+    to: Literal["timm", "official"] = "timm"
     """Whose names the weights get."""
+    image_size: int | tuple[int, int] | None = None
+    """Side, or height and width, in pixels, of the images that SOURCE was trained on, where it does
+    not tell; 224 otherwise."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel of those images, or one value for all; ImageNet's otherwise."""
+    std: tuple[float, ...] | None = None
+    """Likewise the standard deviation."""
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    to: Literal["timm", "official"] = "timm",
+    image_size: int | tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> str:
+    """Convert the weights at `source`, write `out`, and say what became of them.
+
+    Args: see `ConvertConfig`.
+
+    Raises:
+        OSError: something cannot be read or written.
+        ValueError: see `read_weights` and `metadata_from_flags`; flags for what the source tells
+            itself; or `out` has another target's suffix.
+    """
+    if out.suffix not in SUFFIXES[to]:
+        raise ValueError(f"out={out} must end in {' or '.join(SUFFIXES[to])} for --to {to}")
+    weights = read_weights(source)
+    metadata = weights.metadata
+    if metadata is None:
+        metadata = metadata_from_flags(weights.architecture, image_size, mean, std)
+    elif (image_size, mean, std) != (None, None, None):
+        raise ValueError(
+            f"{source} tells itself of image_size={metadata.image_size}, mean={metadata.mean},"
+            f" std={metadata.std}: leave these flags out"
+        )
+    if to == "timm":
+        save_timm(out, to_timm(weights.tensors, metadata), metadata)
+    else:
+        save_official(out, to_official(weights.tensors, metadata), metadata)
+    step = "unknown" if metadata.step is None else metadata.step
+    told = [f"{out}: {to} {metadata.model}, step {step}"]
+    if weights.dropped:
+        told.append(f"{weights.dropped} tensors of the decoder dropped")
+    kept = f"{FINAL_NORM}weight" in weights.tensors
+    told.append("final norm kept" if kept else "final norm, not in the source, is the identity")
+    if f"{CLASSIFIER}bias" in weights.tensors:
+        told.append(f"classifier of {len(weights.tensors[f'{CLASSIFIER}bias'])} classes kept")
+    if weights.metadata is None:
+        told.append(
+            f"image_size={metadata.image_size}, mean={metadata.mean}, std={metadata.std} are not in"
+            " the source but flags or defaults"
+        )
+    return "; ".join(told)
+
+
+def metadata_from_flags(
+    known: Architecture,
+    image_size: int | tuple[int, int] | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> Metadata:
+    """The metadata of weights whose file has none: flags, or 224 and ImageNet's mean and std.
+
+    Raises:
+        ValueError: a flag that does not fit, or no mean and std for other than three channels.
+    """
+    if known.in_chans != 3 and (mean is None or std is None):
+        raise ValueError(
+            f"mean and std cannot be inferred for in_chans={known.in_chans}, since ImageNet's have"
+            " three channels: give --mean and --std"
+        )
+    size = 224 if image_size is None else image_size
+    metadata = Metadata(
+        model=known.model,
+        image_size=(size, size) if isinstance(size, int) else size,
+        in_chans=known.in_chans,
+        mean=IMAGENET_MEAN if mean is None else mean,
+        std=IMAGENET_STD if std is None else std,
+        stem_stride=known.stem_stride,
+        step=None,
+    )
+    patch_grid(*metadata.image_size, 8 * known.stem_stride)
+    for name, values in (("mean", metadata.mean), ("std", metadata.std)):
+        if len(values) not in (1, known.in_chans):
+            raise ValueError(
+                f"--{name} has {len(values)} values for in_chans={known.in_chans}: give one, or one"
+                " a channel"
+            )
+    return metadata
 
 
 def main(argv: Sequence[str]) -> None:
     """Convert, and say what was written."""
     config = parse(ConvertConfig, argv, description=str(ConvertConfig.__doc__))
-    metadata = convert(config.source, config.out)
-    print(f"{config.out}: {config.to} {metadata.model}, step {metadata.step}")
+    print(convert(**vars(config)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ LEVELS = {
     "loss": 3,
     "reconstruct": 4,
     "model": 4,
-    "convert": 5,
+    "names": 4,
+    "weights": 5,
+    "convert": 6,
 }
 
 

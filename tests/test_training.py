@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from safetensors.torch import load_file
 
 from fcmae import FCMAE, checkpoint
 from fcmae.checkpoint import TrainState
-from fcmae.config import field_names
+from fcmae.config import field_names, parse
+from fcmae.convert import convert
 from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from pretrain import PretrainConfig
 
@@ -62,6 +64,12 @@ def assert_same_step(run: Path, other: Path) -> None:
     moments = [key for key in a if key.endswith(":exp_avg")]
     ours, theirs = (torch.cat([t[key].flatten() for key in moments]) for t in (a, b))
     assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def newest(run: Path) -> Path:
+    step = checkpoint.latest(run)
+    assert step is not None
+    return step
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +130,48 @@ def test_a_finished_run_says_so(finished: Path) -> None:
     assert "is complete at step 6 of 6" in result.stdout
 
 
+def test_a_run_starts_from_encoder_weights_with_a_fresh_decoder(
+    finished: Path, tmp_path: Path
+) -> None:
+    weights, run = tmp_path / "weights.pt", tmp_path / "run"
+    convert(finished, weights, to="official")
+    flags = ("--init.weights", str(weights), "--optim.base_lr", "0", "--run.save_every", "1")
+    flags = (*flags, "--optim.steps", "2", "--seed", "3")
+    result = pretrain(run, *flags)
+    assert result.returncode == 0, result.stderr
+    assert f"encoder from {weights} (convnextv2_atto with stem_stride=1" in result.stdout
+    assert yaml.safe_load((run / "config.yaml").read_text())["init"]["weights"] == str(weights)
+
+    # a learning rate of zero: what is saved is what the run began with
+    began, source = (
+        load_file(r / checkpoint.MODEL) for r in (run / "step_0000001", newest(finished))
+    )
+    config = parse(PretrainConfig, [str(run / "config.yaml")], description="test")
+    fresh = FCMAE(**vars(config.model), generator=torch.Generator().manual_seed(3)).state_dict()
+    assert began.keys() == source.keys() == fresh.keys()
+    for key, tensor in began.items():
+        assert torch.equal(tensor, (source if key.startswith("encoder.") else fresh)[key]), key
+
+    lines = metrics(run)
+    shutil.rmtree(run / "step_0000002")
+    weights.unlink()
+    result = pretrain(run, *flags)
+    assert result.returncode == 0, result.stderr
+    assert f"init.weights={weights} is ignored: {run} resumes" in result.stdout
+    assert f"resuming from {run}/step_0000001" in result.stdout
+    assert [line["loss"] for line in metrics(run)] == [line["loss"] for line in lines]
+
+
+def test_weights_of_another_model_end_before_the_first_step(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = pretrain(run, "--init.weights", str(finished), "--model.name", "convnextv2_femto")
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: init.weights={finished} is convnextv2_atto with stem_stride=1")
+    assert "but the run trains convnextv2_femto with stem_stride=1 and in_chans=3" in line
+    assert not run.exists()
+
+
 def test_accumulation_changes_memory_not_the_step(finished: Path, tmp_path: Path) -> None:
     assert pretrain(tmp_path / "run", "--optim.accumulate", "4").returncode == 0
     assert_same_step(tmp_path / "run", finished)
@@ -153,6 +203,7 @@ def test_bf16_trains(tmp_path: Path) -> None:
         (("--optim.base_lr", "1e30"), "the loss is not finite between steps"),
         (("--optim.batch_size", "0"), "optim.batch_size=0 must be at least 1"),
         (("--run.keep", "0"), "run.keep=0 must be at least 1"),
+        (("--init.weights", "none.pt"), "none.pt holds no checkpoint; give a run"),
     ],
 )
 def test_what_a_user_can_cause_ends_in_one_line(

@@ -1,0 +1,238 @@
+"""Names and shapes of an encoder's weights: ours, timm's, the official dense and sparse ones.
+
+One table holds every tensor's names. Ours are timm's, which holds the linear layers of its smaller
+models as 1x1 convolutions. The official sparse model differs from the official dense one in what
+MinkowskiEngine makes: its convolutions hold a `kernel` `[k k, c_in, c_out]` (`[k k, c]` if
+depthwise, `[c_in, c_out]` if 1x1) whose first spatial axis, the rows, runs fastest, and biases
+`[1, c]`; its linear layers and norms are wrapped. GRN's two tensors are `[1, 1, 1, 4d]` in the
+dense model and `[1, 4d]` in the sparse one.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from fcmae.encoder import SIZES, Encoder
+
+FINAL_NORM = "head.norm."  # our prefix for what FCMAE does not train
+CLASSIFIER = "head.fc."  # our prefix for what fine-tuning adds
+DECODER = ("decoder.",)  # the one prefix of our checkpoints that is dropped
+OFFICIAL_DECODER = ("mask_token", "proj.", "decoder.", "pred.")  # those of official ones
+
+
+class Row(NamedTuple):
+    """One tensor's names."""
+
+    ours: str
+    dense: str
+    sparse: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What decides the names and shapes of an encoder's tensors; see `fcmae.encoder.Encoder`."""
+
+    model: str
+    in_chans: int
+    stem_stride: int
+
+    def __str__(self) -> str:
+        return f"{self.model} with stem_stride={self.stem_stride} and in_chans={self.in_chans}"
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shape of each tensor of the encoder, under our names."""
+        with torch.device("meta"):
+            encoder = Encoder(name=self.model, in_chans=self.in_chans, stem_stride=self.stem_stride)
+        return {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """How one file names its tensors: whose names, and what stands before each."""
+
+    official: bool
+    prefix: str
+
+    def drops(self, key: str) -> bool:
+        """Whether `key` is the decoder's, by its exact prefix."""
+        return key.startswith(OFFICIAL_DECODER if self.official else DECODER)
+
+    def names(self, row: Row) -> list[str]:
+        """The keys under which the tensor of `row` may be, one of which must be there."""
+        names = (row.dense, row.sparse) if self.official else (row.ours,)
+        return [self.prefix + name for name in dict.fromkeys(names)]
+
+
+def table(model: str) -> list[Row]:
+    """All tensors of `model`, those of the final norm and the classifier last."""
+    family, size = model.split("_")
+    rows: list[Row] = []
+
+    def add(ours: str, dense: str, wrapper: str = "", weight: str = "weight") -> None:
+        for leaf in ("weight", "bias"):
+            sparse = f"{dense}.{wrapper}{weight if leaf == 'weight' else leaf}"
+            rows.append(Row(f"{ours}.{leaf}", f"{dense}.{leaf}", sparse))
+
+    add("stem.0", "downsample_layers.0.0", weight="kernel")
+    add("stem.1", "downsample_layers.0.1", wrapper="ln.")
+    for i, depth in enumerate(SIZES[size].depths):
+        if i > 0:
+            add(f"stages.{i}.downsample.0", f"downsample_layers.{i}.0", wrapper="ln.")
+            add(f"stages.{i}.downsample.1", f"downsample_layers.{i}.1", weight="kernel")
+        for j in range(depth):
+            ours, dense = f"stages.{i}.blocks.{j}", f"stages.{i}.{j}"
+            add(f"{ours}.conv_dw", f"{dense}.dwconv", weight="kernel")
+            add(f"{ours}.norm", f"{dense}.norm", wrapper="ln.")
+            add(f"{ours}.mlp.fc1", f"{dense}.pwconv1", wrapper="linear.")
+            if family == "convnextv2":
+                for leaf, name in (("weight", "gamma"), ("bias", "beta")):
+                    grn = f"{dense}.grn.{name}"
+                    rows.append(Row(f"{ours}.mlp.grn.{leaf}", grn, grn))
+            else:
+                rows.append(Row(f"{ours}.gamma", f"{dense}.gamma", f"{dense}.gamma"))
+            add(f"{ours}.mlp.fc2", f"{dense}.pwconv2", wrapper="linear.")
+    add("head.norm", "norm")
+    add("head.fc", "head")
+    return rows
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> Naming:
+    """Whose names `tensors` have.
+
+    Raises:
+        ValueError: neither ours, which are timm's, nor the official ones.
+    """
+    for prefix in ("encoder.", ""):
+        for stem, official in (("downsample_layers.", True), ("stem.", False)):
+            if any(key.startswith(prefix + stem) for key in tensors):
+                return Naming(official=official, prefix=prefix)
+    raise ValueError(
+        f"no ConvNeXt: neither timm's stem.* nor the official downsample_layers.* is among its"
+        f" {len(tensors)} tensors{listing(sorted(tensors))}"
+    )
+
+
+def infer(tensors: Mapping[str, Tensor]) -> Architecture:
+    """The architecture that names and shapes tell of.
+
+    Raises:
+        ValueError: what cannot be inferred, and from what it would have been.
+    """
+    naming = recognise(tensors)
+    stem = next((n for n in naming.names(table("convnext_atto")[0]) if n in tensors), None)
+    if stem is None:
+        raise ValueError("the model cannot be inferred: the stem's convolution is missing")
+    shape = tensors[stem].shape
+    if stem.endswith(".kernel") and len(shape) in (2, 3):
+        sites, in_chans, width = shape if len(shape) == 3 else (1, *shape)
+        k = isqrt(sites)
+    elif not stem.endswith(".kernel") and len(shape) == 4:
+        width, in_chans, k, _ = shape
+    else:
+        raise ValueError(f"in_chans cannot be inferred: {stem} of {list(shape)} is no convolution")
+    sizes = [name for name, size in SIZES.items() if size.widths[0] == width]
+    if not sizes:
+        known = ", ".join(f"{size.widths[0]} ({name})" for name, size in SIZES.items())
+        raise ValueError(
+            f"the model cannot be inferred: the stem's width {width} is none of {known}"
+        )
+    if k not in (1, 2, 4):
+        raise ValueError(f"the stem's kernel of {k} x {k} is none of 4, 2, 1: not a known stem")
+    mine = [key for key in tensors if not naming.drops(key)]
+    if any(".grn." in key for key in mine):
+        family = "convnextv2"
+    elif any(key.endswith(".gamma") for key in mine):
+        family = "convnext"
+    else:
+        raise ValueError("V1 or V2 cannot be inferred: there is neither GRN (V2) nor gamma (V1)")
+    return Architecture(model=f"{family}_{sizes[0]}", in_chans=in_chans, stem_stride=k)
+
+
+def read(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """The encoder's tensors out of any layout, under our names and in our shapes.
+
+    With them go the final norm and the classifier, if there are any: FCMAE trains neither. Every
+    key is used once; only the decoder is dropped.
+
+    Raises:
+        ValueError: tensors are missing, left over or of another shape; the message lists them.
+    """
+    naming = recognise(tensors)
+    left = {key: tensor for key, tensor in tensors.items() if not naming.drops(key)}
+    shapes = architecture.shapes()
+    rows = table(architecture.model)
+    encoder = [row for row in rows if row.ours in shapes]
+    norm = [row for row in rows if row.ours.startswith(FINAL_NORM)]
+    classifier = [row for row in rows if row.ours.startswith(CLASSIFIER)]
+    assert len(encoder) == len(shapes)
+    assert len(encoder) + len(norm) + len(classifier) == len(rows)
+    dim = SIZES[architecture.model.split("_")[1]].widths[-1]
+    classified = [left[n] for row in classifier for n in naming.names(row) if n in left]
+    if classified:  # it stands on a norm: a file with the one and without the other is partial
+        classes = classified[0].shape[:1]
+        encoder += norm + classifier
+        weight, bias = (row.ours for row in classifier)
+        shapes |= {weight: torch.Size([*classes, dim]), bias: classes}
+    elif any(n in left for row in norm for n in naming.names(row)):
+        encoder += norm
+    shapes |= {row.ours: torch.Size([dim]) for row in norm}
+
+    found: dict[str, Tensor] = {}
+    missing: list[str] = []
+    misshapen: list[str] = []
+    for row in encoder:
+        names = naming.names(row)
+        key = next((name for name in names if name in left), None)
+        if key is None:
+            missing.append(names[0])
+            continue
+        tensor, shape = left.pop(key), shapes[row.ours]
+        value = from_kernel(tensor, shape) if key.endswith(".kernel") else reshaped(tensor, shape)
+        if value is None:
+            misshapen.append(f"{key} {list(tensor.shape)} for {list(shape)}")
+        else:
+            found[row.ours] = value
+    wrong = {"missing": missing, "unused": sorted(left), "of another shape": misshapen}
+    if any(wrong.values()):
+        parts = [f"{len(keys)} {what}{listing(keys)}" for what, keys in wrong.items()]
+        raise ValueError(f"the weights are not those of {architecture}: {'; '.join(parts)}")
+    return found
+
+
+def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """`tensor` in `shape`, or None where they differ in more than axes of length 1."""
+    if [n for n in tensor.shape if n != 1] != [n for n in shape if n != 1]:
+        return None
+    return tensor.reshape(shape)
+
+
+def from_kernel(kernel: Tensor, shape: torch.Size) -> Float[Tensor, "o i k k"] | None:
+    """A convolution's weight of `shape` from MinkowskiEngine's kernel, or None if it does not fit.
+
+    Site (row, column) of a k x k kernel is at row + k column there, after ME's order of the
+    coordinates of a region.
+    """
+    o, i, k, _ = shape
+    sites = reshaped(kernel, (k * k, i, o))
+    return None if sites is None else rearrange(sites, "(w h) i o -> o i h w", h=k)
+
+
+def to_official(tensors: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
+    """What `read` gave, complete with a final norm, under the official dense names and shapes."""
+    rows = {row.ours: row.dense for row in table(model)}
+    return {
+        rows[name]: tensor.view(1, 1, 1, -1) if ".grn." in name else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def listing(keys: Sequence[str], most: int = 4) -> str:
+    """` (a, b, c, d and 3 more)`, or nothing for no keys."""
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return f" ({', '.join(keys[:most])}{more})" if keys else ""
