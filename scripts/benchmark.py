@@ -13,7 +13,7 @@ import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from torch import Tensor
 from fcmae import FCMAE, draw_visible
 from fcmae.config import run_program
 from fcmae.encoder import Encoder
+from fcmae.layers import GlobalResponseNorm
 from fcmae.sparse import gathered
 from scripts.rivals import MaskedAutoencoder, MaskedDense, Products
 
@@ -58,8 +59,8 @@ def model_of(name: str, sparse: str = "gathered", **options: Any) -> FCMAE:
     """A model of fixed weights, in which GRN does something."""
     model = FCMAE(name=name, sparse=sparse, generator=torch.Generator().manual_seed(0), **options)
     for module in model.modules():
-        if hasattr(module, "grn") and module.grn is not None:
-            torch.nn.init.normal_(module.grn.weight, generator=torch.Generator().manual_seed(1))
+        if isinstance(module, GlobalResponseNorm):
+            torch.nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
     return model
 
 
@@ -298,7 +299,7 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     figure.savefig(path)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Measure what was asked for."""
     args = tyro.cli(Benchmark, args=argv, description=__doc__)
     torch.set_num_threads(args.threads)
