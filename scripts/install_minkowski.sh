@@ -35,7 +35,7 @@ python -c 'import sys; sys.exit(sys.version_info >= (3, 12))' ||
         "$(python --version); delete .venv and name an older one with PYTHON=python3.11 $0"
 compiler=${CXX:-c++}
 command -v "$compiler" >/dev/null ||
-    impossible "no C++ compiler $compiler; install one (Debian: g++) or name it with CXX"
+    impossible "no C++ compiler: $compiler is not found; install one (Debian: g++) or set CXX"
 [ -e "$(python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] ||
     impossible "no Python.h; install the headers of $(python --version) (Debian: python3-dev)"
 if ! openblas && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
