@@ -28,8 +28,8 @@ class ModelConfig:
     """4, 2 or 1: patches of 32, 16 or 8 pixels; small ones for small images."""
     ratio: float = 0.6
     """Share of the patches hidden from the encoder."""
-    sparse: Literal["gathered", "reference"] = "gathered"
-    """Implementation of the sparse operations: the fast one, or the slow oracle."""
+    sparse: Literal["gathered", "reference", "minkowski"] = "gathered"
+    """Implementation of the sparse operations: the fast one, the slow oracle, MinkowskiEngine."""
     decoder_dim: int = 512
     """Width of the decoder."""
     decoder_depth: int = 1
@@ -45,7 +45,7 @@ class FCMAE(nn.Module):
         in_chans: channels of the images.
         stem_stride: 4, 2 or 1; small for small images.
         ratio: share of patches hidden from the encoder.
-        sparse: `gathered`, or `reference`, the slow oracle.
+        sparse: `gathered`, `reference`, the slow oracle, or `minkowski`, where it is installed.
         decoder_dim: width of the decoder.
         decoder_depth: its blocks.
         generator: of the initialisation; the global one by default.

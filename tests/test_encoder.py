@@ -174,7 +174,7 @@ def test_bf16_autocast_stays_close_to_float32() -> None:
         ({"name": "resnet50"}, "model name='resnet50' is none of convnextv2_atto"),
         ({"stem_stride": 3}, "stem_stride=3 must be 4, 2 or 1"),
         ({"in_chans": 0}, "in_chans=0 must be at least 1"),
-        ({"sparse": "dense"}, "sparse='dense' is none of gathered, reference"),
+        ({"sparse": "dense"}, "sparse='dense' is none of gathered, reference, minkowski"),
     ],
 )
 def test_bad_arguments_name_value_rule_and_way_out(kwargs: dict, message: str) -> None:

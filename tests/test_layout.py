@@ -91,7 +91,12 @@ def test_wheel_holds_fcmae_alone(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"fcmae"}
-    assert {"fcmae/py.typed", "fcmae/sparse/gathered.py", "fcmae/sparse/reference.py"} <= set(names)
+    assert {
+        "fcmae/py.typed",
+        "fcmae/sparse/gathered.py",
+        "fcmae/sparse/minkowski.py",
+        "fcmae/sparse/reference.py",
+    } <= set(names)
 
 
 def test_data_is_not_git_ignored() -> None:

@@ -56,9 +56,18 @@ def implementation(
     """The implementation called `name`: (visible, grid of patches, visible count) -> operations.
 
     Raises:
-        ValueError: no such implementation.
+        ValueError: no such implementation, or MinkowskiEngine is chosen and cannot be imported.
     """
+    if name == "minkowski":
+        try:
+            from fcmae.sparse.minkowski import Minkowski
+        except ImportError as error:
+            raise ValueError(
+                f"sparse='minkowski' needs MinkowskiEngine, which cannot be imported ({error});"
+                " install it with scripts/install_minkowski.sh, or use sparse='gathered'"
+            ) from error
+        return Minkowski
     known = {"gathered": Gathered, "reference": Reference}
     if name not in known:
-        raise ValueError(f"sparse={name!r} is none of {', '.join(known)}")
+        raise ValueError(f"sparse={name!r} is none of {', '.join(known)}, minkowski")
     return known[name]
