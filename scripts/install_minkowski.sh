@@ -15,9 +15,9 @@ impossible() {
     exit 3
 }
 works() { python -c 'import fcmae.sparse.minkowski'; } # that module knows what it needs first
-install() {
-    python -m pip install --quiet --disable-pip-version-check --force-reinstall \
-        --no-deps --no-index --find-links "$cache" "$package"
+install() { # the wheel kept in the cache
+    python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps \
+        "$cache"/*.whl
 }
 openblas() {
     echo '#include <cblas.h>

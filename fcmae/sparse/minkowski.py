@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fcmae.masking import indices, patchify
+from fcmae.sparse.grn_mlp import plain
 
 # It imports Sequence from where Python 3.10 dropped it, and warns that it was built without CUDA.
 collections.Sequence = collections.abc.Sequence  # type: ignore[attr-defined]
@@ -74,9 +75,7 @@ class Minkowski:
                 ME.KernelGenerator(kernel_size=k, stride=k, dimension=2),
                 ConvolutionMode.DEFAULT,
                 self.key(side),
-                self.key(
-                    side // k
-                ),  # given, since a strided map of its own has an order of its own
+                self.key(side // k),  # given: a strided map that it makes has an order of its own
                 self.manager,
             )
         assert conv.bias is not None
@@ -93,6 +92,16 @@ class Minkowski:
     def spatial_norm(self, x: Float[Tensor, "b v s s d"]) -> Float[Tensor, "b 1 1 1 d"]:
         dtype = torch.promote_types(x.dtype, torch.float32)
         return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True, dtype=dtype)
+
+    def grn_mlp(
+        self,
+        x: Float[Tensor, "b v s s d"],
+        fc1: nn.Linear,
+        gamma: Float[Tensor, " e"],
+        beta: Float[Tensor, " e"],
+        fc2: nn.Linear,
+    ) -> Float[Tensor, "b v s s d"]:
+        return plain(x, fc1, gamma, beta, fc2, self.spatial_norm)
 
     def features(self, x: Float[Tensor, "b v 1 1 d"]) -> Float[Tensor, "b v d"]:
         return rearrange(x, "b v 1 1 d -> b v d")
