@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 EPS = 1e-6
-ROWS = 1024  # sites at a time: their activations stay in cache and the products are large enough
+ROWS = 4096  # sites at a time: their activations stay in cache and the products are large enough
 
 
 def plain(

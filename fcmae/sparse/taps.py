@@ -20,8 +20,10 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numba.cpython.unsafe import tuple as tuples
 from torch import Tensor
 
+put: Any = tuples.tuple_setitem  # (tuple, place, value) -> tuple; typed for Numba's compiler only
 # Sums may be reordered and contracted; what is not finite must stay so.
 FAST = {"contract", "reassoc"}
 
@@ -40,20 +42,15 @@ def depthwise(
     gw: int,
 ) -> Float[Tensor, "b v s s d"]:
     """Convolve the visible sites on a grid of gh x gw patches."""
-    convolve, _ = loops(x.shape[2], x.shape[-1], weight.shape[-1])
-    taps = weight.permute(2, 3, 1, 0).flatten()  # k, k, 1, d
+    convolve, _ = loops(x.dtype, x.shape[2], x.shape[-1], weight.shape[-1], gw)
+    taps = array(weight.permute(2, 3, 1, 0).flatten())  # k, k, 1, d
     out = torch.empty_like(x)
-    over_images(
-        len(x),
-        lambda first, last: convolve(
-            array(x[first:last]),
-            array(visible[first:last]),
-            (gh, gw),
-            array(taps),
-            array(bias),
-            array(out[first:last]),
-        ),
-    )
+
+    def work(first: int, last: int) -> None:
+        images = (array(t[first:last]) for t in (x, visible))
+        convolve(*images, gh, taps, array(bias), array(out[first:last]))
+
+    over_images(len(x), work)
     return out
 
 
@@ -72,17 +69,15 @@ def weight_gradient(
 ) -> Float[Tensor, "d 1 k k"]:
     """Gradient of the loss for the k x k weight, from the gradient for the output."""
     d = x.shape[-1]
-    _, correlate = loops(x.shape[2], d, k)
-    parts = over_images(
-        len(x),
-        lambda first, last: correlate(
-            array(x[first:last]),
-            array(visible[first:last]),
-            (gh, gw),
-            array(grad[first:last]),
-        ),
-    )
-    taps = torch.from_numpy(np.sum(parts, axis=0)).view(k, k, d)
+    _, correlate = loops(x.dtype, x.shape[2], d, k, gw)
+
+    def work(first: int, last: int) -> Tensor:
+        taps = x.new_zeros(k * k * d)
+        images = (array(t[first:last]) for t in (x, visible))
+        correlate(*images, gh, array(grad[first:last]), array(taps))
+        return taps
+
+    taps = torch.stack(over_images(len(x), work)).sum(0).view(k, k, d)
     return taps.permute(2, 0, 1)[:, None].contiguous()
 
 
@@ -136,64 +131,73 @@ def lay_out(x, visible, gw, margin, grid):  # type: ignore[no-untyped-def]  # nu
 
 
 @lru_cache
-def loops(s: int, d: int, k: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def loops(
+    dtype: torch.dtype, s: int, d: int, k: int, gw: int
+) -> tuple[Callable[..., None], Callable[..., None]]:
     """The loops of `depthwise` and `weight_gradient`, compiled for s x s sites a patch of width d.
 
-    Arrays are flat along (column, channel), so that with s, d and k constant every address in the
-    innermost loops is one base plus a constant: the compiler then needs no checks for overlap.
+    Arrays are flat, so that with s, d, k and the pitch of the grid constant every address in the
+    innermost loops is a base plus a constant, and the loop over channels becomes vectors without
+    checks for overlap. Sums are tuples, which stay in registers until they are stored.
     """
-    margin, wide = k // 2, s + k - 1
+    margin, pitch = k // 2, (gw * s + k - 1) * d
+    zero = torch.zeros((), dtype=dtype).numpy()[()]
+    row_of_sites, row_of_taps = (zero,) * s, (zero,) * k
 
     @jit
-    def convolve(x, visible, shape, taps, bias, out):  # type: ignore[no-untyped-def]
-        gh, gw = shape
+    def convolve(x, visible, gh, taps, bias, out):  # type: ignore[no-untyped-def]
         b, v = visible.shape
         x = x.reshape(b, v, s, s * d)
         out = out.reshape(b, v, s, s * d)
-        grid = np.empty((gh * s + k - 1, (gw * s + k - 1) * d), x.dtype)
+        grid = np.empty((gh * s + k - 1, pitch), x.dtype)
         for image in range(b):
             lay_out(x[image], visible[image], gw, margin, grid)
+            flat = grid.reshape(grid.size)
             for p in range(v):
-                top = visible[image, p] // gw * s
-                left = visible[image, p] % gw * s * d
+                corner = visible[image, p] // gw * s * pitch + visible[image, p] % gw * s * d
                 for y in range(s):
                     row = out[image, p, y]
+                    near = flat[corner + y * pitch :]
                     for column in range(s):
                         row[column * d : (column + 1) * d] = bias
                     for i in range(k):
-                        near = grid[top + y + i, left : left + wide * d]
-                        tap = taps[i * k * d : (i + 1) * k * d]
                         for c in range(d):
+                            sums = row_of_sites
                             for column in range(s):
-                                total = row[column * d + c]
-                                for j in range(k):
-                                    total += near[(column + j) * d + c] * tap[j * d + c]
-                                row[column * d + c] = total
+                                sums = put(sums, column, row[column * d + c])
+                            for j in range(k):
+                                tap = taps[(i * k + j) * d + c]
+                                for column in range(s):
+                                    site = near[i * pitch + (column + j) * d + c]
+                                    sums = put(sums, column, sums[column] + site * tap)
+                            for column in range(s):
+                                row[column * d + c] = sums[column]
 
     @jit
-    def correlate(x, visible, shape, grad):  # type: ignore[no-untyped-def]
-        gh, gw = shape
+    def correlate(x, visible, gh, grad, taps):  # type: ignore[no-untyped-def]
         b, v = visible.shape
         x = x.reshape(b, v, s, s * d)
         grad = grad.reshape(b, v, s, s * d)
-        grid = np.empty((gh * s + k - 1, (gw * s + k - 1) * d), x.dtype)
-        taps = np.zeros(k * k * d, x.dtype)
+        grid = np.empty((gh * s + k - 1, pitch), x.dtype)
         for image in range(b):
             lay_out(x[image], visible[image], gw, margin, grid)
+            flat = grid.reshape(grid.size)
             for p in range(v):
-                top = visible[image, p] // gw * s
-                left = visible[image, p] % gw * s * d
+                corner = visible[image, p] // gw * s * pitch + visible[image, p] % gw * s * d
                 for y in range(s):
                     row = grad[image, p, y]
+                    near = flat[corner + y * pitch :]
                     for i in range(k):
-                        near = grid[top + y + i, left : left + wide * d]
-                        tap = taps[i * k * d : (i + 1) * k * d]
                         for c in range(d):
+                            sums = row_of_taps
                             for j in range(k):
-                                total = tap[j * d + c]
-                                for column in range(s):
-                                    total += near[(column + j) * d + c] * row[column * d + c]
-                                tap[j * d + c] = total
-        return taps
+                                sums = put(sums, j, taps[(i * k + j) * d + c])
+                            for column in range(s):
+                                slope = row[column * d + c]
+                                for j in range(k):
+                                    site = near[i * pitch + (column + j) * d + c]
+                                    sums = put(sums, j, sums[j] + site * slope)
+                            for j in range(k):
+                                taps[(i * k + j) * d + c] = sums[j]
 
     return convolve, correlate
