@@ -10,7 +10,6 @@ medians of several runs. A step is forward, loss and backward; the optimiser is 
 
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ from fcmae.config import run_program
 from fcmae.encoder import Encoder
 from fcmae.layers import GlobalResponseNorm
 from fcmae.sparse import gathered
-from scripts.rivals import MaskedAutoencoder, MaskedDense, Products
+from scripts.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules
 
 Work = Callable[[], object]
 console = Console()
@@ -88,6 +87,13 @@ def dense(model: FCMAE) -> FCMAE:
     """The same model on masked dense tensors."""
     model.encoder.sparse = MaskedDense
     return model
+
+
+def against_minkowski_modules(name: str, b: int) -> tuple[Work, Work]:
+    """MinkowskiEngine with its own depthwise module, and gathered."""
+    rival = model_of(name)
+    rival.encoder.sparse = minkowski_modules()
+    return steps(rival, name, b)
 
 
 def without_numba(work: Work) -> None:
@@ -163,6 +169,14 @@ TIMES: dict[str, tuple[Callable[[], tuple[Work, Work]], str]] = {
         lambda: steps(model_of("convnextv2_atto", "minkowski"), "convnextv2_atto", 32),
         ">= 6",
     ),
+    "minkowski_modules_over_gathered_step_atto_b8": (
+        partial(against_minkowski_modules, "convnextv2_atto", 8),
+        ">= 4",
+    ),
+    "minkowski_modules_over_gathered_step_atto_b32": (
+        partial(against_minkowski_modules, "convnextv2_atto", 32),
+        ">= 6",
+    ),
     "mae_vit_s_over_fcmae_tiny_step_b8": (partial(against_mae, "convnextv2_tiny", 8), ">= 2.2"),
     "floor_over_gathered_step_atto_b32": (
         partial(against_products, "convnextv2_atto", 32),
@@ -204,9 +218,18 @@ def peak_memory(rival: bool) -> int:
     model = dense(model_of("convnextv2_atto")) if rival else model_of("convnextv2_atto")
     images, visible = batch_of(32, 224, model.n, model.ratio)
     step(model.encoder, images[:1], visible[:1])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water()
     step(model.encoder, images, visible)
-    return 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    return high_water() - before
+
+
+def high_water() -> int:
+    """Largest resident memory of this process so far, in bytes, as Linux counts it.
+
+    Not getrusage's: there a new process begins with the peak of the one that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def compare(args: Benchmark) -> dict[str, float | None]:

@@ -3,7 +3,7 @@
 Each is written to be fast, so that the comparison is worth something.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from einops import rearrange
@@ -15,6 +15,7 @@ from fcmae import FCMAE
 from fcmae.encoder import SIZES
 from fcmae.loss import reconstruction_loss
 from fcmae.masking import indices, patchify
+from fcmae.sparse import Sparse, implementation
 from fcmae.sparse.reference import Reference
 
 
@@ -52,6 +53,34 @@ class MaskedDense(Reference):
         mask = rearrange(self.mask_of(x), "b h w 1 -> b 1 (h w)")
         energy = torch.bmm(mask, rearrange(x.square(), "b h w d -> b (h w) d"))
         return energy[:, None].sqrt()
+
+
+def minkowski_modules() -> Callable[..., Sparse]:
+    """MinkowskiEngine with its own depthwise module; `fcmae.sparse.minkowski` has a faster one.
+
+    Raises:
+        ValueError: MinkowskiEngine cannot be imported.
+    """
+    implementation("minkowski")
+    from fcmae.sparse.minkowski import ME, Minkowski
+
+    class MinkowskiModules(Minkowski):
+        def depthwise(
+            self, x: Float[Tensor, "b v s s d"], conv: nn.Conv2d
+        ) -> Float[Tensor, "b v s s d"]:
+            d, k = x.shape[-1], conv.kernel_size[0]
+            module = ME.MinkowskiChannelwiseConvolution(d, kernel_size=k, dimension=2)
+            del module.kernel  # our parameters instead, in its layout
+            module.kernel = rearrange(conv.weight, "d 1 i j -> (i j) d")
+            sites = ME.SparseTensor(
+                x.reshape(-1, d),
+                coordinate_map_key=self.key(x.shape[2]),
+                coordinate_manager=self.manager,
+            )
+            assert conv.bias is not None
+            return (module(sites).F + conv.bias).view(x.shape)
+
+    return MinkowskiModules
 
 
 class MaskedAutoencoder(nn.Module):
