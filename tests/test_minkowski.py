@@ -10,7 +10,7 @@ from test_encoder import assert_twins_agree, generator, randomise, value_and_gra
 
 from fcmae import FCMAE, draw_visible
 from fcmae.encoder import Encoder
-from fcmae.layers import GlobalResponseNorm
+from fcmae.layers import Mlp
 from fcmae.sparse import implementation
 
 
@@ -105,11 +105,14 @@ def test_grn_pools_over_one_image_not_the_batch() -> None:
     visible = torch.tensor([[True, True, False, True], [False, True, True, True]])
     x = torch.randn(2, 3, 2, 2, 5, generator=generator(1))
     x[1] *= 100
-    grn = GlobalResponseNorm(5)
-    randomise(grn)
-    out = grn(x, implementation("minkowski")(visible, (2, 2), 3))
-    norm = x.square().sum((1, 2, 3), keepdim=True).sqrt()
-    expected = grn.weight * x * norm / (norm.mean(-1, keepdim=True) + 1e-6) + grn.bias + x
+    mlp = Mlp(5, grn=True)
+    randomise(mlp)
+    assert mlp.grn is not None
+    out = mlp(x, implementation("minkowski")(visible, (2, 2), 3))
+    a = torch.nn.functional.gelu(mlp.fc1(x))
+    norm = a.square().sum((1, 2, 3), keepdim=True).sqrt()
+    response = norm / (norm.mean(-1, keepdim=True) + 1e-6)
+    expected = mlp.fc2(mlp.grn.weight * a * response + mlp.grn.bias + a)
     torch.testing.assert_close(out, expected)
 
 
