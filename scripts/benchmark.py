@@ -316,8 +316,8 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     figure, panels = plt.subplots(1, len(found), figsize=(4 * len(found), 3), sharey=True)
     for panel, (axis, points) in zip(panels, found.items(), strict=True):
         panel.plot([p[axis] for p in points], [p["ms_patch"] for p in points], marker="o")
-        panel.set(xlabel=axis, ylim=(0, None))
-    panels[0].set_ylabel("ms a visible patch")
+        panel.set_xlabel(axis)
+    panels[0].set(ylabel="ms a visible patch", ylim=(0, None))  # shared: once all are drawn
     figure.tight_layout()
     figure.savefig(path)
 

@@ -171,6 +171,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["with-numba", "without-numba"])
 def test_a_step_compiles_as_one_graph(path: str) -> None:
     # in a process of its own: the compiler cannot trace the checks of shapes that tests insert

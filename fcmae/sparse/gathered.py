@@ -84,13 +84,18 @@ class Gathered:
 
 
 def within_patch(x: Float[Tensor, "b v s s c"], conv: nn.Conv2d) -> Float[Tensor, "b v t t d"]:
-    """A convolution whose kernel is its stride, as a matrix product on the sites of each patch."""
+    """A convolution whose kernel is its stride, as a matrix product on the sites of each patch.
+
+    Under autocast the product is in half precision and what comes out in float32: it is where the
+    residual stream of a stage begins.
+    """
     k = conv.kernel_size[0]
     x = rearrange(x, "b v (s i) (t j) c -> b v s t (i j c)", i=k, j=k)
     weight = conv.weight.flatten(1)
     if k > 1:  # at 1 it is the same, with strides of the gradient that distributed training copies
         weight = rearrange(conv.weight, "d c i j -> d (i j c)")
-    return F.linear(x, weight, conv.bias)
+    x = F.linear(x, weight, conv.bias)
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def scatter(

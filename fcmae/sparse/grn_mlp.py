@@ -109,19 +109,27 @@ class GrnMlp(torch.autograd.Function):
             a, factor_ = F.gelu(h), factor_.to(h.dtype)
             dz = dy_ @ v2
             df = (dz * a).sum(1, keepdim=True, dtype=norm.dtype)
-            dw2 += flat(dy_).T @ flat(torch.addcmul(shift, a, factor_))
+            add_product(dw2, flat(dy_).T, flat(torch.addcmul(shift, a, factor_)))
             dr = gamma * df
             dn = (dr - (dr * response_).mean(-1, keepdim=True)) / mean_
             slope = torch.where(norm_ > 0, dn / norm_, 0)
             da = dz.mul_(factor_).addcmul_(a, slope.to(a.dtype))
             dh = flat(torch.ops.aten.gelu_backward(da, h))
-            dw1 += dh.T @ flat(rows)
+            add_product(dw1, dh.T, flat(rows))
             db1 += dh.sum(0, dtype=norm.dtype)
             dxs.append((dh @ v1).view_as(rows))
             dfs.append(df)
         dgamma = (torch.cat(dfs) * response).sum((0, 1))
         db2 = dy.sum((0, 1), dtype=norm.dtype)
         return torch.cat(dxs), dw1, db1, dgamma, db2 @ w2, dw2, db2
+
+
+def add_product(total: Float[Tensor, "m n"], a: Tensor, b: Tensor) -> None:
+    """total += a b, where a and b may be in half precision and the total is not."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)
 
 
 def square(a: Tensor) -> Tensor:
