@@ -268,7 +268,16 @@ def environment(accelerator: Accelerator) -> dict[str, Any]:
         return found.stdout.strip() if found.returncode == 0 else None
 
     status = git("status", "--porcelain")
-    packages = ("torch", "torchvision", "timm", "accelerate", "webdataset", "numpy", "pillow")
+    packages = [
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "webdataset",
+        "numba",
+        "numpy",
+        "pillow",
+    ]
     return {
         "command": sys.argv,
         "commit": git("rev-parse", "HEAD"),

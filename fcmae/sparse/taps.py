@@ -7,7 +7,7 @@ An image's visible patches are laid out on a zero grid with a margin, small enou
 and the loops run over its visible sites only. Numba compiles them at first use for each patch side
 and width: with both known the loops over a row and its taps unroll into registers, vectorised over
 channels, where a library would convolve the whole grid and, for the weight's gradient, does so
-tens of times slower (issue B). Compiled code is cached on disk.
+ten times slower. Compiled code is cached on disk.
 """
 
 import inspect
