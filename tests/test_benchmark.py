@@ -66,6 +66,7 @@ def test_the_vit_is_of_the_size_of_vit_s() -> None:
     assert blocks == pytest.approx(12 * (12 * 384**2), rel=0.02)  # 21.2 M of ViT-S's 22 M
 
 
+@pytest.mark.slow
 def test_one_key_ends_in_its_json() -> None:
     key = "masked_dense_over_gathered_encoder_atto_b32"
     result = benchmark("step", "--only", key, "--runs", "1", "--json")
