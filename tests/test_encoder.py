@@ -18,12 +18,14 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
             parameter.add_(0.1 * noise)
 
 
-def twins(dtype: torch.dtype = torch.float64, **kwargs: object) -> tuple[Encoder, Encoder]:
+def twins(
+    dtype: torch.dtype = torch.float64, sparse: str = "gathered", **kwargs: object
+) -> tuple[Encoder, Encoder]:
     reference = Encoder(sparse="reference", **kwargs).to(dtype)  # type: ignore[arg-type]
-    gathered = Encoder(sparse="gathered", **kwargs).to(dtype)  # type: ignore[arg-type]
+    twin = Encoder(sparse=sparse, **kwargs).to(dtype)  # type: ignore[arg-type]
     randomise(reference)
-    gathered.load_state_dict(reference.state_dict())
-    return reference, gathered
+    twin.load_state_dict(reference.state_dict())
+    return reference, twin
 
 
 def value_and_gradients(
@@ -53,7 +55,7 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize(
+every_shape = pytest.mark.parametrize(
     ("ratio", "height", "width", "in_chans", "stem_stride", "b"),
     [
         (0.0, 64, 64, 3, 4, 2),
@@ -64,6 +66,9 @@ def generator(seed: int) -> torch.Generator:
         (0.6, 32, 24, 1, 1, 2),
     ],
 )
+
+
+@every_shape
 @pytest.mark.parametrize("name", ["convnextv2_atto", "convnext_atto"])
 def test_gathered_equals_reference_in_values_and_every_gradient(
     name: str, ratio: float, height: int, width: int, in_chans: int, stem_stride: int, b: int

@@ -6,7 +6,14 @@ import warnings
 
 import pytest
 import torch
-from test_encoder import assert_twins_agree, generator, randomise, value_and_gradients
+from test_encoder import (
+    assert_twins_agree,
+    every_shape,
+    generator,
+    randomise,
+    twins,
+    value_and_gradients,
+)
 
 from fcmae import FCMAE, draw_visible
 from fcmae.encoder import Encoder
@@ -29,30 +36,12 @@ MISSING = why_missing()
 installed = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
-def twins(dtype: torch.dtype = torch.float64, **kwargs: object) -> tuple[Encoder, Encoder]:
-    reference = Encoder(sparse="reference", **kwargs).to(dtype)  # type: ignore[arg-type]
-    minkowski = Encoder(sparse="minkowski", **kwargs).to(dtype)  # type: ignore[arg-type]
-    randomise(reference)
-    minkowski.load_state_dict(reference.state_dict())
-    return reference, minkowski
-
-
 # float32 rounds at 6e-8, and sums of up to 1280 terms in 12 blocks leave 5e-6, as for `gathered`.
 @installed
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["f64", "f32"]
 )
-@pytest.mark.parametrize(
-    ("ratio", "height", "width", "in_chans", "stem_stride", "b"),
-    [
-        (0.0, 64, 64, 3, 4, 2),
-        (0.6, 96, 160, 3, 4, 2),
-        (0.75, 128, 64, 1, 4, 1),
-        (0.6, 48, 64, 13, 2, 1),
-        (0.75, 40, 32, 3, 1, 3),
-        (0.6, 32, 24, 1, 1, 2),
-    ],
-)
+@every_shape
 @pytest.mark.parametrize("name", ["convnextv2_atto", "convnext_atto"])
 def test_minkowski_equals_reference_in_values_and_every_gradient(
     name: str,
@@ -65,7 +54,9 @@ def test_minkowski_equals_reference_in_values_and_every_gradient(
     dtype: torch.dtype,
     tolerance: float,
 ) -> None:
-    reference, minkowski = twins(dtype, name=name, in_chans=in_chans, stem_stride=stem_stride)
+    reference, minkowski = twins(
+        dtype, "minkowski", name=name, in_chans=in_chans, stem_stride=stem_stride
+    )
     n = height * width // reference.patch_size**2
     images = torch.randn(b, in_chans, height, width, generator=generator(1)).to(dtype)
     visible = draw_visible(b, n, ratio, generator=generator(2))
@@ -74,7 +65,7 @@ def test_minkowski_equals_reference_in_values_and_every_gradient(
 
 @installed
 def test_sites_that_are_zero_stay_sites() -> None:
-    reference, minkowski = twins()
+    reference, minkowski = twins(sparse="minkowski")
     images = torch.randn(2, 3, 64, 96, generator=generator(1)).double()
     images[:, :, :40] = 0  # black patches, and one that is black in part
     visible = draw_visible(2, 6, 0.5, generator=generator(2))

@@ -65,7 +65,8 @@ class GrnMlp(torch.autograd.Function):
 
     With D = dL/dz = dL/dy W2, and sums over the rows of an image:
 
-        dL/df = sum D a,  dL/dn = (h - mean(h r)) / (mean n + eps)   with h = gamma dL/df
+        dL/df = sum D a,  dL/dr = gamma dL/df
+        dL/dn = (dL/dr - mean(r dL/dr)) / (mean n + eps)
         dL/da = f D + a (dL/dn) / n
     """
 
