@@ -28,7 +28,9 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from data.shards import INDEX, open_shards, read_sample, write_shards
+from data.index import INDEX
+from data.shards import open_shards, read_sample
+from data.write import write_shards
 
 HERE = Path(__file__).parent / "demo"
 TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"

@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Int64
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.shards import Shard, read_sample
+from data.index import Shard
+from data.shards import read_sample
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, Crop, centre_crop, decode
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg")
@@ -148,7 +149,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         epoch, sample = item
         shard, members = self.read(sample)
         encoded = next((members[s] for s in IMAGE_SUFFIXES if s in members), None)
-        where = f"{shard.path}: sample {members['__key__']!r}"
+        where = f"{shard.url}: sample {members['__key__']!r}"
         if not isinstance(encoded, bytes):
             raise ValueError(f"{where} has no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
         try:

@@ -172,7 +172,7 @@ def extract(
     if (y < 0).any():
         shard, members = images.read(int((y < 0).nonzero()[0]))
         raise ValueError(
-            f"{shard.path}: sample {members['__key__']!r} has no label (.cls);"
+            f"{shard.url}: sample {members['__key__']!r} has no label (.cls);"
             " scripts/make_shards.py labels images by their sub-folders"
         )
     return x, y
@@ -192,7 +192,7 @@ def groups_of(images: ShardImages, name: str) -> Int[Tensor, " n"]:
         record = json.loads(members.get("json", "{}"))
         if name not in record:
             raise ValueError(
-                f"{shard.path}: sample {members['__key__']!r} has no json field {name!r};"
+                f"{shard.url}: sample {members['__key__']!r} has no json field {name!r};"
                 f" it has {', '.join(record) or 'none'}: correct --data.group"
             )
         values.append(str(record[name]))

@@ -76,7 +76,7 @@ def extract(spec: str) -> Features:
         image = next((sample[kind] for kind in ("png", "jpg", "jpeg") if kind in sample), None)
         if not isinstance(image, bytes) or "cls" not in sample:
             raise ValueError(
-                f"{shard.path}: sample {sample['__key__']!r} needs an image (png, jpg) and a label "
+                f"{shard.url}: sample {sample['__key__']!r} needs an image (png, jpg) and a label "
                 f"(cls), it has {sorted(sample)}; make labelled shards with scripts/make_shards.py"
             )
         with Image.open(io.BytesIO(image)) as opened:

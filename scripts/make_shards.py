@@ -20,7 +20,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from data.shards import write_shards
+from data.write import write_shards
 
 SUFFIXES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg"}  # of a file -> of the member
 

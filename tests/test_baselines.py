@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data import demo
-from data.shards import write_shards
+from data.write import write_shards
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,7 +65,7 @@ def test_hog_tells_stripes_apart_and_results_are_written(tmp_path):
 def test_shards_without_labels_are_refused(tmp_path):
     samples = ({"__key__": f"{i}", "png": striped(0, i)} for i in range(3))
     (shard,) = write_shards(samples, tmp_path, "train", 3)
-    done = run("--train", shard.path, "--test", shard.path)
+    done = run("--train", shard.url, "--test", shard.url)
     assert done.returncode == 1
     assert "sample '0' needs an image (png, jpg) and a label (cls)" in done.stderr
     assert "Traceback" not in done.stderr
@@ -74,7 +74,7 @@ def test_shards_without_labels_are_refused(tmp_path):
 def test_a_single_class_is_refused(tmp_path):
     samples = ({"__key__": f"{i}", "png": striped(0, i), "cls": 0} for i in range(3))
     (shard,) = write_shards(samples, tmp_path, "train", 3)
-    done = run("--train", shard.path, "--test", shard.path)
+    done = run("--train", shard.url, "--test", shard.url)
     assert done.returncode == 1
     assert "has a single class or group" in done.stderr
 

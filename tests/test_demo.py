@@ -100,7 +100,7 @@ def test_every_train_shard_mixes_classes_and_styles():
 
 
 def test_plain_webdataset_reads_every_sample(splits):
-    shards = [str(shard.path) for shard in open_shards([demo.TRAIN, demo.TEST], verify=False)]
+    shards = [shard.url for shard in open_shards([demo.TRAIN, demo.TEST], verify=False)]
     dataset: Any = WebDataset(shards, shardshuffle=False).decode("pil")
     for plain, ours in zip(dataset, [*splits["train"], *splits["test"]], strict=True):
         assert plain["__key__"] == ours["key"]

@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from data.index import Shard
 from data.pipeline import DataConfig, GlobalBatches, ShardImages, epoch_order, train_loader
-from data.shards import Shard, write_shards
 from data.transforms import Crop, Normalise, centre_crop, decode
+from data.write import write_shards
 
 
 def png(seed: int, size: tuple[int, int] = (40, 48), mode: str = "RGB") -> bytes:

@@ -16,14 +16,9 @@ import pytest
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data.shards import (
-    INDEX,
-    index_shard,
-    open_shards,
-    read_sample,
-    split_name,
-    write_shards,
-)
+from data.index import INDEX, index_shard, split_name
+from data.shards import open_shards, read_sample
+from data.write import write_shards
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -62,12 +57,12 @@ def read_plainly(path: Path) -> list[dict]:
 def test_samples_come_back_in_order_and_plain_webdataset_reads_the_same(tmp_path, compress):
     written = write_shards(samples(7), tmp_path, "train", 3, compress)
     end = ".tar.gz" if compress else ".tar"
-    assert [shard.path.name for shard in written] == [f"train-{i:06d}{end}" for i in range(3)]
+    assert [shard.name for shard in written] == [f"train-{i:06d}{end}" for i in range(3)]
     assert [shard.samples for shard in written] == [3, 3, 1]
     opened = open_shards(f"{tmp_path}/train-{{000000..000002}}{end}")
     assert opened == written
     ours = [read_sample(shard, i) for shard in opened for i in range(shard.samples)]
-    assert ours == [sample for shard in opened for sample in read_plainly(shard.path)]
+    assert ours == [sample for shard in opened for sample in read_plainly(Path(shard.url))]
     for got, given in zip(ours, samples(7), strict=True):
         assert got["__key__"] == given["__key__"]
         assert got["png"] == given["png"]
@@ -77,8 +72,8 @@ def test_samples_come_back_in_order_and_plain_webdataset_reads_the_same(tmp_path
 
 def test_offsets_are_those_of_a_scan_and_lead_to_tar_headers(tmp_path):
     (shard,) = write_shards(samples(5), tmp_path, "train", 5)
-    assert index_shard(shard.path) == shard
-    content = shard.path.read_bytes()
+    assert index_shard(Path(shard.url)) == shard
+    content = Path(shard.url).read_bytes()
     for i, offset in enumerate(shard.offsets[:-1]):
         assert content[offset:].startswith(f"a/{i:03d}.cls\0".encode())
     assert not any(content[shard.offsets[-1] :])
@@ -98,8 +93,8 @@ def test_long_and_non_ascii_keys_survive(tmp_path):
     keys = ["ä/日本", "x/" + "long" * 80]
     (shard,) = write_shards(({"__key__": key, "jpg": b"1"} for key in keys), tmp_path, "train", 9)
     assert [read_sample(shard, i)["__key__"] for i in range(2)] == keys
-    assert [sample["__key__"] for sample in read_plainly(shard.path)] == keys
-    assert index_shard(shard.path) == shard
+    assert [sample["__key__"] for sample in read_plainly(Path(shard.url))] == keys
+    assert index_shard(Path(shard.url)) == shard
 
 
 def test_index_keeps_the_entries_of_other_prefixes(tmp_path):
@@ -168,22 +163,22 @@ def test_missing_shard_is_named_with_the_way_out(tmp_path):
 @pytest.mark.parametrize("verify", [False, True])
 def test_truncated_shard_is_refused_even_without_hashing(tmp_path, compress, verify):
     (shard,) = write_shards(samples(4), tmp_path, "train", 4, compress)
-    shard.path.write_bytes(shard.path.read_bytes()[: shard.offsets[3] + 20])
-    with pytest.raises(ValueError, match=rf"{shard.path.name} has \d+ bytes, index.json says"):
-        open_shards(str(shard.path), verify=verify)
+    Path(shard.url).write_bytes(Path(shard.url).read_bytes()[: shard.offsets[3] + 20])
+    with pytest.raises(ValueError, match=rf"{shard.name} has \d+ bytes, index.json says"):
+        open_shards(shard.url, verify=verify)
 
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_one_flipped_bit_is_found_by_the_hash(tmp_path, compress):
     (shard,) = write_shards(samples(4), tmp_path, "train", 4, compress)
-    content = bytearray(shard.path.read_bytes())
+    content = bytearray(Path(shard.url).read_bytes())
     content[len(content) // 2] ^= 1
-    shard.path.write_bytes(content)
+    Path(shard.url).write_bytes(content)
     found = hashlib.sha256(content).hexdigest()
-    message = f"{shard.path} has SHA-256 {found}, index.json says {shard.sha256}"
+    message = f"{shard.url} has SHA-256 {found}, index.json says {shard.sha256}"
     with pytest.raises(ValueError, match=re.escape(message)):
-        open_shards(str(shard.path))
-    assert open_shards(str(shard.path), verify=False) == [shard]
+        open_shards(shard.url)
+    assert open_shards(shard.url, verify=False) == [shard]
 
 
 @pytest.mark.parametrize("keep", ["half a header", "half a sample", "whole samples"])
@@ -191,29 +186,29 @@ def test_truncated_shard_without_index_is_found_by_the_scan(tmp_path, keep):
     (shard,) = write_shards(samples(4), tmp_path, "train", 4)
     (tmp_path / INDEX).unlink()
     cut = {"half a header": 100, "half a sample": 600, "whole samples": 0}[keep]
-    shard.path.write_bytes(shard.path.read_bytes()[: shard.offsets[2] + cut])
+    Path(shard.url).write_bytes(Path(shard.url).read_bytes()[: shard.offsets[2] + cut])
     with pytest.raises(ValueError, match=r"train-000000\.tar is truncated"):
-        open_shards(str(shard.path))
+        open_shards(shard.url)
 
 
 def test_damaged_header_without_index_is_found_by_the_scan(tmp_path):
     (shard,) = write_shards(samples(4), tmp_path, "train", 4)
     (tmp_path / INDEX).unlink()
-    content = bytearray(shard.path.read_bytes())
+    content = bytearray(Path(shard.url).read_bytes())
     content[shard.offsets[2] + 3] ^= 1
-    shard.path.write_bytes(content)
+    Path(shard.url).write_bytes(content)
     with pytest.raises(ValueError, match=rf"byte {shard.offsets[2]} begins neither a tar header"):
-        open_shards(str(shard.path))
+        open_shards(shard.url)
 
 
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_shard_that_changes_while_it_is_read_is_named(tmp_path, compress):
     (shard,) = write_shards(samples(4), tmp_path, "train", 4, compress)
-    content = shard.path.read_bytes()
-    shard.path.write_bytes(bytes(len(content)))
+    content = Path(shard.url).read_bytes()
+    Path(shard.url).write_bytes(bytes(len(content)))
     with pytest.raises(ValueError, match=r"train-000000\.tar.*are not sample 1 .*changed since"):
         read_sample(shard, 1)
-    shard.path.write_bytes(content[: shard.offsets[2]])
+    Path(shard.url).write_bytes(content[: shard.offsets[2]])
     assert read_sample(shard, 1)["__key__"] == "a/001"
     with pytest.raises(ValueError, match=r"are not sample 2 \(the file ends before them\)"):
         read_sample(shard, 2)
@@ -245,14 +240,14 @@ def test_bad_specs_are_refused(tmp_path):
         with pytest.raises(ValueError, match="names no shard"):
             open_shards(nothing)
     with pytest.raises(ValueError, match="is named twice"):
-        open_shards([str(shard.path), f"{tmp_path}/../{tmp_path.name}/train-000000.tar"])
+        open_shards([shard.url, f"{tmp_path}/../{tmp_path.name}/train-000000.tar"])
     with pytest.raises(ValueError, match=r"is a directory; name its shards"):
         open_shards(str(tmp_path))
     entry = '{"shards": {"train-000000.tar": %s}}'
     for damaged in ("[]", entry % "[]", entry % "{}", entry % '{"size": 1, "sha256": "a"}'):
         (tmp_path / INDEX).write_text(damaged)
         with pytest.raises(ValueError, match=r"index\.json is no index of shards"):
-            open_shards(str(shard.path))
+            open_shards(shard.url)
 
 
 def test_bad_samples_are_refused_and_nothing_is_left(tmp_path):
@@ -282,7 +277,7 @@ def test_a_killed_writer_leaves_no_shard_with_a_final_name(tmp_path):
 import itertools, sys, time
 from pathlib import Path
 from typing import Any
-from data.shards import write_shards
+from data.write import write_shards
 def slow():
     for i in itertools.count():
         yield {"__key__": f"{i}", "png": bytes(5000)}

@@ -1,0 +1,168 @@
+"""Where the samples of a shard lie: the scan of a tar, and `index.json` beside the shards.
+
+The index has the size and SHA-256 of every shard and the byte offset of every sample. Order, resume
+and every read rest on it.
+"""
+
+import hashlib
+import json
+import os
+import tarfile
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+INDEX = "index.json"
+BLOCK = 512  # bytes: a tar is a sequence of blocks of this size, ended by blocks of zeros
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar file and where its samples lie.
+
+    `url` is a path or a URL. `offsets` are in bytes of the file: the start of each sample, then the
+    end of the last sample; an array, since millions of Python's integers would fill the memory of
+    every worker. `size` is in bytes, `sha256` in hexadecimal.
+    """
+
+    url: str
+    size: int
+    sha256: str
+    offsets: "array[int]"
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rpartition("/")[2]
+
+    @property
+    def samples(self) -> int:
+        """How many samples the shard holds."""
+        return len(self.offsets) - 1
+
+
+def index_shard(path: Path) -> Shard:
+    """Scan the uncompressed tar at `path`, made by anyone, and find its samples.
+
+    A sample is a run of regular members with one key (see `split_name`); other members belong to
+    none. Raises ValueError if the file is truncated, damaged, compressed, holds no sample or
+    repeats a member.
+    """
+    with path.open("rb") as file:
+        offsets = array("q")
+        current, suffixes, end = None, set[str](), 0
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for key, suffix, member in sample_members(tar):
+                    if key != current:
+                        offsets.append(member.offset)
+                        current, suffixes = key, set()
+                    if suffix in suffixes:
+                        raise ValueError(
+                            f"{path}: sample {key!r} has two members {suffix!r}; "
+                            "every name in a shard must be unique"
+                        )
+                    suffixes.add(suffix)
+                    end = tar.offset
+                after = tar.offset
+        except tarfile.TarError as error:
+            raise ValueError(
+                f"{path} is truncated, damaged or no uncompressed tar ({error}); "
+                "copy or build it again, or decompress it"
+            ) from error
+        # tarfile takes an unreadable header for the end of the archive, which is a block of zeros
+        file.seek(after)
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise ValueError(
+                f"{path} is truncated or damaged: byte {after} begins neither a tar header nor the "
+                "end of the archive; copy or build it again"
+            )
+    if not offsets:
+        raise ValueError(f"{path} holds no samples: members must be named KEY.png, KEY.cls, ...")
+    size, sha256 = path.stat().st_size, file_sha256(path)
+    offsets.append(end)
+    return Shard(url=str(path), size=size, sha256=sha256, offsets=offsets)
+
+
+def read_index(directory: Path) -> dict[str, Shard]:
+    path = directory / INDEX
+    if not path.exists():
+        return {}
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["shards"]
+        return {
+            name: Shard(
+                url=str(directory / name),
+                size=int(entry["size"]),
+                sha256=str(entry["sha256"]),
+                offsets=array("q", entry["offsets"]),
+            )
+            for name, entry in entries.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no index of shards ({error!r}); "
+            "delete it and run python -m data.shards on the shards"
+        ) from error
+
+
+def write_index(shards: Iterable[Shard]) -> None:
+    """Put the shards into the `index.json` beside them, in one step.
+
+    Entries of other shards that exist stay. Raises ValueError if the index there is damaged.
+    """
+    by_directory: dict[Path, dict[str, Shard]] = {}
+    for shard in shards:
+        by_directory.setdefault(Path(shard.url).parent, {})[shard.name] = shard
+    for directory, new in by_directory.items():
+        entries = {
+            name: {"size": shard.size, "sha256": shard.sha256, "offsets": list(shard.offsets)}
+            for name, shard in (read_index(directory) | new).items()
+            if Path(shard.url).is_file()
+        }
+        temporary = directory / f".{INDEX}.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump({"shards": entries}, file, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(directory / INDEX)
+        sync_directory(directory)
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Split a member's name into key and lower-case suffix where webdataset does.
+
+    That is the first dot of the last part: `a.b/c.d.PNG` gives `("a.b/c", "d.png")`. None for what
+    belongs to no sample: names without a dot, hidden files (such as the `._` twins that macOS
+    adds) and webdataset's own `__meta__` members.
+    """
+    directory, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    first = name.partition("/")[0]
+    if (
+        not stem
+        or not suffix
+        or (len(first) >= 4 and first.startswith("__") and first.endswith("__"))
+    ):
+        return None
+    return f"{directory}{slash}{stem}", suffix.lower()
+
+
+def sample_members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    for member in tar:
+        split = split_name(member.name) if member.isreg() else None
+        if split is not None:
+            yield *split, member
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
