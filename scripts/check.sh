@@ -11,4 +11,5 @@ ruff check --quiet .
 echo "== basedpyright"
 basedpyright
 echo "== pytest"
-python -m pytest -q ${tests[@]+"${tests[@]}"}
+# One process a core, each with one thread: most tests wait for an interpreter to start.
+OMP_NUM_THREADS=1 python -m pytest -q -n "$OMP_NUM_THREADS" --dist loadfile ${tests[@]+"${tests[@]}"}
