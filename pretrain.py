@@ -22,11 +22,14 @@ from typing import Any, Literal, cast
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torchvision.utils import save_image
 from tqdm import tqdm
 
-from data.pipeline import DataConfig, GlobalBatches, train_loader
+from data.broken import BrokenSamples
+from data.order import GlobalBatches, Order
+from data.pipeline import DataConfig, train_loader
 from data.shards import open_shards
 from data.transforms import Normalise
 from fcmae import FCMAE, checkpoint
@@ -90,9 +93,10 @@ def main(argv: Sequence[str]) -> None:
             f" on {accelerator.device}: launch one, or set ACCELERATE_USE_CPU=1"
         )
 
-    shards = open_shards(config.data.train, verify=run.verify)
-    samples = sum(shard.samples for shard in shards)
-    total, warmup = total_steps(optim, samples), warmup_steps(optim, samples)
+    shards = open_shards(config.data.train, run.verify, config.data.source)
+    order = Order([shard.samples for shard in shards], config.seed, config.data.window)
+    bad = BrokenSamples(order.samples, config.data.max_bad_fraction)
+    total, warmup = total_steps(optim, order.samples), warmup_steps(optim, order.samples)
     model = FCMAE(**vars(config.model), generator=torch.Generator().manual_seed(config.seed))
     newest = checkpoint.latest(run.dir)
     if config.init.weights is not None:
@@ -116,8 +120,7 @@ def main(argv: Sequence[str]) -> None:
     if accelerator.is_main_process:
         forget_after(run.dir / "metrics.jsonl", state.step)
     batches = GlobalBatches(
-        samples=samples,
-        seed=config.seed,
+        order,
         batch_size=optim.batch_size,
         start=state.samples_seen,
         steps=total - state.step,
@@ -138,13 +141,14 @@ def main(argv: Sequence[str]) -> None:
     trained.train()
     accelerator.print(
         f"{config.model.name} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
-        f" parameters, {samples} images, {total} steps of {optim.batch_size}"
+        f" parameters, {order.samples} images, {total} steps of {optim.batch_size}"
         f" on {accelerator.num_processes} x {accelerator.device.type}"
     )
 
     micro_batches = iter(loader)
     images = visible = prediction = torch.empty(0)  # the last micro-batch, for pictures
-    broken = torch.zeros((), device=accelerator.device)  # steps since the last log, loss not finite
+    # since the last log: steps whose loss is not finite, samples that this process found broken
+    infinite, found = torch.zeros((), device=accelerator.device), list[str]()
     since, logged = time.perf_counter(), state.step
     steps = tqdm(
         range(state.step, total),
@@ -167,6 +171,7 @@ def main(argv: Sequence[str]) -> None:
         loss = torch.zeros((), device=accelerator.device)
         for micro in range(1, optim.accumulate + 1):
             batch = next(micro_batches)
+            found += bad.new(batch["broken"])
             images = normalise(batch["image"].to(accelerator.device, non_blocking=True))
             visible = draw_visible_of(
                 config.seed, batch["epoch"], batch["sample"], model.n, config.model.ratio
@@ -179,14 +184,15 @@ def main(argv: Sequence[str]) -> None:
             accelerator.clip_grad_norm_(trained.parameters(), optim.clip_grad)
         optimizer.step()
         optimizer.zero_grad()
-        broken += ~loss.isfinite()
+        infinite += ~loss.isfinite()
         state = TrainState(step + 1, state.samples_seen + optim.batch_size)
 
         last = state.step == total
         saving = last or state.step % run.save_every == 0
         if saving or state.step % run.log_every == 0:
-            total_loss, failures = cast(
-                "Tensor", accelerator.reduce(torch.stack([loss, broken]), "sum")
+            sums = torch.stack([loss, infinite, torch.full_like(loss, len(found))])
+            total_loss, failures, any_found = cast(
+                "Tensor", accelerator.reduce(sums, "sum")
             ).tolist()
             mean_loss = total_loss / accelerator.num_processes
             if failures:
@@ -195,6 +201,10 @@ def main(argv: Sequence[str]) -> None:
                     f" newest checkpoint: {checkpoint.latest(run.dir)}; lower optim.base_lr, set"
                     " optim.clip_grad, lengthen the warm-up, or take precision fp32"
                 )
+            if any_found:  # every process learns of them, and stops where one does
+                for message in bad.add(gather_object(found)):
+                    accelerator.print(f"skipped {message}")
+                found = []
             now = time.perf_counter()
             speed = (state.step - logged) * optim.batch_size / (now - since)
             since, logged = now, state.step
@@ -205,6 +215,7 @@ def main(argv: Sequence[str]) -> None:
                     "loss": mean_loss,
                     "lr": lr,
                     "images_per_s": round(speed, 2),
+                    "bad_samples": bad.by_shard(),
                 }
                 with (run.dir / "metrics.jsonl").open("a") as metrics:
                     print(json.dumps(line), file=metrics)
@@ -239,7 +250,9 @@ def open_run(config: PretrainConfig, accelerator: Accelerator) -> None:
     written = config.run.dir / "config.yaml"
     if checkpoint.latest(config.run.dir) is not None and written.exists():
         differing = differences(
-            yaml.safe_load(written.read_text()), to_tree(config), ignore=("run.", "data.workers")
+            yaml.safe_load(written.read_text()),
+            to_tree(config),
+            ignore=("run.", "data.workers", "data.source.", "data.max_bad_fraction"),
         )
         if differing:
             raise ValueError(

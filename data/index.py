@@ -11,7 +11,9 @@ import tarfile
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 INDEX = "index.json"
 BLOCK = 512  # bytes: a tar is a sequence of blocks of this size, ended by blocks of zeros
@@ -50,61 +52,82 @@ def index_shard(path: Path) -> Shard:
     repeats a member.
     """
     with path.open("rb") as file:
-        offsets = array("q")
-        current, suffixes, end = None, set[str](), 0
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for key, suffix, member in sample_members(tar):
-                    if key != current:
-                        offsets.append(member.offset)
-                        current, suffixes = key, set()
-                    if suffix in suffixes:
-                        raise ValueError(
-                            f"{path}: sample {key!r} has two members {suffix!r}; "
-                            "every name in a shard must be unique"
-                        )
-                    suffixes.add(suffix)
-                    end = tar.offset
-                after = tar.offset
-        except tarfile.TarError as error:
-            raise ValueError(
-                f"{path} is truncated, damaged or no uncompressed tar ({error}); "
-                "copy or build it again, or decompress it"
-            ) from error
-        # tarfile takes an unreadable header for the end of the archive, which is a block of zeros
-        file.seek(after)
-        if file.read(BLOCK) != bytes(BLOCK):
-            raise ValueError(
-                f"{path} is truncated or damaged: byte {after} begins neither a tar header nor the "
-                "end of the archive; copy or build it again"
-            )
-    if not offsets:
-        raise ValueError(f"{path} holds no samples: members must be named KEY.png, KEY.cls, ...")
-    size, sha256 = path.stat().st_size, file_sha256(path)
-    offsets.append(end)
-    return Shard(url=str(path), size=size, sha256=sha256, offsets=offsets)
+        return scan(file, str(path))
 
 
-def read_index(directory: Path) -> dict[str, Shard]:
-    path = directory / INDEX
-    if not path.exists():
-        return {}
+def scan(file: BufferedReader, url: str) -> Shard:
+    """The same of an open file, whose shard lies at `url`."""
+    offsets = array("q")
+    current, suffixes, end = None, set[str](), 0
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["shards"]
-        return {
-            name: Shard(
-                url=str(directory / name),
-                size=int(entry["size"]),
-                sha256=str(entry["sha256"]),
-                offsets=array("q", entry["offsets"]),
-            )
-            for name, entry in entries.items()
-        }
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for key, suffix, member in sample_members(tar):
+                if key != current:
+                    offsets.append(member.offset)
+                    current, suffixes = key, set()
+                if suffix in suffixes:
+                    raise ValueError(
+                        f"{url}: sample {key!r} has two members {suffix!r}; "
+                        "every name in a shard must be unique"
+                    )
+                suffixes.add(suffix)
+                end = tar.offset
+                tar.members.clear()  # type: ignore[attr-defined]  # every header seen so far
+            after = tar.offset
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"{url} is truncated, damaged or no uncompressed tar ({error}); "
+            "copy or build it again, or decompress it"
+        ) from error
+    # tarfile takes an unreadable header for the end of the archive, which is a block of zeros
+    file.seek(after)
+    if file.read(BLOCK) != bytes(BLOCK):
+        raise ValueError(
+            f"{url} is truncated or damaged: byte {after} begins neither a tar header nor the "
+            "end of the archive; copy or build it again"
+        )
+    if not offsets:
+        raise ValueError(f"{url} holds no samples: members must be named KEY.png, KEY.cls, ...")
+    offsets.append(end)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Shard(url=url, size=size, sha256=sha256, offsets=offsets)
+
+
+def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
+    """The shards that `directory/index.json` lists, by name; none if there is no such file.
+
+    `text` is the file's content, where it was read from afar. Raises ValueError if it is damaged.
+    """
+    path = f"{directory}/{INDEX}"
+    if text is None:
+        if not Path(path).exists():
+            return {}
+        text = Path(path).read_text(encoding="utf-8")
+    try:
+        entries = json.loads(text)["shards"]
+        return {name: from_entry(f"{directory}/{name}", e) for name, e in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no index of shards ({error!r}); "
-            "delete it and run python -m data.shards on the shards"
+            "delete it and run python -m data.shards index on the shards"
         ) from error
+
+
+def to_entry(shard: Shard) -> dict[str, Any]:
+    """What an index says of a shard."""
+    return {"size": shard.size, "sha256": shard.sha256, "offsets": shard.offsets.tolist()}
+
+
+def from_entry(url: str, entry: dict[str, Any]) -> Shard:
+    """The inverse of `to_entry`."""
+    return Shard(
+        url=url,
+        size=int(entry["size"]),
+        sha256=str(entry["sha256"]),
+        offsets=array("q", entry["offsets"]),
+    )
 
 
 def write_index(shards: Iterable[Shard]) -> None:
@@ -117,18 +140,23 @@ def write_index(shards: Iterable[Shard]) -> None:
         by_directory.setdefault(Path(shard.url).parent, {})[shard.name] = shard
     for directory, new in by_directory.items():
         entries = {
-            name: {"size": shard.size, "sha256": shard.sha256, "offsets": list(shard.offsets)}
-            for name, shard in (read_index(directory) | new).items()
+            name: to_entry(shard)
+            for name, shard in (read_index(str(directory)) | new).items()
             if Path(shard.url).is_file()
         }
-        temporary = directory / f".{INDEX}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump({"shards": entries}, file, sort_keys=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(directory / INDEX)
-        sync_directory(directory)
+        write_json(directory / INDEX, {"shards": entries})
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file in one step: whole and on the disk, or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, sort_keys=True)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def split_name(name: str) -> tuple[str, str] | None:

@@ -11,80 +11,109 @@ are better written compressed: `.tar.gz`, one gzip stream for every other reader
 each sample (zlib's Z_FULL_FLUSH), so that the bytes of a sample can be decompressed alone.
 """
 
+import hashlib
 import io
+import json
+import os
 import sys
 import tarfile
 import zlib
+from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from braceexpand import braceexpand
+from filelock import FileLock
+from tqdm import tqdm
 
+from data.cache import open_cached, rename_cached
 from data.index import (
     INDEX,
     Shard,
     file_sha256,
+    from_entry,
     index_shard,
     read_index,
     sample_members,
+    scan,
+    to_entry,
     write_index,
+    write_json,
 )
+from data.sources import SourceConfig, info, is_remote, read_all, read_range
+
+LOCAL = SourceConfig()  # of shards that lie on this machine
 
 
-def open_shards(spec: str | Sequence[str], verify: bool = True) -> list[Shard]:
+def open_shards(
+    spec: str | Sequence[str], verify: bool = True, source: SourceConfig = LOCAL
+) -> list[Shard]:
     """Find the shards that `spec` names, in its order.
 
-    `spec` is a path, a brace pattern such as `DIR/train-{000000..000003}.tar`, or a list of them.
-    A shard listed in the `index.json` beside it must have the size given there and, with `verify`,
-    the SHA-256; a shard that is not listed is scanned, which reads all of it.
+    `spec` is a path or URL, a brace pattern such as `DIR/train-{000000..000003}.tar`, or a list of
+    them. A shard listed in the `index.json` beside it must have the size given there and, with
+    `verify` and on this machine, the SHA-256; fetched ones are hashed when they are fetched. A
+    shard that is not listed is scanned, which reads all of it, once: the scan is kept in
+    `source.cache`.
 
     Raises FileNotFoundError for a missing shard; ValueError for a damaged one, a damaged index, a
-    path named twice and a spec that names nothing.
+    path named twice and a spec that names nothing; what `read_range` raises.
     """
     patterns = [spec] if isinstance(spec, str) else list(spec)
-    paths = [Path(path) for pattern in patterns for path in braceexpand(pattern) if path]
-    if not paths:
+    urls = [url for pattern in patterns for url in braceexpand(pattern) if url]
+    if not urls:
         raise ValueError(
             f"{spec!r} names no shard; "
             "give a path or a pattern like 'DIR/train-{000000..000003}.tar'"
         )
-    seen: set[Path] = set()
-    for path in paths:
-        if path.is_dir():
-            raise ValueError(
-                f"{path} is a directory; "
-                f"name its shards, like '{path}/train-{{000000..000003}}.tar'"
-            )
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"shard {path} does not exist; check the pattern {spec!r}, or build it "
-                "(scripts/make_shards.py; the embedded set: python -m data.demo build)"
-            )
-        if path.resolve() in seen:
-            raise ValueError(f"shard {path} is named twice in {spec!r}; name every shard once")
-        seen.add(path.resolve())
-    indexes = {directory: read_index(directory) for directory in {path.parent for path in paths}}
+    seen: set[str] = set()
+    for url in urls:
+        if not is_remote(url):
+            _check_file(Path(url), spec)
+        place = url if is_remote(url) else str(Path(url).resolve())
+        if place in seen:
+            raise ValueError(f"shard {url} is named twice in {spec!r}; name every shard once")
+        seen.add(place)
+    directories = {_directory(url) for url in urls}
+    indexes = {directory: _open_index(directory, source) for directory in directories}
+    listed = [indexes[_directory(url)].get(url.rpartition("/")[2]) for url in urls]
 
-    def open_one(path: Path) -> Shard:
-        listed = indexes[path.parent].get(path.name)
-        return index_shard(path) if listed is None else _check(listed, verify)
+    def open_one(url: str, found: Shard | None) -> Shard:
+        return index_unlisted(url, source) if found is None else _check(found, verify, source)
 
-    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
-        return list(pool.map(open_one, paths))
+    unlisted = listed.count(None)
+    with (
+        ThreadPoolExecutor() as pool,  # hashing and waiting release the interpreter lock
+        tqdm(
+            total=unlisted, desc="indexing shards", unit="shard", disable=None if unlisted else True
+        ) as bar,
+    ):
+        shards = []
+        for shard, found in zip(pool.map(open_one, urls, listed), listed, strict=True):
+            shards.append(shard)
+            bar.update(found is None)
+        return shards
 
 
-def read_sample(shard: Shard, i: int) -> dict[str, str | bytes]:
+def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str, str | bytes]:
     """Read sample `i`: `{"__key__": str, "png": bytes, "cls": bytes, ...}`, suffixes in lower case.
 
-    Raises IndexError unless 0 <= i < shard.samples, ValueError if the bytes there are no sample.
+    Raises IndexError unless 0 <= i < shard.samples, ValueError if the bytes there are no sample,
+    and what `open_cached` and `read_range` raise.
     """
     if not 0 <= i < shard.samples:
         raise IndexError(f"sample {i} of {shard.url}: it holds samples 0 to {shard.samples - 1}")
     start, end = shard.offsets[i : i + 2]
-    with Path(shard.url).open("rb") as file:
-        file.seek(start)
-        content = file.read(end - start)
+    if is_remote(shard.url) and source.read == "range":
+        content = read_range(shard.url, start, end, source)
+    else:
+        remote = is_remote(shard.url)
+        file = open_cached(shard, source) if remote else os.open(shard.url, os.O_RDONLY)
+        try:
+            content = os.pread(file, end - start, start)
+        finally:
+            os.close(file)
     sample: dict[str, str | bytes] = {}
     try:
         if len(content) < end - start:
@@ -103,21 +132,77 @@ def read_sample(shard: Shard, i: int) -> dict[str, str | bytes]:
     except (tarfile.TarError, zlib.error) as error:
         raise ValueError(
             f"{shard.url}: bytes {start} to {end} are not sample {i} ({error}); the file changed "
-            f"since it was indexed: restore it, or run python -m data.shards {shard.url}"
+            f"since it was indexed: restore it, or run python -m data.shards index {shard.url}"
         ) from error
     return sample
 
 
-def _check(shard: Shard, verify: bool) -> Shard:
-    path = Path(shard.url)
+def index_unlisted(url: str, config: SourceConfig) -> Shard:
+    """Scan a shard that no index.json lists, unless a scan of this very version is in the cache.
+
+    A remote shard is fetched for it. Raises what `scan`, `open_cached` and `info` raise.
+    """
+    if is_remote(url):
+        found = info(url, config)
+        size, version = found.size, found.version
+    else:
+        status = Path(url).stat()
+        size, version = status.st_size, str(status.st_mtime_ns)
+    where = url if is_remote(url) else str(Path(url).resolve())
+    name = hashlib.sha256(f"{where} {size} {version}".encode()).hexdigest()[:24]
+    file = config.cache.expanduser() / "indexes" / f"{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        if file.exists():
+            return from_entry(url, json.loads(file.read_text(encoding="utf-8")))
+        if is_remote(url):
+            unknown = Shard(url=url, size=size, sha256="", offsets=array("q"))
+            with os.fdopen(open_cached(unknown, config), "rb") as copy:
+                shard = scan(copy, url)
+            rename_cached(unknown, shard, config)
+        else:
+            shard = index_shard(Path(url))
+        write_json(file, to_entry(shard))
+    return shard
+
+
+def _check_file(path: Path, spec: str | Sequence[str]) -> None:
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a directory; name its shards, like '{path}/train-{{000000..000003}}.tar'"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"shard {path} does not exist; check the pattern {spec!r}, or build it "
+            "(scripts/make_shards.py; the embedded set: python -m data.demo build)"
+        )
+
+
+def _directory(url: str) -> str:
+    return url.rpartition("/")[0] if is_remote(url) else str(Path(url).parent)
+
+
+def _open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
+    if not is_remote(directory):
+        return read_index(directory)
+    try:
+        text = read_all(f"{directory}/{INDEX}", source).decode()
+    except FileNotFoundError:
+        return {}
+    return read_index(directory, text)
+
+
+def _check(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
+    path = shard.url
+    remote = is_remote(path)
     way_out = (
         "it is truncated, damaged or was replaced: restore it, or if it is meant to differ, "
-        f"run python -m data.shards {path}"
+        f"run python -m data.shards index {path}"
     )
-    size = path.stat().st_size
+    size = info(path, source).size if remote else Path(path).stat().st_size
     if size != shard.size:
         raise ValueError(f"shard {path} has {size} bytes, {INDEX} says {shard.size}; {way_out}")
-    if verify and (sha256 := file_sha256(path)) != shard.sha256:
+    if verify and not remote and (sha256 := file_sha256(Path(path))) != shard.sha256:
         raise ValueError(
             f"shard {path} has SHA-256 {sha256}, {INDEX} says {shard.sha256}; {way_out}"
         )

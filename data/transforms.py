@@ -1,44 +1,23 @@
-"""Bytes to tensors: decoding, the random crop of pretraining, the centre crop of evaluation.
+"""From an opened image to a tensor: the random crop of pretraining, the centre crop of evaluation.
 
 Randomness comes in as a generator: a sample's crop and flip are functions of (seed, epoch, sample).
 """
 
-import io
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from PIL import Image
+from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as F
+from torch.nn import functional as F
+
+from data.decode import Box, Picture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-BICUBIC = InterpolationMode.BICUBIC
 
-
-def decode(encoded: bytes, in_chans: int) -> UInt8[Tensor, "c h w"]:
-    """Decode a PNG or JPEG into `in_chans` channels: 1 grey, 3 RGB, 4 RGBA.
-
-    16-bit grey keeps its upper 8 bits.
-
-    Raises:
-        ValueError: another number of channels, or bytes that are no image.
-    """
-    if in_chans not in MODES:
-        raise ValueError(f"in_chans={in_chans}: PNG and JPEG images decode to 1, 3 or 4 channels")
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.mode.startswith("I"):  # 16-bit grey, which PIL's convert would clip at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            pixels = np.array(image.convert(MODES[in_chans]))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{len(encoded)} bytes cannot be decoded as an image ({error})") from error
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], in_chans)).permute(2, 0, 1)
+Image = UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]
 
 
 @dataclass(frozen=True)
@@ -48,19 +27,13 @@ class Crop:
     scale: tuple[float, float]
     flip: bool
 
-    def __call__(
-        self,
-        image: UInt8[Tensor, "c h0 w0"],
-        size: tuple[int, int],
-        rng: np.random.Generator,
-    ) -> UInt8[Tensor, "c h w"]:
-        """Crop, resize (bicubic, antialiased), flip with probability 1/2."""
-        h, w = image.shape[1:]
-        top, left, height, width = self.box(h, w, rng)
-        image = F.resized_crop(image, top, left, height, width, list(size), BICUBIC, antialias=True)
-        return F.horizontal_flip(image) if rng.random() < self.flip / 2 else image
+    def __call__(self, picture: Picture, size: tuple[int, int], rng: np.random.Generator) -> Image:
+        """Decode the box, resize it (bicubic, antialiased), flip it with probability 1/2."""
+        box = self.box(picture.height, picture.width, rng)
+        image = resize(picture.read(box, size), size)
+        return image.flip(-1) if rng.random() < self.flip / 2 else image
 
-    def box(self, h: int, w: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    def box(self, h: int, w: int, rng: np.random.Generator) -> Box:
         """Top, left, height, width in pixels; after ten misses the largest centred box."""
         for _ in range(10):
             area = h * w * rng.uniform(*self.scale)
@@ -73,15 +46,25 @@ class Crop:
         return (h - height) // 2, (w - width) // 2, height, width
 
 
-def centre_crop(image: UInt8[Tensor, "c h0 w0"], size: tuple[int, int]) -> UInt8[Tensor, "c h w"]:
-    """Resize (bicubic, antialiased) until `size` just fits in, and cut out the centre."""
-    scale = max(size[0] / image.shape[1], size[1] / image.shape[2])
-    whole = [max(side, round(old * scale)) for side, old in zip(size, image.shape[1:], strict=True)]
-    return F.center_crop(F.resize(image, whole, BICUBIC, antialias=True), list(size))
+def centre_crop(picture: Picture, size: tuple[int, int]) -> Image:
+    """Decode the largest centred box of the aspect ratio of `size`, and resize it to that."""
+    h, w = picture.height, picture.width
+    scale = min(h / size[0], w / size[1])
+    height, width = (max(1, round(side * scale)) for side in size)
+    return resize(picture.read(((h - height) // 2, (w - width) // 2, height, width), size), size)
+
+
+def resize(
+    image: UInt8[Tensor, "c h0 w0"] | Float32[Tensor, "c h0 w0"], size: tuple[int, int]
+) -> Image:
+    """Bicubic, antialiased. In 8 bits torch works on the bytes themselves, several at a time."""
+    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0]
 
 
 class Normalise(nn.Module):
-    """(x / 255 - mean) / std per channel, on whatever device the module is moved to.
+    """(x - mean) / std per channel, on whatever device the module is moved to.
+
+    Of 8-bit images, x is a 255th.
 
     Args:
         mean: of each channel on the scale 0 to 1, or one value for all.
@@ -105,8 +88,11 @@ class Normalise(nn.Module):
                 )
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
 
-    def forward(self, images: UInt8[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return (images.float() / 255 - self.mean) / self.std
+    def forward(
+        self, images: UInt8[Tensor, "b c h w"] | Float32[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        x = images.float() / 255 if images.dtype == torch.uint8 else images
+        return (x - self.mean) / self.std
 
     def inverse(self, x: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
         """Back to the scale 0 to 1, clamped to it."""

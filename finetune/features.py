@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from data.broken import BrokenSamples
+from data.decode import Pixels
 from data.pipeline import ShardImages, eval_loader
 from data.shards import open_shards
+from data.sources import SourceConfig
 from data.transforms import Normalise
 from fcmae.checkpoint import write_text
 from fcmae.convert import Metadata
@@ -47,6 +50,11 @@ class LabelledData:
     """Images at a time, on each process."""
     workers: int = 2
     """Processes that decode images, for each process."""
+    max_bad_fraction: float = 0.01
+    """Share of the samples that may be broken. They are left out, counted and named."""
+    pixels: Pixels = "uint8"
+    """As data.pixels of the pretraining."""
+    source: SourceConfig = field(default_factory=SourceConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +97,7 @@ def labelled_features(
     """
     model, metadata = backbone(config.weights, config.random)
     model = model.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    train, test = (
+    (train, train_skipped), (test, test_skipped) = (
         cached(spec, model, metadata, config, accelerator)
         for spec in (config.data.train, config.data.test)
     )
@@ -103,6 +111,7 @@ def labelled_features(
         "image_size": metadata.image_size,
         "train_samples": len(train.y),
         "test_samples": len(test.y),
+        "skipped_samples": train_skipped + test_skipped,
         "classes": int(train.y.max()) + 1,
     }
     return train, test, made
@@ -114,16 +123,24 @@ def cached(
     metadata: Metadata,
     config: ProbeConfig,
     accelerator: Accelerator,
-) -> Features:
-    """The features of these shards, from the cache if it has them.
+) -> tuple[Features, int]:
+    """The features of these shards, from the cache if it has them, and how many were broken.
 
     A file's name is a hash of what its contents depend on: shards, weights, metadata.
     """
-    shards = open_shards(spec)
-    images = ShardImages(shards, size=metadata.image_size, in_chans=metadata.in_chans)
+    data = config.data
+    shards = open_shards(spec, source=data.source)
+    images = ShardImages(
+        shards,
+        size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        pixels=data.pixels,
+        source=data.source,
+    )
     path = None
     if config.cache is not None:
-        key = hashlib.sha256(repr((metadata, [shard.sha256 for shard in shards])).encode())
+        made_of = (metadata, data.pixels, [shard.sha256 for shard in shards])
+        key = hashlib.sha256(repr(made_of).encode())
         for name, tensor in model.state_dict().items():
             key.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         path = config.cache / f"{key.hexdigest()[:32]}.safetensors"
@@ -131,15 +148,19 @@ def cached(
         (found,) = broadcast_object_list(
             [load_file(path) if accelerator.is_main_process and path.exists() else None]
         )
-        if found is not None:
-            return Features(found["x"], found["y"], groups_of(images, config.data.group))
-    x, y = extract(model, images, metadata, config.data, accelerator)
-    if path is not None and accelerator.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        save_file({"x": x, "y": y}, partial)
-        partial.replace(path)
-    return Features(x, y, groups_of(images, config.data.group))
+    else:
+        found = None
+    if found is None:
+        x, y, whole = extract(model, images, metadata, data, accelerator)
+        found = {"x": x, "y": y, "whole": whole}
+        if path is not None and accelerator.is_main_process:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".tmp")
+            save_file(found, partial)
+            partial.replace(path)
+    whole = found["whole"]
+    features = Features(found["x"], found["y"], groups_of(images, data.group)).take(whole)
+    return features, int((~whole).sum())
 
 
 @torch.no_grad()
@@ -149,8 +170,14 @@ def extract(
     metadata: Metadata,
     data: LabelledData,
     accelerator: Accelerator,
-) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]:
-    """Features and labels of all samples; the processes share the work and each gets the whole."""
+) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Features and labels of all samples, and which were whole; broken ones have no meaning.
+
+    The processes share the work and each gets all of it.
+
+    Raises:
+        ValueError: a sample without a label, or too many broken ones.
+    """
     world = accelerator.num_processes
     loader = eval_loader(
         images,
@@ -161,21 +188,29 @@ def extract(
     )
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(accelerator.device)
     forward = cast("Callable[[Tensor], Tensor]", model.forward_features)
-    rows, labels = [], []
+    rows, labels, broken = [], [], list[str]()
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
     for batch in tqdm(loader, desc="features", unit="batch", disable=quiet):
         x = normalise(batch["image"].to(accelerator.device))
         rows.append(forward(x).mean((2, 3)).float().cpu())
         labels.append(batch["label"])
+        broken += batch["broken"]
     order = torch.cat([torch.arange(r, len(images), world) for r in range(world)]).argsort()
-    x, y = (torch.cat(gather_object([torch.cat(part)]))[order] for part in (rows, labels))
-    if (y < 0).any():
-        shard, members = images.read(int((y < 0).nonzero()[0]))
+    whole = [torch.tensor([not line for line in broken])]
+    x, y, whole = (
+        torch.cat(gather_object([torch.cat(part)]))[order] for part in (rows, labels, whole)
+    )
+    bad = BrokenSamples(len(images), data.max_bad_fraction)
+    for message in bad.add(gather_object(broken)):
+        accelerator.print(f"skipped {message}")
+    unlabelled = whole & (y < 0)
+    if unlabelled.any():
+        shard, members = images.read(int(unlabelled.nonzero()[0]))
         raise ValueError(
             f"{shard.url}: sample {members['__key__']!r} has no label (.cls);"
             " scripts/make_shards.py labels images by their sub-folders"
         )
-    return x, y
+    return x, y, whole
 
 
 def groups_of(images: ShardImages, name: str) -> Int[Tensor, " n"]:

@@ -84,7 +84,8 @@ def test_a_run_leaves_config_environment_metrics_pictures_and_checkpoints(finish
     lines = metrics(finished)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["samples_seen"] for line in lines] == [8, 16, 24, 32, 40, 48]
-    assert lines[0].keys() == {"step", "samples_seen", "loss", "lr", "images_per_s"}
+    keys = {"step", "samples_seen", "loss", "lr", "images_per_s", "bad_samples"}
+    assert lines[0].keys() == keys
     assert [p.name for p in sorted((finished / "pictures").iterdir())] == [
         "step_0000003.png",
         "step_0000006.png",

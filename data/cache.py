@@ -1,0 +1,76 @@
+"""A bounded directory of fetched shards that the processes of a node share.
+
+A shard is fetched by one process under a lock, the others wait for it; it gets its name when it is
+whole and its hash is right. A process that is killed lets go of the lock, and the next one fetches
+anew over what it left.
+"""
+
+import hashlib
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import FileLock
+
+from data.index import Shard, file_sha256
+from data.sources import SourceConfig, download
+
+
+def open_cached(shard: Shard, config: SourceConfig) -> int:
+    """A file descriptor of the shard's copy in the cache, fetched if it is not there.
+
+    The copy may leave the cache at any time; what is open stays readable.
+
+    Raises:
+        ValueError: the fetched shard has not the SHA-256 of its index.
+        OSError: it cannot be fetched or the cache not be written.
+    """
+    copy = _place(shard, config)
+    try:
+        os.utime(copy)  # used now
+        return os.open(copy, os.O_RDONLY)
+    except FileNotFoundError:
+        pass
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{copy}.lock"):
+        if not copy.exists():
+            partial = copy.with_suffix(".part")
+            _make_room(copy.parent, config.cache_gb * 1e9 - shard.size)
+            download(shard.url, shard.size, partial, config)
+            if shard.sha256 and (found := file_sha256(partial)) != shard.sha256:
+                partial.unlink()
+                raise ValueError(
+                    f"shard {shard.url} has SHA-256 {found}, its index says {shard.sha256}; it was"
+                    " replaced or damaged: restore it, or index it again"
+                )
+            partial.replace(copy)
+        return os.open(copy, os.O_RDONLY)
+
+
+def rename_cached(old: Shard, new: Shard, config: SourceConfig) -> None:
+    """Keep the copy of a shard whose SHA-256 was unknown when it was fetched, and is known now."""
+    with suppress(FileNotFoundError):  # it left the cache already
+        _place(old, config).replace(_place(new, config))
+
+
+def _place(shard: Shard, config: SourceConfig) -> Path:
+    version = hashlib.sha256(f"{shard.url} {shard.size} {shard.sha256}".encode()).hexdigest()[:24]
+    return config.cache.expanduser() / "shards" / f"{version}.tar"
+
+
+def _make_room(directory: Path, limit: float) -> None:
+    """Remove the least recently used files until the rest is within `limit` bytes."""
+    with FileLock(directory / "room.lock"):
+        found = []
+        for path in directory.iterdir():
+            # a part turns into a shard, and out of this list, at any time
+            with suppress(FileNotFoundError):
+                if path.suffix in (".tar", ".part"):
+                    status = path.stat()
+                    found.append((status.st_mtime_ns, status.st_size, path))
+        total = sum(size for _, size, _ in found)
+        for _, size, path in sorted(found):
+            if total <= limit:
+                break
+            path.unlink(missing_ok=True)
+            total -= size

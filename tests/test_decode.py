@@ -1,0 +1,172 @@
+"""Every format to the channels and the depth asked for; reduced JPEGs close to whole ones."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+import tifffile
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from data.decode import MAX_PIXELS, decode, open_image
+from data.transforms import Crop
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+    top = 1 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
+    return (np.random.default_rng(0).random(shape) * top).astype(dtype)
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Noise over all scales, as photographs have it."""
+    rng, image = np.random.default_rng(0), np.zeros((height, width, 3))
+    for scale in (3, 8, 20, 50, 120, 300):
+        small = rng.normal(size=(3, scale, scale)).astype(np.float32)
+        for c in range(3):
+            layer = Image.fromarray(small[c]).resize((width, height), Image.Resampling.BICUBIC)
+            image[..., c] += np.asarray(layer) / scale**0.7
+    image -= image.min()
+    return (image * 255 / image.max()).astype(np.uint8)
+
+
+def encoded(image: np.ndarray, suffix: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    if suffix == "npy":
+        np.save(file, image)
+    elif suffix == "tif":
+        kind = "rgb" if image.shape[-1] == 3 else "minisblack"
+        tifffile.imwrite(file, image, **{"photometric": kind, **options})
+    else:
+        Image.fromarray(image).save(file, {"jpg": "jpeg"}.get(suffix, suffix), **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "npy"])
+@pytest.mark.parametrize(("shape", "in_chans"), [((20, 30), 1), ((20, 30, 3), 3), ((20, 30, 3), 1)])
+def test_photographs_decode_to_the_channels_asked_for(suffix, shape, in_chans):
+    image = decode(encoded(noise(*shape), suffix), suffix, in_chans)
+    assert image.dtype == torch.uint8
+    assert image.shape == (in_chans, 20, 30)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+def test_lossless_formats_give_back_their_pixels(suffix):
+    image = noise(7, 9, 3)
+    assert np.array_equal(decode(encoded(image, suffix), suffix).permute(1, 2, 0).numpy(), image)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK"])
+def test_unusual_modes_become_rgb(mode):
+    file = io.BytesIO()
+    suffix = "jpg" if mode == "CMYK" else "png"
+    Image.fromarray(noise(8, 8, 3)).convert(mode).save(file, "jpeg" if suffix == "jpg" else "png")
+    assert decode(file.getvalue(), suffix, 3).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
+def test_16_bits_keep_the_upper_8_or_become_a_share_of_the_range(suffix):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    content = encoded(ramp, suffix)
+    assert np.array_equal(decode(content, suffix, 1)[0].numpy(), ramp >> 8)
+    whole = decode(content, suffix, 1, "float32")
+    np.testing.assert_allclose(whole[0].numpy(), ramp / 65535, atol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{"planarconfig": "separate"}, {"planarconfig": "contig"}])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+def test_a_satellite_tile_of_13_bands_keeps_them_all(options, compression):
+    bands = noise(16, 12, 13, dtype=np.uint16)
+    stored = bands.transpose(2, 0, 1) if options["planarconfig"] == "separate" else bands
+    content = encoded(stored, "tif", compression=compression, **options)
+    tile = decode(content, "tif", 13, "float32")
+    np.testing.assert_allclose(tile.numpy(), bands.transpose(2, 0, 1) / 65535, atol=1e-7)
+
+
+def test_floats_stay_as_they_are():
+    image = noise(5, 6, 2, dtype=np.float64)
+    np.testing.assert_allclose(
+        decode(encoded(image, "npy"), "npy", 2, "float32").permute(1, 2, 0).numpy(),
+        image.astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("image", "suffix", "in_chans", "pixels", "message"),
+    [
+        (noise(4, 4, 13), "npy", 3, "uint8", "has 13 channels of uint8, not in_chans=3"),
+        (noise(4, 4, 3), "png", 13, "uint8", "in_chans=13: PNG, JPEG and WebP images decode to"),
+        (noise(4, 4, dtype=np.float32), "npy", 1, "uint8", "float32 pixels do not fit into 8 bits"),
+        (noise(4, 4, dtype=np.int32), "npy", 1, "float32", "int32 pixels have no known range"),
+        (np.full((4, 4), np.nan), "npy", 1, "float32", "not finite"),
+        (noise(4), "npy", 1, "uint8", r"shape \(4,\) is no image"),
+        (noise(2, 4, 4, 5), "tif", 1, "uint8", "rows, columns, bands wanted"),
+    ],
+)
+def test_what_cannot_be_had_is_named(image, suffix, in_chans, pixels, message):
+    with pytest.raises(ValueError, match=message):
+        decode(encoded(image, suffix), suffix, in_chans, pixels)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "npy"])
+@pytest.mark.parametrize("keep", [0, 8, 300])
+def test_damaged_images_of_any_format_are_named(suffix, keep):
+    content = encoded(noise(40, 40, 3), suffix)[:keep]
+    with pytest.raises(ValueError, match="cannot be decoded as an image"):
+        decode(content, suffix, 3)
+
+
+def test_a_decompression_bomb_is_refused_from_its_header():
+    side = int(MAX_PIXELS**0.5) + 1
+    bomb = encoded(np.zeros((side, side), bool), "png", bits=1)
+    with pytest.raises(ValueError, match=r"exceed the limit|decompression bomb"):
+        open_image(bomb, "png")
+    header = simplejpeg.encode_jpeg(noise(16, 16, 3))
+    at = header.index(b"\xff\xc0") + 5  # height and width in the frame header
+    with pytest.raises(ValueError, match="60000 x 60000 pixels exceed the limit of"):
+        open_image(header[:at] + (60000).to_bytes(2, "big") * 2 + header[at + 4 :], "jpg")
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
+    error = (a.double() - b.double()).square().mean()
+    return float(10 * torch.log10(255**2 / error))
+
+
+def crops(
+    height: int, width: int, size: tuple[int, int]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Crops as they are made, beside torchvision's of the fully decoded image, same boxes."""
+    content = simplejpeg.encode_jpeg(photograph(height, width), quality=90)
+    picture = open_image(content, "jpg", 3)
+    whole = torch.from_numpy(np.array(Image.open(io.BytesIO(content)))).permute(2, 0, 1)
+    crop, pairs = Crop((0.2, 1.0), False), []
+    for seed in range(12):
+        ours = crop(picture, size, np.random.default_rng(seed))
+        box = crop.box(height, width, np.random.default_rng(seed))
+        full = F.resized_crop(whole, *box, list(size), InterpolationMode.BICUBIC, antialias=True)
+        pairs.append((ours, full))
+    return pairs
+
+
+def test_crops_of_small_photographs_are_those_of_torchvision():
+    # no reduction is possible: the decoders differ by rounding alone
+    for ours, full in crops(375, 500, (224, 224)):
+        assert (ours.int() - full.int()).abs().max() <= 2
+
+
+def test_crops_decoded_at_a_reduced_scale_stay_close_to_those_of_the_whole_image():
+    values = [psnr(ours, full) for ours, full in crops(1500, 2000, (224, 224))]
+    # JPEG at quality 90 is itself about 40 dB from its original
+    assert min(values) > 32
+
+
+def test_a_reduced_box_has_the_size_asked_for_at_least():
+    picture = open_image(simplejpeg.encode_jpeg(noise(1001, 777, 3)), "jpg", 3)
+    for box in ((0, 0, 1001, 777), (3, 5, 500, 501), (800, 700, 201, 77), (1, 1, 1000, 776)):
+        for size in ((64, 64), (33, 120), (224, 224)):
+            got = picture.read(box, size).shape[1:]
+            for side, wanted, most in zip(got, size, box[2:], strict=True):
+                assert min(wanted, most) <= side <= most
