@@ -6,17 +6,55 @@ and every read rest on it.
 
 import hashlib
 import json
+import math
 import os
 import tarfile
 from array import array
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float32
+from torch import Tensor
+
 INDEX = "index.json"
 BLOCK = 512  # bytes: a tar is a sequence of blocks of this size, ended by blocks of zeros
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number of pixels, and each channel's sum and sum of squares, on the scale 0 to 1."""
+
+    count: int
+    sums: tuple[float, ...]
+    squares: tuple[float, ...]
+
+    @classmethod
+    def of(cls, image: Float32[Tensor, "c h w"]) -> "Moments":
+        """Those of one image."""
+        pixels = image.flatten(1).double()
+        sums, squares = pixels.sum(1).tolist(), pixels.square().sum(1).tolist()
+        return cls(pixels.shape[1], tuple(sums), tuple(squares))
+
+    @classmethod
+    def merge(cls, parts: Sequence["Moments"]) -> "Moments":
+        """Those of all parts together, which must have as many channels."""
+        sums, squares = (
+            tuple(sum(column) for column in zip(*rows, strict=True))
+            for rows in ((part.sums for part in parts), (part.squares for part in parts))
+        )
+        return cls(sum(part.count for part in parts), sums, squares)
+
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel."""
+        return tuple(total / self.count for total in self.sums)
+
+    def std(self) -> tuple[float, ...]:
+        """Of each channel, over all pixels."""
+        pairs = zip(self.squares, self.mean(), strict=True)
+        return tuple(math.sqrt(max(0.0, square / self.count - mean**2)) for square, mean in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,13 +63,15 @@ class Shard:
 
     `url` is a path or a URL. `offsets` are in bytes of the file: the start of each sample, then the
     end of the last sample; an array, since millions of Python's integers would fill the memory of
-    every worker. `size` is in bytes, `sha256` in hexadecimal.
+    every worker. `size` is in bytes, `sha256` in hexadecimal. `moments` are those of all images, if
+    they were taken.
     """
 
     url: str
     size: int
     sha256: str
     offsets: "array[int]"
+    moments: Moments | None = None
 
     @property
     def name(self) -> str:
@@ -117,7 +157,8 @@ def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
 
 def to_entry(shard: Shard) -> dict[str, Any]:
     """What an index says of a shard."""
-    return {"size": shard.size, "sha256": shard.sha256, "offsets": shard.offsets.tolist()}
+    entry = {"size": shard.size, "sha256": shard.sha256, "offsets": shard.offsets.tolist()}
+    return entry if shard.moments is None else entry | {"moments": asdict(shard.moments)}
 
 
 def from_entry(url: str, entry: dict[str, Any]) -> Shard:
@@ -127,7 +168,31 @@ def from_entry(url: str, entry: dict[str, Any]) -> Shard:
         size=int(entry["size"]),
         sha256=str(entry["sha256"]),
         offsets=array("q", entry["offsets"]),
+        moments=_moments(entry["moments"]) if "moments" in entry else None,
     )
+
+
+def statistics(shards: Sequence[Shard]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel over the pixels of all shards.
+
+    Raises ValueError if a shard's index does not have them, or the channels differ.
+    """
+    known = [shard.moments for shard in shards if shard.moments is not None]
+    if len(known) < len(shards):
+        without = next(shard.url for shard in shards if shard.moments is None)
+        raise ValueError(
+            f"the index of {without} has no statistics; run"
+            " python -m data.shards index --statistics on the shards, or give mean and std"
+        )
+    channels = sorted({len(moments.sums) for moments in known})
+    if len(channels) > 1:
+        raise ValueError(f"the shards have images of {channels} channels; give mean and std")
+    merged = Moments.merge(known)
+    return merged.mean(), merged.std()
+
+
+def _moments(entry: dict[str, Any]) -> Moments:
+    return Moments(int(entry["count"]), tuple(entry["sums"]), tuple(entry["squares"]))
 
 
 def write_index(shards: Iterable[Shard]) -> None:

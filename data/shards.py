@@ -15,7 +15,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 import tarfile
 import zlib
 from array import array
@@ -38,7 +37,6 @@ from data.index import (
     sample_members,
     scan,
     to_entry,
-    write_index,
     write_json,
 )
 from data.sources import SourceConfig, info, is_remote, read_all, read_range
@@ -70,7 +68,7 @@ def open_shards(
     seen: set[str] = set()
     for url in urls:
         if not is_remote(url):
-            _check_file(Path(url), spec)
+            check_file(Path(url), spec)
         place = url if is_remote(url) else str(Path(url).resolve())
         if place in seen:
             raise ValueError(f"shard {url} is named twice in {spec!r}; name every shard once")
@@ -80,7 +78,7 @@ def open_shards(
     listed = [indexes[_directory(url)].get(url.rpartition("/")[2]) for url in urls]
 
     def open_one(url: str, found: Shard | None) -> Shard:
-        return index_unlisted(url, source) if found is None else _check(found, verify, source)
+        return index_unlisted(url, source) if found is None else check_shard(found, verify, source)
 
     unlisted = listed.count(None)
     with (
@@ -166,7 +164,8 @@ def index_unlisted(url: str, config: SourceConfig) -> Shard:
     return shard
 
 
-def _check_file(path: Path, spec: str | Sequence[str]) -> None:
+def check_file(path: Path, spec: str | Sequence[str]) -> None:
+    """Raise ValueError for a folder, FileNotFoundError for nothing, in place of a shard."""
     if path.is_dir():
         raise ValueError(
             f"{path} is a directory; name its shards, like '{path}/train-{{000000..000003}}.tar'"
@@ -192,7 +191,8 @@ def _open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
     return read_index(directory, text)
 
 
-def _check(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
+def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
+    """The shard; ValueError unless it has the size of its index, with `verify` the SHA-256."""
     path = shard.url
     remote = is_remote(path)
     way_out = (
@@ -209,20 +209,7 @@ def _check(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
     return shard
 
 
-def main(specs: Sequence[str]) -> None:
-    """Write the index of the shards that `specs` name: `python -m data.shards SPEC ...`."""
-    if not specs or specs[0] in ("-h", "--help"):
-        sys.exit(
-            "usage: python -m data.shards SPEC ...   scan shards, write the index.json beside them"
-        )
-    try:
-        shards = [index_shard(Path(path)) for spec in specs for path in braceexpand(spec)]
-        write_index(shards)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    for shard in shards:
-        print(f"{shard.url}: {shard.samples} samples, {shard.size} bytes")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    from data.commands import run  # it imports this module, by its name
+
+    run()

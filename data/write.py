@@ -42,11 +42,11 @@ def write_shards(
             f"delete {directory}/{prefix}-*.tar* or choose another directory or prefix"
         )
     directory.mkdir(parents=True, exist_ok=True)
-    stream, shards = _checked(samples), list[Shard]()
+    stream, shards = checked(samples), list[Shard]()
     with tempfile.TemporaryDirectory(prefix=f".{prefix}-", dir=directory) as staging:
         while batch := list(islice(stream, shard_size)):
             name = f"{prefix}-{len(shards):06d}.tar" + (".gz" if compress else "")
-            shards.append(_write_shard(batch, Path(staging) / name, compress))
+            shards.append(write_shard(batch, Path(staging) / name, compress))
         if not shards:
             raise ValueError(f"no samples to write as {prefix!r} shards into {directory}")
         for shard in shards:
@@ -56,7 +56,8 @@ def write_shards(
     return shards
 
 
-def _checked(samples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def checked(samples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The samples, if their keys survive webdataset; raises ValueError otherwise."""
     previous = None
     for sample in samples:
         key = sample["__key__"]
@@ -74,7 +75,8 @@ def _checked(samples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]
         yield sample
 
 
-def _write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool) -> Shard:
+def write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool) -> Shard:
+    """Write one shard and sync it; it is not listed in an index yet."""
     gzip = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS) if compress else None
 
     def pack(content: bytes, flush: int = zlib.Z_FULL_FLUSH) -> bytes:

@@ -5,15 +5,22 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 from webdataset.compat import WebDataset
 
+from data.index import index_shard, statistics
+from data.listing import Entry, split
+from data.pipeline import ShardImages
 from data.shards import open_shards, read_sample
+from data.transforms import Crop
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -101,7 +108,7 @@ def test_a_second_folder_keeps_to_the_labels_of_the_first(labelled, tmp_path):
     assert [sample["cls"] for sample in samples_in(f"{out}/test-000000.tar")] == [b"2"]
     make_image(tmp_path / "val" / "yak" / "1.png", seed=2)
     done = run(tmp_path / "val", out, "--prefix", "val")
-    assert_fails(done, "sub-folder 'yak' is no class of")
+    assert_fails(done, "'yak' is no class of")
 
 
 def test_flat_folder_becomes_unlabelled_shards(tmp_path):
@@ -141,7 +148,9 @@ def test_wrong_folders_are_refused_in_one_line(labelled, tmp_path):
 def test_existing_shards_are_not_replaced(labelled, tmp_path):
     assert run(labelled, tmp_path / "out").returncode == 0
     assert_fails(run(labelled, tmp_path / "out"), "train-000000.tar exists")
-    assert_fails(run(labelled, tmp_path / "o", "--shard-size", 0), "shard_size=0 must be at least")
+    assert_fails(
+        run(labelled, tmp_path / "o", "--shard-size", 0), "--shard-size 0 must be at least"
+    )
     assert_fails(run(labelled, tmp_path / "o", "--max-broken", 7), "--max-broken 7.0 must be")
 
 
@@ -157,3 +166,194 @@ def test_image_bytes_still_decode(labelled, tmp_path):
     for sample in samples_in(f"{tmp_path}/out/train-000000.tar"):
         encoded = sample["png"] if "png" in sample else sample["jpg"]
         assert Image.open(io.BytesIO(encoded)).size == (10, 12)
+
+
+def shard_bytes(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.glob("*.tar"))}
+
+
+def write_images(root: Path, count: int) -> list[Path]:
+    paths = [root / f"image{i}.png" for i in range(count)]
+    for i, path in enumerate(paths):
+        make_image(path, i)
+    return paths
+
+
+def test_any_number_of_workers_makes_the_same_bytes(labelled, tmp_path):
+    for workers in (1, 2):
+        done = run(labelled, tmp_path / str(workers), "--shard-size", 7, "--workers", workers)
+        assert done.returncode == 0, done.stderr
+    assert shard_bytes(tmp_path / "1") == shard_bytes(tmp_path / "2")
+    indexes = [(tmp_path / name / "index.json").read_bytes() for name in "12"]
+    assert indexes[0] == indexes[1]
+
+
+@pytest.mark.dist
+def test_a_killed_run_goes_on_with_the_shards_that_are_missing(tmp_path):
+    root = tmp_path / "many"
+    root.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
+    for i in range(60):
+        Image.fromarray(np.roll(pixels, i, 0)).save(root / f"{i}.png", compress_level=1)
+    command = [sys.executable, "scripts/make_shards.py", root, "--shard-size", "4"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, whole], cwd=ROOT, check=True, capture_output=True)
+    child = subprocess.Popen([*command, killed], cwd=ROOT, start_new_session=True)
+    while not shard_bytes(killed):
+        time.sleep(0.02)
+    child.kill()  # the parent alone: its workers have to notice
+    child.wait()
+    kept = {path: path.stat().st_mtime_ns for path in killed.glob("*.tar")}
+    assert len(kept) < 15
+    assert_fails(
+        subprocess.run(
+            [*command, killed, "--quality", "80"], cwd=ROOT, capture_output=True, text=True
+        ),
+        "quality: 92 -> 80",
+    )
+    subprocess.run([*command, killed], cwd=ROOT, check=True, capture_output=True)
+    assert shard_bytes(killed) == shard_bytes(whole)
+    assert all(path.stat().st_mtime_ns == time_ for path, time_ in kept.items())
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_table_gives_paths_labels_and_metadata(kind, tmp_path):
+    write_images(tmp_path, 4)
+    rows: list[dict[str, Any]] = [
+        {"file": f"image{i}.png", "animal": "ox" if i % 2 else "ant", "place": f"p{i}"}
+        for i in range(4)
+    ]
+    table = tmp_path / f"images.{kind}"
+    if kind == "csv":
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        table.write_text("\n".join(lines))
+    elif kind == "jsonl":
+        table.write_text("\n".join(json.dumps(row) for row in rows))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.Table.from_pylist(rows), table)
+    done = run(
+        table, tmp_path / "o", "--path-column", "file", "--label-column", "animal", "--workers", 1
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "o" / "classes.json").read_text()) == ["ant", "ox"]
+    samples = {sample["__key__"]: sample for sample in samples_in(f"{tmp_path}/o/train-000000.tar")}
+    assert samples["image3"]["cls"] == b"1"
+    assert json.loads(samples["image3"]["json"]) == {"place": "p3"}
+
+
+def test_integer_labels_of_a_table_stay(tmp_path):
+    write_images(tmp_path, 2)
+    (tmp_path / "t.csv").write_text("path,label\nimage0.png,7\nimage1.png,3\n")
+    assert run(tmp_path / "t.csv", tmp_path / "o").returncode == 0
+    labels = {
+        sample["__key__"]: sample["cls"] for sample in samples_in(f"{tmp_path}/o/train-000000.tar")
+    }
+    assert labels == {"image0": b"7", "image1": b"3"}
+    assert not (tmp_path / "o" / "classes.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,label\nimage0.png,1\n", "row 1 has no 'path'; its columns are file, label"),
+        ("path,label\nimage0.png,1\nimage1.png,\n", "row 2 has no 'label'"),
+        ("path,label\nnowhere.png,1\n", "row 1 names nowhere.png, which does not exist"),
+        ("path,label\n", "holds no images"),
+    ],
+)
+def test_wrong_tables_are_refused_in_one_line(text, message, tmp_path):
+    write_images(tmp_path, 2)
+    (tmp_path / "t.csv").write_text(text)
+    assert_fails(run(tmp_path / "t.csv", tmp_path / "o"), message)
+
+
+def entries(classes: int, each: int) -> list[Entry]:
+    return [
+        Entry(path=Path(f"{c}-{i}.png"), key=f"{c}-{i}", label=c)
+        for c in range(classes)
+        for i in range(each)
+    ]
+
+
+def test_a_stratified_split_takes_the_share_of_each_class():
+    rest, taken = split(entries(5, 20), 0.1, "stratified")
+    assert Counter(entry.label for entry in taken) == dict.fromkeys(range(5), 2)
+    assert len(rest) == 90
+
+
+def test_a_hashed_split_keeps_every_image_on_its_side_when_others_come():
+    _, few = split(entries(2, 50), 0.2, "hashed")
+    rest, many = split(entries(4, 80), 0.2, "hashed")
+    assert {entry.key for entry in few} <= {entry.key for entry in many}
+    assert 0.12 < len(many) / 320 < 0.28
+    assert not {entry.key for entry in few} & {entry.key for entry in rest}
+
+
+def test_a_split_writes_two_sets_of_shards(labelled, tmp_path):
+    done = run(labelled, tmp_path / "o", "--val", 0.2, "--split", "stratified", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    train, val = (samples_in(f"{tmp_path}/o/{name}-000000.tar") for name in ("train", "val"))
+    assert Counter(sample["cls"] for sample in val) == {b"0": 2, b"1": 2, b"2": 2}
+    assert not {s["__key__"] for s in train} & {s["__key__"] for s in val}
+    (tmp_path / "flat").mkdir()
+    write_images(tmp_path / "flat", 3)
+    failed = run(tmp_path / "flat", tmp_path / "p", "--val", 0.5, "--split", "stratified")
+    assert_fails(failed, "--split stratified needs labels")
+
+
+def test_statistics_are_those_of_all_pixels(tmp_path):
+    paths = write_images(tmp_path / "in", 5)
+    assert run(tmp_path / "in", tmp_path / "o", "--shard-size", 2, "--workers", 1).returncode == 0
+    pixels = np.concatenate([np.asarray(Image.open(path)).reshape(-1, 3) for path in paths]) / 255
+    shards = open_shards(f"{tmp_path}/o/train-{{000000..000002}}.tar")
+    mean, std = statistics(shards)
+    np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(std, pixels.std(0), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"000000\.tar has no statistics; run python -m"):
+        statistics([index_shard(Path(shards[0].url))])
+
+
+def test_satellite_tiles_of_13_bands_are_taken(tmp_path):
+    (tmp_path / "in").mkdir()
+    tiles = np.random.default_rng(0).integers(0, 65536, (3, 16, 12, 13)).astype(np.uint16)
+    for i in range(2):
+        tifffile.imwrite(
+            tmp_path / "in" / f"{i}.tif", tiles[i], photometric="minisblack", planarconfig="contig"
+        )
+    np.save(tmp_path / "in" / "2.npy", tiles[2])
+    done = run(tmp_path / "in", tmp_path / "o", "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    shards = open_shards(f"{tmp_path}/o/train-000000.tar")
+    np.testing.assert_allclose(statistics(shards)[0], tiles.mean((0, 1, 2)) / 65535, rtol=1e-6)
+    images = ShardImages(
+        shards, size=(8, 8), in_chans=13, pixels="float32", crop=Crop((0.5, 1.0), True)
+    )
+    assert {images[(0, i)]["image"].shape for i in range(3)} == {(13, 8, 8)}
+    assert images[(0, 0)]["broken"] == ""
+
+
+def test_large_images_are_shrunk_and_encoded_again_and_others_copied(tmp_path):
+    (tmp_path / "in").mkdir()
+    large = np.random.default_rng(0).integers(0, 256, (90, 60, 3), dtype=np.uint8)
+    Image.fromarray(large).save(tmp_path / "in" / "large.png")
+    Image.fromarray(large[..., 0].astype(np.uint16) * 99).save(tmp_path / "in" / "deep.png")
+    make_image(tmp_path / "in" / "small.png", 0)
+    done = run(tmp_path / "in", tmp_path / "o", "--max-side", 45, "--in-chans", 3, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    samples = {sample["__key__"]: sample for sample in samples_in(f"{tmp_path}/o/train-000000.tar")}
+    assert Image.open(io.BytesIO(samples["large"]["jpg"])).size == (30, 45)
+    for name in ("deep", "small"):
+        assert samples[name]["png"] == (tmp_path / "in" / f"{name}.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_two_workers_makes_the_same_bytes(labelled, tmp_path):
+    pytest.importorskip("ray")
+    common = ("--shard-size", 7, "--workers", 2)
+    assert run(labelled, tmp_path / "pool", *common).returncode == 0
+    done = run(labelled, tmp_path / "ray", *common, "--engine", "ray")
+    assert done.returncode == 0, done.stderr
+    assert shard_bytes(tmp_path / "ray") == shard_bytes(tmp_path / "pool")

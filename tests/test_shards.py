@@ -139,7 +139,7 @@ def test_hidden_files_belong_to_no_sample():
 
 def test_index_of_others_shards_is_written_by_the_command(tmp_path):
     path = write_tar(tmp_path / "theirs.tar", {"a.png": b"1", "b.png": b"2"})
-    command = [sys.executable, "-m", "data.shards", str(path)]
+    command = [sys.executable, "-m", "data.shards", "index", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{path}: 2 samples" in done.stdout

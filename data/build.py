@@ -1,0 +1,221 @@
+"""Shards are built from a plan: each is a function of its part of it, made by any process.
+
+While they are built, a folder beside them holds the plan and a note on each finished shard. The
+same command goes on where a killed one stopped; the bytes are the same for any number of workers
+and interruptions.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from torch import Tensor
+
+from data.decode import Pixels, decode
+from data.index import Moments, Shard, from_entry, to_entry, write_json
+from data.listing import Entry
+from data.parallel import Engine, over
+from data.transforms import resize
+from data.write import checked, write_shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How images are stored."""
+
+    max_side: int | None = None
+    """Shrink larger images to this many pixels on the longer side. 8-bit grey and RGB images are
+    encoded again, as JPEG; of others, which are copied, there is no lossy copy worth having."""
+    quality: int = 92
+    """Of the JPEGs that are encoded again, 1 to 100."""
+    in_chans: int | None = None
+    """Channels in which images are checked and their statistics taken; by default the first's."""
+    compress: bool = False
+    """Write .tar.gz: for images of 2 kB or so, whose size the tar headers would double."""
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """All that one shard is made of."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished shard, how many images it was to hold, and those left out: (path, why)."""
+
+    shard: Shard
+    images: int
+    broken: list[tuple[str, str]]
+
+
+def plan_shards(
+    entries: Sequence[Entry], directory: Path, prefix: str, shard_size: int, encoding: Encoding
+) -> list[ShardJob]:
+    """Cut the entries into `directory/PREFIX-000000.tar`, ... of `shard_size`.
+
+    Raises ValueError for a size below 1, and a quality or a side that cannot be.
+    """
+    if shard_size < 1:
+        raise ValueError(f"--shard-size {shard_size} must be at least 1 image")
+    if not 1 <= encoding.quality <= 100:
+        raise ValueError(f"--quality {encoding.quality} must be 1 to 100")
+    if encoding.max_side is not None and encoding.max_side < 1:
+        raise ValueError(f"--max-side {encoding.max_side} must be at least 1 pixel")
+    suffix = ".tar.gz" if encoding.compress else ".tar"
+    return [
+        ShardJob(
+            directory / f"{prefix}-{start // shard_size:06d}{suffix}",
+            tuple(entries[start : start + shard_size]),
+            encoding,
+        )
+        for start in range(0, len(entries), shard_size)
+    ]
+
+
+def build_shards(
+    jobs: Sequence[ShardJob], staging: Path, workers: int, engine: Engine = "pool"
+) -> Iterator[Built]:
+    """Build the shards that are not there yet, and yield each as it is known.
+
+    `staging` is the folder of the plan and the notes, on the file system of the shards.
+
+    Raises:
+        FileExistsError: a shard is there that this plan did not make.
+        ValueError: the plan there is another one; no image of a shard can be read.
+    """
+    plan, wanted = staging / "plan.json", _fingerprint(jobs)
+    if plan.exists():
+        found = json.loads(plan.read_text(encoding="utf-8"))
+        differing = [f"{k}: {found[k]} -> {v}" for k, v in wanted.items() if found[k] != v]
+        if differing:
+            raise ValueError(
+                f"{staging} is the plan of unfinished, different shards ({'; '.join(differing)});"
+                " repeat the command that began them, or delete it and those shards"
+            )
+    else:
+        for directory, prefix in {(j.path.parent, j.path.name.rpartition("-")[0]) for j in jobs}:
+            for existing in sorted(directory.glob(f"{prefix}-*.tar*")):
+                raise FileExistsError(
+                    f"{existing} exists and shards are never overwritten; delete"
+                    f" {directory}/{prefix}-*.tar* or choose another directory or prefix"
+                )
+        staging.mkdir(parents=True, exist_ok=True)
+        write_json(plan, wanted)
+    missing = []
+    for job in jobs:
+        note = _note(job.path, staging)
+        if job.path.exists() and note.exists():
+            yield _read_note(job.path, note)
+        else:
+            missing.append((job, staging))
+    yield from over(build_shard, missing, workers, engine)
+
+
+def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
+    """Read, check and write the images of one shard."""
+    job, staging = job_and_staging
+    broken: list[tuple[str, str]] = []
+    moments: list[Moments] = []
+
+    def samples() -> Iterator[dict[str, Any]]:
+        for entry in job.entries:
+            try:
+                content, suffix, statistics = encode(entry.path, job.encoding)
+            except (OSError, ValueError) as error:
+                broken.append((str(entry.path), str(error)))
+                continue
+            moments.append(statistics)
+            sample: dict[str, Any] = {"__key__": entry.key, suffix: content}
+            if entry.label is not None:
+                sample["cls"] = entry.label
+            if entry.metadata:
+                sample["json"] = entry.metadata
+            yield sample
+
+    partial = staging / job.path.name
+    shard = write_shard(checked(samples()), partial, job.encoding.compress)
+    if not shard.samples:
+        raise ValueError(f"none of the {len(broken)} images of {job.path} can be read: {broken[0]}")
+    shard = replace(shard, url=str(job.path), moments=Moments.merge(moments))
+    built = Built(shard, len(job.entries), broken)
+    write_json(
+        _note(job.path, staging),
+        {"shard": to_entry(shard), "images": built.images, "broken": broken},
+    )
+    partial.replace(job.path)
+    return built
+
+
+def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
+    """The bytes to store of an image, their suffix and the moments of its pixels.
+
+    Raises OSError and ValueError if it cannot be read.
+    """
+    content, suffix = path.read_bytes(), path.suffix.lower()[1:]
+    pixels: Pixels = "float32"
+    image = decode(content, suffix, encoding.in_chans, pixels)
+    if encoding.max_side is not None and max(image.shape[1:]) > encoding.max_side:
+        stored = _eight_bits(content, suffix)
+        if stored is not None:
+            stored = shrink(stored, encoding.max_side)
+            rows = np.ascontiguousarray(stored.permute(1, 2, 0).numpy())
+            colours = "GRAY" if rows.shape[2] == 1 else "RGB"
+            content = simplejpeg.encode_jpeg(rows, quality=encoding.quality, colorspace=colours)
+            suffix = "jpg"
+            image = decode(content, suffix, encoding.in_chans, pixels)
+    return content, {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix), Moments.of(image)
+
+
+def shrink(image: Tensor, max_side: int) -> Tensor:
+    """Resize UInt8[c, h, w] so that its longer side has `max_side` pixels."""
+    scale = max_side / max(image.shape[1:])
+    height, width = (max(1, math.floor(side * scale + 0.5)) for side in image.shape[1:])
+    return resize(image, (height, width))
+
+
+def _eight_bits(content: bytes, suffix: str) -> Tensor | None:
+    """The pixels of an 8-bit grey or RGB image, None for any other."""
+    if suffix in ("npy", "tif", "tiff"):
+        return None
+    image = decode(content, suffix)
+    deep = suffix == "png" and not torch.equal(
+        image / 255, decode(content, suffix, None, "float32")
+    )
+    return None if deep or image.shape[0] not in (1, 3) else image
+
+
+def _note(shard: Path, staging: Path) -> Path:
+    return staging / f"{shard.name}.json"
+
+
+def _read_note(shard: Path, note: Path) -> Built:
+    content = json.loads(note.read_text(encoding="utf-8"))
+    broken = [(path, why) for path, why in content["broken"]]
+    return Built(from_entry(str(shard), content["shard"]), content["images"], broken)
+
+
+def _fingerprint(jobs: Sequence[ShardJob]) -> dict[str, Any]:
+    """What tells one plan from another, readable as far as it can be."""
+    digest = hashlib.sha256()
+    for job in jobs:
+        for entry in job.entries:
+            row = (job.path.name, entry.key, entry.label, entry.metadata, entry.path.stat().st_size)
+            digest.update(json.dumps(row, sort_keys=True).encode())
+    images = sum(len(job.entries) for job in jobs)
+    return {
+        "images": images,
+        "shards": len(jobs),
+        **asdict(jobs[0].encoding),
+        "listing": digest.hexdigest(),
+    }

@@ -1,0 +1,203 @@
+"""Which images there are: a flat folder, one with a sub-folder for each class, or a table."""
+
+import csv
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data.decode import IMAGE_SUFFIXES
+
+TABLES = (".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An image to shard: its file, key, class (a name, or a number that is the label) and more."""
+
+    path: Path
+    key: str
+    label: str | int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def find_entries(source: Path, path_column: str, label_column: str) -> list[Entry]:
+    """List the images of a folder, or those that a table names, sorted by key.
+
+    Hidden files and folders are left out. In a table (CSV with a header, JSON lines, Parquet),
+    relative paths start at the table's folder and other columns become metadata.
+
+    Raises:
+        ValueError: no folder or table, no images, images both in a folder and in its sub-folders,
+            a row without path, some rows with a label and some without, two images of one key.
+        FileNotFoundError: a table names a file that does not exist.
+    """
+    if source.is_dir():
+        entries = _in_folder(source)
+    elif source.suffix.lower() in TABLES and source.is_file():
+        entries = _in_table(source, path_column, label_column)
+    else:
+        raise ValueError(f"{source} is no folder and no table ({', '.join(TABLES)}) of images")
+    if not entries:
+        kinds = ", ".join(f".{suffix}" for suffix in IMAGE_SUFFIXES)
+        raise ValueError(f"{source} holds no images; files named {kinds} are taken")
+    by_key: dict[str, Path] = {}
+    for entry in entries:
+        other = by_key.setdefault(entry.key, entry.path)
+        if other is not entry.path:
+            raise ValueError(
+                f"{other} and {entry.path} would both have the key {entry.key!r}; "
+                "rename one of them"
+            )
+    return sorted(entries, key=lambda entry: entry.key)
+
+
+def label_entries(
+    entries: list[Entry], classes: list[str], where: Path
+) -> tuple[list[Entry], list[str]]:
+    """Turn class names into their places in `classes`, or if that is empty in the sorted names.
+
+    Integer labels stay. Raises ValueError for a class that `classes`, kept in `where`, lacks.
+    """
+    names = sorted({entry.label for entry in entries if isinstance(entry.label, str)})
+    known = classes or names
+    place = {name: number for number, name in enumerate(known)}
+    unknown = [name for name in names if name not in place]
+    if unknown:
+        raise ValueError(
+            f"{unknown[0]!r} is no class of {where}; shards in one directory share their "
+            "labels: rename it or choose another directory"
+        )
+    labelled = [
+        replace(entry, label=place[entry.label]) if isinstance(entry.label, str) else entry
+        for entry in entries
+    ]
+    return labelled, known if names else []
+
+
+def shuffle(entries: Iterable[Entry], seed: int) -> list[Entry]:
+    """An order that mixes the classes and depends on the seed and the keys only."""
+    return sorted(entries, key=lambda entry: _hash(f"{seed}/{entry.key}"))
+
+
+def split(
+    entries: list[Entry], share: float, how: Literal["hashed", "stratified"]
+) -> tuple[list[Entry], list[Entry]]:
+    """Take about `share` of the entries out: (rest, taken).
+
+    hashed: by a hash of the key, so that an image never changes sides when others are added.
+    stratified: the share of each class, those of the lowest hash.
+
+    Raises ValueError if images have no labels to stratify by, or one side would be empty.
+    """
+    if how == "hashed":
+        chosen = {entry.key for entry in entries if int(_hash(entry.key)[:13], 16) < share * 16**13}
+    else:
+        by_class = defaultdict(list)
+        for entry in entries:
+            if entry.label is None:
+                raise ValueError("--split stratified needs labels; take --split hashed")
+            by_class[entry.label].append(entry.key)
+        chosen = set()
+        for keys in by_class.values():
+            chosen.update(sorted(keys, key=_hash)[: round(share * len(keys))])
+    if not 0 < len(chosen) < len(entries):
+        raise ValueError(f"--val {share} of {len(entries)} images leaves one side empty")
+    rest = [entry for entry in entries if entry.key not in chosen]
+    return rest, [entry for entry in entries if entry.key in chosen]
+
+
+def key_of(name: Path) -> str:
+    """The key of an image: its path without suffix and, as webdataset cuts there, without dots."""
+    return name.with_name(name.stem.replace(".", "_")).as_posix()
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _in_folder(root: Path) -> list[Entry]:
+    names = [
+        path.relative_to(root)
+        for path in root.rglob("*")
+        if path.suffix.lower()[1:] in IMAGE_SUFFIXES and path.is_file()
+    ]
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    flat = sum(len(name.parts) == 1 for name in names)
+    if 0 < flat < len(names):
+        raise ValueError(
+            f"{root} holds {flat} images itself and {len(names) - flat} in sub-folders; put every "
+            "image into the sub-folder of its class, or all of them into the folder itself"
+        )
+    return [
+        Entry(path=root / name, key=key_of(name), label=None if flat else name.parts[0])
+        for name in names
+    ]
+
+
+def _in_table(table: Path, path_column: str, label_column: str) -> list[Entry]:
+    rows = _READERS[table.suffix.lower()](table)
+    entries = []
+    for number, row in enumerate(rows, 1):
+        if not row.get(path_column):
+            raise ValueError(
+                f"{table}: row {number} has no {path_column!r}; its columns are {', '.join(row)}:"
+                " name the one with the paths (--path-column)"
+            )
+        name = Path(row[path_column])
+        if not (table.parent / name).is_file():
+            raise FileNotFoundError(f"{table}: row {number} names {name}, which does not exist")
+        if name.suffix.lower()[1:] not in IMAGE_SUFFIXES:
+            raise ValueError(f"{table}: row {number}: {name} has the suffix of no image")
+        label = row.get(label_column)
+        rest = {k: v for k, v in row.items() if k not in (path_column, label_column)}
+        parts = [part for part in name.parts if part not in (name.anchor, "..")]
+        entries.append(
+            Entry(
+                path=table.parent / name,
+                key=key_of(Path(*parts)),
+                label=None if label in (None, "") else label,
+                metadata=rest,
+            )
+        )
+    labels = [entry.label for entry in entries if entry.label is not None]
+    if 0 < len(labels) < len(entries):
+        number = next(n for n, entry in enumerate(entries, 1) if entry.label is None)
+        raise ValueError(f"{table}: row {number} has no {label_column!r}; label all rows or none")
+    if all(_is_integer(label) for label in labels):  # labels already
+        return [replace(e, label=None if e.label is None else int(e.label)) for e in entries]
+    return [replace(entry, label=str(entry.label)) for entry in entries]
+
+
+def _is_integer(label: str | int) -> bool:
+    return isinstance(label, int) or (label.isascii() and label.isdigit())
+
+
+def _read_csv(table: Path) -> list[dict[str, Any]]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def _read_jsonl(table: Path) -> list[dict[str, Any]]:
+    lines = table.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def _read_parquet(table: Path) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        message = "Parquet tables need the extra: pip install 'fcmae[parquet]'"
+        raise ModuleNotFoundError(message) from error
+    rows = parquet.read_table(table).to_pylist()
+    return json.loads(json.dumps(rows, default=str))  # dates and the like, as the json member can
+
+
+_READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

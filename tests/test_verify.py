@@ -1,0 +1,122 @@
+"""`python -m data.shards verify`: every kind of damage is found and named."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.index import index_shard
+from data.pipeline import ShardImages
+from data.shards import open_shards
+
+ROOT = Path(__file__).parents[1]
+
+
+def picture(shade: int = 7) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (shade, 0, 0)).save(file, "jpeg")
+    return file.getvalue()
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "data.shards", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+GOOD = [("a.jpg", picture()), ("a.cls", b"1"), ("b.jpg", picture(9)), ("b.json", b"{}")]
+
+
+def test_good_shards_pass(tmp_path):
+    path = write_tar(tmp_path / "s.tar", GOOD)
+    assert command("index", path).returncode == 0
+    done = command("verify", path)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-1] == "2 samples in 1 shards: all is well"
+
+
+def test_the_embedded_data_set_passes():
+    done = command("verify", "data/demo/test-000000.tar.gz")
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_kind_of_fault_is_named_and_counted(tmp_path):
+    bad = [
+        ("a.jpg", picture()),
+        ("a.jpg", picture()),
+        ("README", b"of no sample"),
+        ("label.cls", b"3"),
+        ("broken.jpg", b"no image"),
+        ("word.jpg", picture()),
+        ("word.cls", b"cat"),
+        ("a.png", picture()),
+    ]
+    first, second = write_tar(tmp_path / "1.tar", GOOD), write_tar(tmp_path / "2.tar", bad)
+    assert command("index", first).returncode == 0
+    first.write_bytes(first.read_bytes() + bytes(512))
+    cut = write_tar(tmp_path / "3.tar", [("z.jpg", picture()), ("y.jpg", bytes(5000))])
+    cut.write_bytes(cut.read_bytes()[:2500])
+    done = command("verify", f"{tmp_path}/{{1..3}}.tar")
+    assert done.returncode == 1
+    for line in (
+        f"replaced: {first}: not the size or SHA-256",
+        f"unlisted: {second}: in no index",
+        f"duplicate: {second}: sample 'a': two members 'jpg'",
+        f"duplicate: {second}: sample 'a' comes twice",
+        f"duplicate: {second}: key 'a' is in {first}, too",
+        f"orphan: {second}: 'README' belongs to no sample",
+        f"orphan: {second}: sample 'label' has no image, only cls",
+        f"undecodable: {second}: sample 'broken': 8 bytes cannot be decoded",
+        f"undecodable: {second}: sample 'word': its label is no integer",
+        f"unreadable: {cut}: ",
+    ):
+        assert line in done.stdout, line
+    assert done.stdout.splitlines()[-1] == (
+        "8 samples in 3 shards: 3 duplicate, 2 orphan, 1 replaced, 2 undecodable, 2 unlisted,"
+        " 1 unreadable"
+    )
+
+
+def test_shards_of_img2dataset_are_adopted_without_a_byte_changed(tmp_path):
+    members = []
+    for i in range(3):
+        key = f"{i:09d}"
+        record = json.dumps({"key": key, "caption": "a cat", "width": 8}).encode()
+        members += [
+            (f"{key}.jpg", picture(i)), (f"{key}.json", record), (f"{key}.txt", b"a cat")
+        ]  # fmt: skip
+    path = write_tar(tmp_path / "00000.tar", members)
+    before = path.read_bytes()
+    done = command("index", path, "--statistics")
+    assert done.returncode == 0, done.stderr
+    assert "mean" in done.stdout
+    assert path.read_bytes() == before
+    (shard,) = open_shards(str(path))
+    assert shard.moments is not None
+    assert shard.offsets == index_shard(path).offsets
+    items = [ShardImages([shard], size=(6, 8), in_chans=3)[(0, i)] for i in range(3)]
+    assert [item["image"].shape for item in items] == [(3, 6, 8)] * 3
+    assert not any(item["broken"] for item in items)
+
+
+@pytest.mark.parametrize("what", ["index", "verify"])
+def test_what_is_missing_or_far_away_is_refused_in_one_line(what):
+    assert command(what, "/nowhere.tar").stderr.startswith("error: shard /nowhere.tar does not")
+    assert "copy them first" in command(what, "http://127.0.0.1/a.tar").stderr
