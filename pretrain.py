@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -28,6 +28,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from data.broken import BrokenSamples
+from data.index import statistics
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, train_loader
 from data.shards import open_shards
@@ -94,6 +95,10 @@ def main(argv: Sequence[str]) -> None:
         )
 
     shards = open_shards(config.data.train, run.verify, config.data.source)
+    if not (config.data.mean and config.data.std):
+        mean, std = statistics(shards)
+        own = replace(config.data, mean=config.data.mean or mean, std=config.data.std or std)
+        config = replace(config, data=own)
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
     bad = BrokenSamples(order.samples, config.data.max_bad_fraction)
     total, warmup = total_steps(optim, order.samples), warmup_steps(optim, order.samples)

@@ -37,12 +37,12 @@ class BrokenSamples:
         new = self.new(messages)
         self.met |= dict.fromkeys(new)
         if len(self.met) > self.max_fraction * self.samples:
-            names = "\n  ".join(list(self.met)[:LISTED])
-            more = f"\n  and {len(self.met) - LISTED} more" if len(self.met) > LISTED else ""
+            names = "; ".join(list(self.met)[:LISTED])
+            more = f"; and {len(self.met) - LISTED} more" if len(self.met) > LISTED else ""
             raise ValueError(
                 f"{len(self.met)} of {self.samples} samples are broken, more than the share"
                 f" data.max_bad_fraction={self.max_fraction}; repair the shards or raise it:"
-                f"\n  {names}{more}"
+                f" {names}{more}"
             )
         return new
 

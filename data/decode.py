@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 import torch
 from jaxtyping import Float32, UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
@@ -144,7 +144,10 @@ def _open_jpeg(encoded: bytes, in_chans: int | None) -> _Opened | None:
 
 
 def _open_pil(encoded: bytes, in_chans: int | None) -> _Opened:
-    image = Image.open(io.BytesIO(encoded))
+    try:
+        image = Image.open(io.BytesIO(encoded))
+    except UnidentifiedImageError as error:  # its text has an address in it, which varies
+        raise ValueError("no known format") from error
     width, height = image.size
     if image.mode.startswith("I"):  # 16-bit grey, which PIL's convert would clip at 255
         return height, width, 1, lambda _: np.asarray(image).astype(np.uint16)[..., None]

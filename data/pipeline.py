@@ -35,9 +35,10 @@ class DataConfig:
     pixels: Pixels = "uint8"
     """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost."""
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """Mean of each channel on the scale 0 to 1, or one value for all."""
+    """Mean of each channel on the scale 0 to 1, or one value for all; none: the shards' own, which
+    scripts/make_shards.py keeps in their index."""
     std: tuple[float, ...] = IMAGENET_STD
-    """Standard deviation of each channel, or one value for all."""
+    """Standard deviation of each channel, or one value for all; none: the shards' own."""
     workers: int = 2
     """Processes that decode images, for each training process; they change no number."""
     source: SourceConfig = field(default_factory=SourceConfig)

@@ -119,7 +119,7 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
     """
     try:
         main(sys.argv[1:])
-    except (OSError, ValueError, FloatingPointError, SafetensorError) as error:
+    except (OSError, ValueError, FloatingPointError, ModuleNotFoundError, SafetensorError) as error:
         if sys.flags.dev_mode:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,0 +1,135 @@
+"""Broken samples: passed over, counted, named once; too many stop the run on every rank."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.broken import BrokenSamples
+from data.index import Shard
+from data.pipeline import ShardImages
+from data.transforms import Crop
+from data.write import write_shards
+from tests.test_pipeline import png
+
+ROOT = Path(__file__).parents[1]
+CROP = Crop((0.2, 1.0), True)
+
+
+def write(directory: Path, broken: set[int], count: int = 32) -> list[Shard]:
+    samples = (
+        {"__key__": f"s{i}", "png": b"no image" if i in broken else png(i), "cls": i % 3}
+        for i in range(count)
+    )
+    return write_shards(samples, directory, "train", 16)
+
+
+def test_the_next_sample_of_the_shard_takes_the_place_of_a_broken_one(tmp_path):
+    shards = write(tmp_path, {3, 4, 15})
+    images = ShardImages(shards, size=(16, 16), in_chans=3, crop=CROP)
+    item = images[(2, 3)]
+    assert [line.partition(": 8 bytes")[0] for line in item["broken"].splitlines()] == [
+        "train-000000.tar: sample 's3'",
+        "train-000000.tar: sample 's4'",
+    ]
+    assert item["sample"] == 3
+    # s15 is the last of its shard: s0 takes its place
+    assert images[(0, 15)]["image"].float().std() > 0
+    assert images[(0, 5)]["broken"] == ""
+
+
+def test_a_substitute_is_a_function_of_seed_epoch_and_sample(tmp_path):
+    shards = write(tmp_path, {3})
+    a, b = (ShardImages(shards, size=(16, 16), in_chans=3, seed=1, crop=CROP) for _ in range(2))
+    assert torch.equal(a[(2, 3)]["image"], b[(2, 3)]["image"])
+    assert not torch.equal(a[(2, 3)]["image"], a[(3, 3)]["image"])
+
+
+def test_a_shard_without_a_single_image_is_an_error(tmp_path):
+    images = ShardImages(write(tmp_path, set(range(16))), size=(8, 8), in_chans=3, crop=CROP)
+    with pytest.raises(ValueError, match=r"000000\.tar: none of its 16 samples can be read .*'s2'"):
+        images[(0, 2)]
+
+
+def test_evaluation_leaves_a_broken_sample_empty(tmp_path):
+    item = ShardImages(write(tmp_path, {3}), size=(8, 8), in_chans=3)[(0, 3)]
+    assert item["broken"].startswith("train-000000.tar: sample 's3': 8 bytes cannot be decoded")
+    assert item["label"] == -1
+    assert not item["image"].any()
+
+
+@pytest.mark.parametrize(
+    ("member", "message"),
+    [({"txt": "a cat"}, "no image: expected one of"), ({"png": png(0), "cls": b"cat"}, "'cat'")],
+)
+def test_a_sample_without_image_or_with_a_wrong_label_is_broken(member, message, tmp_path):
+    shards = write_shards([{"__key__": "s", **member}], tmp_path, "train", 1)
+    assert message in ShardImages(shards, size=(8, 8), in_chans=3)[(0, 0)]["broken"]
+
+
+def test_each_broken_sample_counts_once():
+    bad = BrokenSamples(100, 0.03)
+    assert bad.new(["", "t: sample 'a': x\nt: sample 'b': x"]) == [
+        "t: sample 'a': x",
+        "t: sample 'b': x",
+    ]
+    assert bad.add(["t: sample 'a': x", "u: sample 'c': x", "t: sample 'a': x"]) == [
+        "t: sample 'a': x",
+        "u: sample 'c': x",
+    ]
+    assert bad.new(["t: sample 'a': x"]) == []
+    assert bad.by_shard() == {"t": 1, "u": 1}
+    with pytest.raises(ValueError, match=r"4 of 100 samples are broken, more than the share"):
+        bad.add([f"t: sample '{k}': x" for k in "de"])
+    with pytest.raises(ValueError, match=r"max_bad_fraction=2.0 must be a share"):
+        BrokenSamples(100, 2.0)
+
+
+def pretrain(shards: Path, run: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    options = [
+        *("--run.dir", run, "--data.train", f"{shards}/train-{{000000..000001}}.tar"),
+        *("--optim.batch_size", "8", "--optim.steps", "8", "--data.workers", "1"),
+        *("--run.log_every", "2", "--run.picture_every", "0", "--model.decoder_dim", "32"),
+    ]
+    return subprocess.run(
+        [*launch, "pretrain.py", "scripts/recipes/demo.yaml", *map(str, options), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
+        timeout=120,
+    )
+
+
+@pytest.mark.dist
+def test_two_ranks_name_a_broken_sample_once_and_count_it_by_shard(tmp_path):
+    write(tmp_path / "shards", {5, 20})
+    done = pretrain(tmp_path / "shards", tmp_path / "run", "--data.max_bad_fraction", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("skipped train-000000.tar: sample 's5'") == 1
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(text) for text in metrics.splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8]
+    # eight steps of eight are two epochs of 32
+    assert lines[-1]["bad_samples"] == {"train-000000.tar": 1, "train-000001.tar": 1}
+
+
+@pytest.mark.dist
+def test_too_many_broken_samples_stop_both_ranks_with_the_list(tmp_path):
+    write(tmp_path / "shards", {5, 20})
+    done = pretrain(tmp_path / "shards", tmp_path / "run")
+    assert done.returncode != 0
+    assert "1 of 32 samples are broken" in done.stderr or "2 of 32 samples" in done.stderr
+    assert "sample 's" in done.stderr
