@@ -18,7 +18,7 @@ import os
 import tarfile
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from data.cache import open_cached, rename_cached
 from data.index import (
+    BLOCK,
     INDEX,
     Shard,
     file_sha256,
@@ -36,6 +37,7 @@ from data.index import (
     read_index,
     sample_members,
     scan,
+    split_name,
     to_entry,
     write_json,
 )
@@ -118,21 +120,43 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
             raise tarfile.TarError("the file ends before them")
         if shard.url.endswith(".gz"):
             content = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(content)
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            for key, suffix, member in sample_members(tar):
-                if sample.setdefault("__key__", key) != key:
-                    raise tarfile.TarError(f"keys {sample['__key__']!r} and {key!r} in one sample")
-                extracted = tar.extractfile(member)
-                assert extracted is not None  # regular members have content
-                sample[suffix] = extracted.read()
-            if tar.offset != len(content):
-                raise tarfile.TarError("a header is unreadable")
+        for key, suffix, member in _unpack(content):
+            if sample.setdefault("__key__", key) != key:
+                raise tarfile.TarError(f"keys {sample['__key__']!r} and {key!r} in one sample")
+            sample[suffix] = member
     except (tarfile.TarError, zlib.error) as error:
         raise ValueError(
             f"{shard.url}: bytes {start} to {end} are not sample {i} ({error}); the file changed "
             f"since it was indexed: restore it, or run python -m data.shards index {shard.url}"
         ) from error
     return sample
+
+
+def _unpack(content: bytes) -> Iterator[tuple[str, str, bytes]]:
+    """Key, suffix and content of the members in a piece of a tar; raises TarError if it is none.
+
+    It asks tarfile for the headers alone, where they are plain ones: a TarFile around a sample of
+    two members takes three times as long.
+    """
+    at = 0
+    while at < len(content):
+        header = tarfile.TarInfo.frombuf(content[at : at + BLOCK], "utf-8", "surrogateescape")
+        if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            break
+        first, at = at + BLOCK, at + BLOCK * (1 + -(-header.size // BLOCK))
+        if (split := split_name(header.name)) is not None:
+            yield *split, content[first : first + header.size]
+    if at > len(content):
+        raise tarfile.TarError("the last member is cut short")
+    if at == len(content):
+        return
+    with tarfile.open(fileobj=io.BytesIO(content[at:]), mode="r:") as tar:  # long names, links
+        for key, suffix, member in sample_members(tar):
+            extracted = tar.extractfile(member)
+            assert extracted is not None  # regular members have content
+            yield key, suffix, extracted.read()
+        if at + tar.offset != len(content):
+            raise tarfile.TarError("a header is unreadable")
 
 
 def index_unlisted(url: str, config: SourceConfig) -> Shard:

@@ -1,10 +1,12 @@
-"""How fast a training step is, against its rivals and against its own matrix products.
+"""How fast a training step is, and the loader: against rivals, and against bare matrix products.
 
     python scripts/benchmark.py step [--only KEY] [--json]
+    python scripts/benchmark.py data [--only KEY] [--json]
     python scripts/benchmark.py growth [--plot growth.png]
 
 `step` prints ratios: both sides in one process, in turn, on the same weights, images and masks;
 medians of several runs. A step is forward, loss and backward; the optimiser is timed apart.
+`data` does the same for the loader, on one core, in images/s.
 `growth` prints the time of a step against ratio, image size and batch.
 """
 
@@ -14,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +32,7 @@ from fcmae.config import run_program
 from fcmae.encoder import Encoder
 from fcmae.layers import GlobalResponseNorm
 from fcmae.sparse import gathered
+from scripts.loading import IMAGES, LOADING
 from scripts.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules
 
 Work = Callable[[], object]
@@ -40,12 +43,12 @@ console = Console()
 class Benchmark:
     """The command line."""
 
-    what: Annotated[Literal["step", "growth"], tyro.conf.Positional]
-    """step: ratios against rivals. growth: time against ratio, image size and batch."""
+    what: Annotated[Literal["step", "data", "growth"], tyro.conf.Positional]
+    """step, data: ratios against rivals. growth: time against ratio, image size and batch."""
     only: str = ""
-    """The one key of `step` to measure."""
+    """The one key of `step` or `data` to measure."""
     threads: int = 2
-    """Threads of PyTorch."""
+    """Threads of PyTorch; `data` is measured with one."""
     runs: int = 9
     """Timed runs of each side, after one that warms up."""
     json: bool = False
@@ -233,15 +236,15 @@ def high_water() -> int:
 
 
 def compare(args: Benchmark) -> dict[str, float | None]:
-    """Measure the keys and print the table."""
-    keys = [*TIMES, MEMORY]
+    """Measure the keys of `step` or `data` and print the table."""
+    times_of, keys = (LOADING, [*LOADING]) if args.what == "data" else (TIMES, [*TIMES, MEMORY])
     if args.only and args.only not in keys:
         raise ValueError(f"--only {args.only} is none of {', '.join(keys)}")
     table = Table(title=f"{args.threads} threads, medians of {args.runs} runs in turn")
     for column in ("key", "ratio", "of pairs", "aim", "numerator", "denominator"):
         table.add_column(column)
     found: dict[str, float | None] = {}
-    for key, (make, aim) in TIMES.items():
+    for key, (make, aim) in times_of.items():
         if args.only in ("", key):
             try:
                 works = make()
@@ -253,10 +256,13 @@ def compare(args: Benchmark) -> dict[str, float | None]:
             found[key] = statistics.median(above) / statistics.median(below)
             pairs = [a / b for a, b in zip(above, below, strict=True)]
             row = [f"{found[key]:.2f}", f"{min(pairs):.2f} to {max(pairs):.2f}", aim]
-            row += [f"{1e3 * statistics.median(times):.0f} ms" for times in (above, below)]
+            if args.what == "data":  # of images/s, ours is the numerator
+                row += [f"{IMAGES / statistics.median(t):.0f} images/s" for t in (below, above)]
+            else:
+                row += [f"{1e3 * statistics.median(t):.0f} ms" for t in (above, below)]
             table.add_row(key, *row)
             console.print(key, *row)
-    if args.only in ("", MEMORY):
+    if MEMORY in keys and args.only in ("", MEMORY):
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             ours, theirs = pool.map(peak_memory, (False, True), chunksize=1)
         found[MEMORY] = ours / theirs
@@ -268,7 +274,7 @@ def compare(args: Benchmark) -> dict[str, float | None]:
             *(f"{m / 2**20:.0f} MiB" for m in (ours, theirs)),
         )
     console.print(table)
-    if not args.only:
+    if args.what == "step" and not args.only:
         model = model_of("convnextv2_atto")
         step(model, *batch_of(1, 224, model.n, model.ratio))
         optimizer = torch.optim.AdamW(model.parameters())
@@ -325,8 +331,10 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 def main(argv: Sequence[str]) -> None:
     """Measure what was asked for."""
     args = tyro.cli(Benchmark, args=argv, description=__doc__)
+    if args.what == "data":
+        args = replace(args, threads=1)
     torch.set_num_threads(args.threads)
-    result: dict[str, Any] = compare(args) if args.what == "step" else growth(args)
+    result: dict[str, Any] = growth(args) if args.what == "growth" else compare(args)
     if args.what == "growth" and args.plot is not None:
         draw(result, args.plot)
     if args.json:

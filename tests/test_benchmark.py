@@ -11,6 +11,7 @@ import torch
 from fcmae import FCMAE, draw_visible
 from fcmae.encoder import Encoder
 from scripts.benchmark import TIMES, dense, model_of
+from scripts.loading import IMAGES, LOADING, Photographs
 from scripts.rivals import MaskedAutoencoder, products
 
 ROOT = Path(__file__).parents[1]
@@ -80,3 +81,19 @@ def test_an_unknown_key_is_named_with_those_there_are() -> None:
     result = benchmark("step", "--only", "speed")
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: --only speed is none of {next(iter(TIMES))}")
+
+
+@pytest.mark.slow
+def test_loading_prints_ratios_of_images_a_second() -> None:
+    done = benchmark("data", "--runs", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.keys() == set(LOADING)
+    assert all(ratio > 0 for ratio in found.values())
+
+
+def test_both_sides_of_a_comparison_of_loaders_read_the_same_images() -> None:
+    photographs = Photographs()
+    assert photographs.size == pytest.approx(50e3, rel=0.3)
+    assert sum(shard.samples for shard in photographs.shards) == IMAGES
+    assert len(list(Path(photographs.root.name).glob("photos/class/*.jpg"))) == IMAGES
