@@ -1,5 +1,6 @@
 """The objective: mean squared error on the normalised pixels of hidden patches (MAE, section 3)."""
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,14 +16,17 @@ def hidden_patches(
 ) -> Float[Tensor, "b k ppc"]:
     """The pixels of the k hidden patches of each image, in raster order."""
     patches = rearrange(patchify(images, p), "b n p q c -> b n (p q c)")
-    return patches.gather(1, indices(~visible, k)[..., None].expand(-1, -1, patches.shape[-1]))
+    image = torch.arange(len(images), device=images.device)[:, None]
+    return patches[image, indices(~visible, k)]
 
 
 def statistics(
     patches: Float[Tensor, "b k ppc"],
 ) -> tuple[Float[Tensor, "b k 1"], Float[Tensor, "b k 1"]]:
     """Mean and standard deviation of each patch; the deviation is never zero (eps 1e-6)."""
-    var, mean = patches.var(dim=-1, keepdim=True), patches.mean(dim=-1, keepdim=True)
+    mean = patches.mean(dim=-1, keepdim=True)
+    squares = (patches - mean).square().sum(dim=-1, keepdim=True)
+    var = squares / (patches.shape[-1] - 1)  # Tensor.var takes ten times as long on a CPU
     return mean, (var + EPS).sqrt()
 
 

@@ -118,6 +118,9 @@ def indices(chosen: Bool[Tensor, "b n"], count: int | None = None) -> Int[Tensor
 
 def patchify(images: Float[Tensor, "b c h w"], p: int) -> Float[Tensor, "b n p p c"]:
     """Images to patches in raster order, each [p, p, c]."""
+    images = images.contiguous(
+        memory_format=torch.channels_last
+    )  # at once, a CPU takes 3 x as long
     return rearrange(images, "b c (gh p) (gw q) -> b (gh gw) p q c", p=p, q=p)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fcmae import FCMAE, draw_visible
 from fcmae.masking import indices
-from fcmae.sparse import gathered
+from fcmae.sparse import gathered, grn_loops, grn_mlp
 from fcmae.sparse.gathered import Gathered, ScatterConvolve, TapLoops
 from fcmae.sparse.grn_mlp import GrnMlp, fused, plain
 
@@ -77,6 +77,55 @@ def test_statistics_of_the_mlp_do_not_overflow_in_half_precision() -> None:
         y = fused(x, fc1.float(), gamma.detach().float(), beta.detach().float(), fc2.float())
     assert y.dtype == torch.float16
     assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_compiled_passes_of_the_mlp_round_once_what_float64_gives(threads: int) -> None:
+    h, dz = (4 * random(3, 7, 20, seed=i).detach().bfloat16() for i in (0, 1))  # |h| up to 16
+    factor, slope = (random(3, 1, 20, seed=i).detach().float() for i in (2, 3))
+    beta, a = random(20, seed=4).detach().float(), F.gelu(h)
+    exact = [t.double() for t in (h, a, dz, factor, slope, beta)]
+    z, df = grn_mlp.outputs(exact[1], exact[2], exact[3], exact[5])
+    dh, db1 = grn_mlp.inputs(*exact[:5])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = grn_loops.outputs(a, dz, factor, beta)
+        found += grn_loops.inputs(h, a, dz, factor, slope)
+    finally:
+        torch.set_num_threads(before)
+    for ours, theirs in zip(found, (z, df, dh, db1), strict=True):
+        rounding = 2**-8 if ours.dtype == torch.bfloat16 else 1e-5  # of float32: sums cancel
+        torch.testing.assert_close(ours.double(), theirs, rtol=rounding, atol=1e-4)
+
+
+def test_compiled_passes_of_the_mlp_keep_what_is_not_finite() -> None:
+    h, one = torch.zeros(1, 1, 4, dtype=torch.bfloat16), torch.ones(1, 1, 4)
+    dz = torch.tensor([[[torch.nan, torch.inf, 3.4e38, 1]]]).bfloat16()
+    z, _ = grn_loops.outputs(dz, dz, 2 * one, one[0, 0])
+    assert str(z.flatten().tolist()) == "[nan, inf, inf, 3.0]"
+    dh, _ = grn_loops.inputs(h, h, dz, 2 * one, one)  # Phi(0) = 1/2
+    assert str(dh.flatten()[:2].tolist()) == "[nan, inf]"
+    h[..., 3] = torch.nan
+    assert grn_loops.inputs(h, h, torch.ones_like(h), one, one)[0][0, 0, 3].isnan()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_fused_mlp_under_autocast_stays_close_to_float64(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fc1, gamma, beta, fc2 = layers(16)
+    x, seen = random(3, 50, 16), random(3, 50, 16, seed=3).detach()
+    inputs = [x, gamma, beta, *fc1.parameters(), *fc2.parameters()]
+    exact = torch.autograd.grad(plain(x, fc1, gamma, beta, fc2, norm_over_rows), inputs, seen)
+    if not compiled:
+        monkeypatch.setattr(grn_mlp, "grn_loops", None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = fused(x.float(), fc1.float(), gamma.float(), beta.float(), fc2.float())
+    inputs = [x, gamma, beta, *fc1.parameters(), *fc2.parameters()]
+    for ours, theirs in zip(torch.autograd.grad(y, inputs, seen.bfloat16()), exact, strict=True):
+        error = (ours.double() - theirs).norm() / theirs.norm()
+        assert error < 4 * 2**-8  # some four roundings in sequence, to 8 bits each
 
 
 def sites(b: int, side: int, d: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -167,6 +216,9 @@ loss2.backward()
 torch.testing.assert_close((loss2, prediction2), (loss, prediction), rtol=1e-10, atol=1e-10)
 for name, p in model.named_parameters():
     torch.testing.assert_close(p.grad, expected[name], rtol=1e-9, atol=1e-12)
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    loss3, _ = compiled.float()(images.float(), visible)
+loss3.backward()
 print("equal")
 """
 

@@ -16,6 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+try:
+    from fcmae.sparse import grn_loops
+except ImportError:  # no Numba for this platform: the same to bfloat16's rounding, slower
+    grn_loops = None
+
 EPS = 1e-6
 ROWS = 4096  # sites at a time: their activations stay in cache and the products are large enough
 
@@ -99,30 +104,61 @@ class GrnMlp(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):  # type: ignore[override]
         x, w1, gamma, beta, w2, norm, *hidden = ctx.saved_tensors
         dy = grads[0]
-        v1, v2, shift = (t.to(x.dtype) for t in (w1, w2, beta))
+        v1, v2 = (t.to(x.dtype) for t in (w1, w2))
         mean = norm.mean(-1, keepdim=True) + EPS
         response = norm / mean
         factor = 1 + gamma * response
         dw1, db1, dw2 = torch.zeros_like(w1), torch.zeros_like(beta), torch.zeros_like(w2)
         dxs, dfs = [], []
+        outputs, inputs = passes(x)
         parts = chunks(x, dy, norm, mean, response, factor)
         for h, (rows, dy_, norm_, mean_, response_, factor_) in zip(hidden, parts, strict=True):
-            a, factor_ = F.gelu(h), factor_.to(h.dtype)
-            dz = dy_ @ v2
-            df = (dz * a).sum(1, keepdim=True, dtype=norm.dtype)
-            add_product(dw2, flat(dy_).T, flat(torch.addcmul(shift, a, factor_)))
+            a, dz = F.gelu(h), dy_ @ v2
+            z, df = outputs(a, dz, factor_, beta)
+            add_product(dw2, flat(dy_).T, flat(z))
             dr = gamma * df
             dn = (dr - (dr * response_).mean(-1, keepdim=True)) / mean_
             slope = torch.where(norm_ > 0, dn / norm_, 0)
-            da = dz.mul_(factor_).addcmul_(a, slope.to(a.dtype))
-            dh = flat(torch.ops.aten.gelu_backward(da, h))
-            add_product(dw1, dh.T, flat(rows))
-            db1 += dh.sum(0, dtype=norm.dtype)
-            dxs.append((dh @ v1).view_as(rows))
+            dh, db = inputs(h, a, dz, factor_, slope)
+            add_product(dw1, flat(dh).T, flat(rows))
+            db1 += db
+            dxs.append(dh @ v1)
             dfs.append(df)
         dgamma = (torch.cat(dfs) * response).sum((0, 1))
         db2 = dy.sum((0, 1), dtype=norm.dtype)
         return torch.cat(dxs), dw1, db1, dgamma, db2 @ w2, dw2, db2
+
+
+def passes(x: Tensor) -> tuple[Callable[..., tuple[Tensor, Tensor]], ...]:
+    """The two element-wise parts of backward: compiled in bfloat16 on a CPU, else PyTorch's."""
+    if grn_loops is None or torch.compiler.is_compiling():  # a graph cannot hold them
+        return outputs, inputs
+    serve = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    return (grn_loops.outputs, grn_loops.inputs) if serve else (outputs, inputs)
+
+
+def outputs(
+    a: Float[Tensor, "b r e"],
+    dz: Float[Tensor, "b r e"],
+    factor: Float[Tensor, "b 1 e"],
+    beta: Float[Tensor, " e"],
+) -> tuple[Float[Tensor, "b r e"], Float[Tensor, "b 1 e"]]:
+    """z and dL/df."""
+    z = torch.addcmul(beta.to(a.dtype), a, factor.to(a.dtype))
+    return z, (dz * a).sum(1, keepdim=True, dtype=factor.dtype)
+
+
+def inputs(
+    h: Float[Tensor, "b r e"],
+    a: Float[Tensor, "b r e"],
+    dz: Float[Tensor, "b r e"],
+    factor: Float[Tensor, "b 1 e"],
+    slope: Float[Tensor, "b 1 e"],
+) -> tuple[Float[Tensor, "b r e"], Float[Tensor, " e"]]:
+    """dL/dh and dL/db1, where slope is (dL/dn) / n; dz is overwritten."""
+    da = dz.mul_(factor.to(a.dtype)).addcmul_(a, slope.to(a.dtype))
+    dh = torch.ops.aten.gelu_backward(da, h)
+    return dh, dh.sum((0, 1), dtype=factor.dtype)
 
 
 def add_product(total: Float[Tensor, "m n"], a: Tensor, b: Tensor) -> None:

@@ -50,7 +50,7 @@ def depthwise(
         images = (array(t[first:last]) for t in (x, visible))
         convolve(*images, gh, taps, array(bias), array(out[first:last]))
 
-    over_images(len(x), work)
+    over_shares(len(x), work)
     return out
 
 
@@ -77,7 +77,7 @@ def weight_gradient(
         correlate(*images, gh, array(grad[first:last]), array(taps))
         return taps
 
-    taps = torch.stack(over_images(len(x), work)).sum(0).view(k, k, d)
+    taps = torch.stack(over_shares(len(x), work)).sum(0).view(k, k, d)
     return taps.permute(2, 0, 1)[:, None].contiguous()
 
 
@@ -96,12 +96,12 @@ def array(x: Tensor) -> np.ndarray:
     return x.detach().numpy()
 
 
-def over_images(b: int, work: Callable[[int, int], Any]) -> list[Any]:
-    """Call `work(first, last)` on as many shares of b images as torch has threads, at once."""
-    threads = min(b, torch.get_num_threads())
+def over_shares(count: int, work: Callable[[int, int], Any]) -> list[Any]:
+    """Call `work(first, last)` on as many shares of count things as torch has threads, at once."""
+    threads = min(count, torch.get_num_threads())
     if threads == 1:
-        return [work(0, b)]
-    ends = [b * i // threads for i in range(threads + 1)]
+        return [work(0, count)]
+    ends = [count * i // threads for i in range(threads + 1)]
     return list(pool(threads).map(work, ends[:-1], ends[1:]))
 
 
