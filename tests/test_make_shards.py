@@ -36,8 +36,9 @@ def make_image(path: Path, seed: int) -> None:
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
+    workers = () if "--workers" in arguments else ("--workers", "1")  # others take time to start
     return subprocess.run(
-        [sys.executable, "scripts/make_shards.py", *map(str, arguments)],
+        [sys.executable, "scripts/make_shards.py", *map(str, (*arguments, *workers))],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -293,7 +294,7 @@ def test_a_hashed_split_keeps_every_image_on_its_side_when_others_come():
 
 
 def test_a_split_writes_two_sets_of_shards(labelled, tmp_path):
-    done = run(labelled, tmp_path / "o", "--val", 0.2, "--split", "stratified", "--workers", 1)
+    done = run(labelled, tmp_path / "o", "--val", 0.2, "--split", "stratified")
     assert done.returncode == 0, done.stderr
     train, val = (samples_in(f"{tmp_path}/o/{name}-000000.tar") for name in ("train", "val"))
     assert Counter(sample["cls"] for sample in val) == {b"0": 2, b"1": 2, b"2": 2}
@@ -306,7 +307,7 @@ def test_a_split_writes_two_sets_of_shards(labelled, tmp_path):
 
 def test_statistics_are_those_of_all_pixels(tmp_path):
     paths = write_images(tmp_path / "in", 5)
-    assert run(tmp_path / "in", tmp_path / "o", "--shard-size", 2, "--workers", 1).returncode == 0
+    assert run(tmp_path / "in", tmp_path / "o", "--shard-size", 2).returncode == 0
     pixels = np.concatenate([np.asarray(Image.open(path)).reshape(-1, 3) for path in paths]) / 255
     shards = open_shards(f"{tmp_path}/o/train-{{000000..000002}}.tar")
     mean, std = statistics(shards)
@@ -324,7 +325,7 @@ def test_satellite_tiles_of_13_bands_are_taken(tmp_path):
             tmp_path / "in" / f"{i}.tif", tiles[i], photometric="minisblack", planarconfig="contig"
         )
     np.save(tmp_path / "in" / "2.npy", tiles[2])
-    done = run(tmp_path / "in", tmp_path / "o", "--workers", 1)
+    done = run(tmp_path / "in", tmp_path / "o")
     assert done.returncode == 0, done.stderr
     shards = open_shards(f"{tmp_path}/o/train-000000.tar")
     np.testing.assert_allclose(statistics(shards)[0], tiles.mean((0, 1, 2)) / 65535, rtol=1e-6)
@@ -341,7 +342,7 @@ def test_large_images_are_shrunk_and_encoded_again_and_others_copied(tmp_path):
     Image.fromarray(large).save(tmp_path / "in" / "large.png")
     Image.fromarray(large[..., 0].astype(np.uint16) * 99).save(tmp_path / "in" / "deep.png")
     make_image(tmp_path / "in" / "small.png", 0)
-    done = run(tmp_path / "in", tmp_path / "o", "--max-side", 45, "--in-chans", 3, "--workers", 1)
+    done = run(tmp_path / "in", tmp_path / "o", "--max-side", 45, "--in-chans", 3)
     assert done.returncode == 0, done.stderr
     samples = {sample["__key__"]: sample for sample in samples_in(f"{tmp_path}/o/train-000000.tar")}
     assert Image.open(io.BytesIO(samples["large"]["jpg"])).size == (30, 45)
