@@ -7,7 +7,11 @@ quicker one, whose error is a tenth of what a quality of 90 costs.
 """
 
 import io
-from collections.abc import Callable
+import math
+import struct
+import tokenize
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,10 +25,16 @@ from torch import Tensor
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
 MAX_PIXELS = 89_478_485  # where PIL, too, takes an image for a decompression bomb
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MAX_VALUES = 4 * MAX_PIXELS  # of all bands: what RGBA of that size takes
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # PIL would hand others on, as EPS to Ghostscript
 JPEG_COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # CMYK is left to PIL
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Pixels = Literal["uint8", "float32"]
+
+
+class OversizedImage(ValueError):
+    """A decompression bomb, or an image to be cut into tiles first."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Picture:
         while 0 < size[0] <= height // (2 * k) and 0 < size[1] <= width // (2 * k):
             k *= 2
         k = min(k, self.reducible)
-        with _named_errors():
+        with _named_errors("the image"):
             decoded = self.decode(k, size == (0, 0))
         decoded = decoded[top // k :, left // k :][: height // k, : width // k]
         decoded = _depth(_channels(decoded, self.in_chans), self.pixels)
@@ -75,21 +85,22 @@ def open_image(
     16 bits becomes 0 to 1 and floats stay as they are. `.npy` arrays are [h, w] or [h, w, c].
 
     Raises:
-        ValueError: no image of this kind, or one of more than MAX_PIXELS.
+        ValueError: no image of this kind; OversizedImage: one of more than MAX_PIXELS.
         ModuleNotFoundError: a TIFF without the extra `tiff`.
     """
     if suffix not in IMAGE_SUFFIXES:
         raise ValueError(f"{suffix!r} is no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
-    with _named_errors(encoded):
+    with _named_errors(f"{len(encoded)} bytes"):
         if suffix == "npy":
             height, width, reducible, decode = _open_npy(encoded)
         elif suffix in ("tif", "tiff"):
-            height, width, reducible, decode = _open_tiff(encoded)
+            height, width, reducible, decode = _open_tiff(encoded, in_chans)
         else:
+            _refuse_deep_colour(encoded, pixels)
             jpeg = _open_jpeg(encoded, in_chans) if suffix in ("jpg", "jpeg") else None
             height, width, reducible, decode = jpeg or _open_pil(encoded, in_chans)
     if height * width > MAX_PIXELS:
-        raise ValueError(f"{height} x {width} pixels exceed the limit of {MAX_PIXELS}")
+        raise OversizedImage(f"{height} x {width} pixels exceed the limit of {MAX_PIXELS}")
     return Picture(height, width, reducible, decode, in_chans, pixels)
 
 
@@ -101,21 +112,20 @@ def decode(
     return picture.read((0, 0, picture.height, picture.width))
 
 
-class _named_errors:
-    """What decoders raise becomes a ValueError that says how many bytes were no image."""
-
-    def __init__(self, encoded: bytes | None = None) -> None:
-        self.what = "the image" if encoded is None else f"{len(encoded)} bytes"
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # TiffFileError and most of imagecodecs' errors are ValueErrors or RuntimeErrors
-        known = (OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError)
-        bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-        if isinstance(error, (*known, *bombs)) and not isinstance(error, ModuleNotFoundError):
-            raise ValueError(f"{self.what} cannot be decoded as an image ({error})") from error
+@contextmanager
+def _named_errors(what: str) -> Iterator[None]:
+    """What decoders raise becomes a ValueError that says what was no image."""
+    try:
+        yield
+    except OversizedImage:
+        raise
+    except (
+        # tifffile's and imagecodecs' own errors are ValueErrors and RuntimeErrors; the last line
+        # is what damaged headers raise in it and in numpy
+        *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError),
+        *(ArithmeticError, struct.error, tokenize.TokenError),
+    ) as error:
+        raise ValueError(f"{what} cannot be decoded as an image ({error})") from error
 
 
 _Opened = tuple[int, int, int, Callable[[int, bool], np.ndarray]]
@@ -133,24 +143,32 @@ def _open_jpeg(encoded: bytes, in_chans: int | None) -> _Opened | None:
         return None
 
     def decode(k: int, exact: bool) -> np.ndarray:
-        return simplejpeg.decode_jpeg(
-            encoded,
-            colorspace="GRAY" if chans == 1 else "RGB",
-            min_height=-(-height // k),
-            min_width=-(-width // k),
-            min_factor=k,
-            fastdct=not exact,
-            fastupsample=not exact,
-        )
+        try:
+            return simplejpeg.decode_jpeg(
+                encoded,
+                colorspace="GRAY" if chans == 1 else "RGB",
+                min_height=-(-height // k),
+                min_width=-(-width // k),
+                min_factor=k,
+                fastdct=not exact,
+                fastupsample=not exact,
+            )
+        except ValueError:  # a warning, as of stray bytes, is an error to it but none to PIL
+            *_, whole = _open_pil(encoded, chans)
+            image = whole(1, exact)
+            reduced = Image.fromarray(image.squeeze(2) if chans == 1 else image).reduce(k)
+            return np.array(reduced).reshape(*reduced.size[::-1], chans)
 
     return height, width, 8, decode
 
 
 def _open_pil(encoded: bytes, in_chans: int | None) -> _Opened:
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     except UnidentifiedImageError as error:  # its text has an address in it, which varies
         raise ValueError("no known format") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise OversizedImage(str(error)) from error
     width, height = image.size
     if image.mode.startswith("I"):  # 16-bit grey, which PIL's convert would clip at 255
         return height, width, 1, lambda *_: np.asarray(image).astype(np.uint16)[..., None]
@@ -170,7 +188,7 @@ def _open_pil(encoded: bytes, in_chans: int | None) -> _Opened:
     return height, width, 1, decode
 
 
-def _open_tiff(encoded: bytes) -> _Opened:
+def _open_tiff(encoded: bytes, in_chans: int | None) -> _Opened:
     try:
         import tifffile
     except ModuleNotFoundError as error:
@@ -184,9 +202,16 @@ def _open_tiff(encoded: bytes) -> _Opened:
     if "Y" not in axes or "X" not in axes or len(bands) > 1:
         raise ValueError(f"TIFF axes {axes} of shape {series.shape}: rows, columns, bands wanted")
     height, width = (series.shape[axes.index(axis)] for axis in "YX")
+    if math.prod(series.shape) > MAX_VALUES:
+        raise OversizedImage(f"{series.shape} ({axes}) exceeds the limit of {MAX_VALUES} values")
+    photometric = series.keyframe.photometric
+    if photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.SEPARATED):
+        return _open_pil(encoded, in_chans)  # tifffile gives indices or inks, not colours
 
     def decode(*_: int) -> np.ndarray:
         image = series.asarray()
+        if photometric == tifffile.PHOTOMETRIC.MINISWHITE and image.dtype.kind in "bu":
+            image = ~image
         if not bands:
             return image[..., None]
         return image.transpose([axes.index(axis) for axis in ("Y", "X", bands)])
@@ -195,11 +220,28 @@ def _open_tiff(encoded: bytes) -> _Opened:
 
 
 def _open_npy(encoded: bytes) -> _Opened:
-    # no compression, so no bomb: the array is as large as the bytes
-    array = np.load(io.BytesIO(encoded), allow_pickle=False)
-    if array.ndim not in (2, 3):
-        raise ValueError(f"an array of shape {array.shape} is no image: [h, w] or [h, w, c] wanted")
-    return *array.shape[:2], 1, lambda *_: array.reshape(*array.shape[:2], -1)
+    # from the header, since np.load allocates what it says before it sees that the bytes are fewer
+    stream = io.BytesIO(encoded)
+    if np.lib.format.read_magic(stream) == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    else:
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(f"an array of shape {shape} is no image: [h, w] or [h, w, c] wanted")
+    flat = np.frombuffer(encoded, dtype, math.prod(shape), stream.tell())
+    array = flat.reshape(shape, order="F" if fortran else "C")
+    # a copy that can be written to, in the byte order of this machine
+    native = dtype.newbyteorder("=")
+    height, width = shape[:2]
+    return height, width, 1, lambda *_: array.reshape(height, width, -1).astype(native)
+
+
+def _refuse_deep_colour(encoded: bytes, pixels: Pixels) -> None:
+    """PNGs of 16-bit colours come out of PIL in 8 bits: loud, since float32 is to lose nothing."""
+    png = encoded.startswith(b"\x89PNG")
+    depth, kind = encoded[24:25], encoded[25:26]  # of its header; kind 0 is grey
+    if pixels == "float32" and png and depth == b"\x10" and kind != b"\x00":
+        raise ValueError("16-bit colours of a PNG would lose 8 bits: store a TIFF or .npy")
 
 
 def _channels(image: np.ndarray, in_chans: int | None) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.decode import IMAGE_SUFFIXES, decode
+from data.decode import IMAGE_SUFFIXES, OversizedImage, decode
 from data.index import Shard, file_sha256, split_name
 from data.parallel import over
 
@@ -29,7 +29,7 @@ def verify(paths: Sequence[Path], listed: dict[str, Shard], workers: int) -> tup
     `listed` are the shards that an index knows, by path. Kinds of faults: unreadable (no whole
     tar), replaced (not the size or hash of the index), unlisted, duplicate (a member twice in a
     sample, or a key in two places), orphan (a member without a key, a sample without an image),
-    undecodable (also: more pixels than allowed, a label that is no integer).
+    undecodable (also a label that is no integer), oversized (more pixels than are decoded).
     """
     samples, kinds, places = 0, Counter[str](), dict[str, str]()
     for path, found in over(_verify_one, [(p, listed.get(str(p))) for p in paths], workers):
@@ -95,6 +95,8 @@ def _of_sample(where: str, members: dict[str, bytes]) -> list[tuple[str, str]]:
     else:
         try:
             decode(members[suffix], suffix, None, "float32")
+        except OversizedImage as error:
+            faults.append(("oversized", f"{where}: {error}"))
         except ValueError as error:
             faults.append(("undecodable", f"{where}: {error}"))
     if not members.get("cls", b"0").strip().removeprefix(b"-").isdigit():

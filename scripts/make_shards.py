@@ -24,7 +24,7 @@ import tyro
 from tqdm import tqdm
 
 from data.build import Built, Encoding, build_shards, plan_shards
-from data.decode import open_image
+from data.decode import decode
 from data.index import statistics, write_index, write_json
 from data.listing import Entry, find_entries, label_entries, shuffle, split
 from data.parallel import Engine
@@ -55,7 +55,9 @@ class MakeShards:
     """Seed of the order of the images, which mixes the classes."""
     max_broken: float = 0.01
     """Share of images that may fail to decode. They are skipped and named; more stop the run."""
-    workers: int = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    workers: int = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     """Processes, or CPUs of a local Ray cluster."""
     engine: Engine = "pool"
     """pool: processes of this machine. ray: the cluster of RAY_ADDRESS, or a local one."""
@@ -63,14 +65,13 @@ class MakeShards:
 
 
 def channels_of_first(entries: list[Entry]) -> int:
-    """Channels of the first image that can be opened; raises ValueError if there is none."""
+    """Channels of the first image that can be decoded; raises ValueError if there is none."""
     for entry in entries:
         try:
-            picture = open_image(entry.path.read_bytes(), entry.path.suffix.lower()[1:])
-            return picture.read((0, 0, picture.height, picture.width)).shape[0]
-        except ValueError as error:
-            if "float32" in str(error):
-                raise
+            suffix = entry.path.suffix.lower()[1:]
+            return decode(entry.path.read_bytes(), suffix, pixels="float32").shape[0]
+        except ValueError:
+            continue
     raise ValueError(f"none of the {len(entries)} images can be decoded")
 
 
@@ -106,6 +107,8 @@ def main(args: MakeShards) -> None:
     for name, share in (("max-broken", args.max_broken), ("val", args.val)):
         if not 0 <= share < 1:
             raise ValueError(f"--{name} {share} must be a share, 0 <= share < 1")
+    if args.val and args.prefix == "val":
+        raise ValueError("--prefix val is the name of the images that --val takes out")
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
     entries = shuffle(find_entries(args.source, args.path_column, args.label_column), args.seed)

@@ -1,8 +1,10 @@
 """Every format to the channels and the depth asked for; reduced JPEGs close to whole ones."""
 
 import io
+import struct
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import simplejpeg
@@ -12,7 +14,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from data.decode import MAX_PIXELS, decode, open_image
+from data.decode import MAX_PIXELS, OversizedImage, decode, open_image
 from data.transforms import Crop
 
 
@@ -128,6 +130,71 @@ def test_a_decompression_bomb_is_refused_from_its_header():
     at = header.index(b"\xff\xc0") + 5  # height and width in the frame header
     with pytest.raises(ValueError, match="60000 x 60000 pixels exceed the limit of"):
         open_image(header[:at] + (60000).to_bytes(2, "big") * 2 + header[at + 4 :], "jpg")
+
+
+def test_many_bands_are_a_bomb_too():
+    content = bytearray(encoded(noise(2, 2, 60000), "tif", planarconfig="contig"))
+    with tifffile.TiffFile(io.BytesIO(content)) as tiff:
+        for side in ("ImageWidth", "ImageLength"):
+            tag = tiff.pages[0].tags[side]  # pyright: ignore[reportAttributeAccessIssue]
+            content[tag.valueoffset : tag.valueoffset + 2] = struct.pack("<H", 8000)
+    with pytest.raises(OversizedImage, match="exceeds the limit of 357913940 values"):
+        open_image(bytes(content), "tif")
+
+
+def test_an_array_that_promises_more_than_its_bytes_is_refused_without_allocating_it():
+    file = io.BytesIO()
+    header = {"descr": "<u2", "fortran_order": False, "shape": (10**6, 10**6, 1000)}
+    np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(ValueError, match="cannot be decoded as an image"):
+        open_image(file.getvalue() + b"few", "npy")
+
+
+@pytest.mark.parametrize("order", ["<u2", ">u2"])
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_arrays_of_any_byte_order_and_layout_keep_their_pixels(order, layout):
+    image = np.asarray(noise(5, 6, 4, dtype=np.uint16).astype(order), order=layout)
+    pixels = decode(encoded(image, "npy"), "npy", 4, "float32").permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(pixels, image.astype("=u2") / 65535, atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", ["P", "CMYK", "1"])
+def test_tiffs_of_indices_inks_or_inverted_grey_become_the_colours_they_show(mode):
+    file = io.BytesIO()
+    Image.fromarray(photograph(16, 16)).convert(mode).save(file, "tiff")
+    shown = np.array(Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
+    found = decode(file.getvalue(), "tif", 3).permute(1, 2, 0).numpy()
+    assert np.array_equal(found, shown)
+    grey = noise(6, 7)
+    inverted = encoded(grey, "tif", photometric="miniswhite")
+    assert np.array_equal(decode(inverted, "tif", 1)[0].numpy(), 255 - grey)
+
+
+def test_16_bit_colours_of_a_png_are_not_cut_to_8_bits_unasked():
+    content = bytes(imagecodecs.png_encode(noise(4, 5, 3, dtype=np.uint16)))
+    assert decode(content, "png", 3).shape == (3, 4, 5)
+    with pytest.raises(ValueError, match="would lose 8 bits: store a TIFF"):
+        decode(content, "png", 3, "float32")
+
+
+@pytest.mark.parametrize("in_chans", [1, 3])
+def test_a_jpeg_with_stray_bytes_is_read_as_pil_reads_it(in_chans):
+    content = encoded(photograph(1001, 777), "jpg", quality=90)
+    stray = content[:-2] + b"\x00\x11\x22" + content[-2:]
+    whole = np.array(Image.open(io.BytesIO(stray)).convert({1: "L", 3: "RGB"}[in_chans]))
+    found = decode(stray, "jpg", in_chans).permute(1, 2, 0).numpy()
+    # PIL's grey comes from RGB, the decoder's is the luma of the file: they differ in rounding
+    assert np.abs(found - whole.reshape(found.shape).astype(int)).max() <= (
+        3 if in_chans == 1 else 0
+    )
+    box, size = (3, 5, 900, 700), (100, 100)
+    reduced = open_image(stray, "jpg", in_chans).read(box, size)
+    assert psnr(reduced, open_image(content, "jpg", in_chans).read(box, size)) > 32
+
+
+def test_other_formats_under_these_suffixes_are_refused():
+    with pytest.raises(ValueError, match="no known format"):
+        decode(encoded(noise(8, 8, 3), "eps"), "png", 3)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> float:

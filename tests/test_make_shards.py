@@ -303,6 +303,7 @@ def test_a_split_writes_two_sets_of_shards(labelled, tmp_path):
     write_images(tmp_path / "flat", 3)
     failed = run(tmp_path / "flat", tmp_path / "p", "--val", 0.5, "--split", "stratified")
     assert_fails(failed, "--split stratified needs labels")
+    assert_fails(run(labelled, tmp_path / "q", "--val", 0.5, "--prefix", "val"), "--prefix val is")
 
 
 def test_statistics_are_those_of_all_pixels(tmp_path):

@@ -1,5 +1,6 @@
 """pretrain.py as a process: learns, resumes exactly, agrees over ranks, and fails in one line."""
 
+import io
 import json
 import os
 import shutil
@@ -7,13 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import torch
 import yaml
 from safetensors.torch import load_file
 
+from data.commands import moments_of
+from data.index import write_index
+from data.write import write_shards
 from fcmae import FCMAE, checkpoint
 from fcmae.checkpoint import TrainState
 from fcmae.config import field_names, parse
@@ -299,3 +306,23 @@ def test_weight_decay_skips_biases_norms_grn_and_the_token() -> None:
         "encoder.stages.0.blocks.0.mlp.grn.weight",
         "encoder.stem.1.weight",
     } <= (undecayed)
+
+
+def test_satellite_tiles_train_on_their_own_statistics(tmp_path: Path) -> None:
+    tiles = np.random.default_rng(0).integers(0, 20_000, (8, 13, 40, 40)).astype(np.uint16)
+    samples = []
+    for i, tile in enumerate(tiles):
+        file = io.BytesIO()
+        tifffile.imwrite(file, tile, photometric="minisblack", planarconfig="separate")
+        samples.append({"__key__": f"t{i}", "tif": file.getvalue()})
+    (shard,) = write_shards(samples, tmp_path / "tiles", "train", 8)
+    write_index([replace(shard, moments=moments_of(shard, None))])
+    done = pretrain(
+        *(tmp_path / "run", "--data.train", shard.url, "--model.in_chans", "13"),
+        *("--data.pixels", "float32", "--data.mean", "--data.std"),
+    )
+    assert done.returncode == 0, done.stderr
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]
+    scaled = tiles / 65535
+    assert written["mean"] == pytest.approx(scaled.mean((0, 2, 3)))
+    assert written["std"] == pytest.approx(scaled.std((0, 2, 3)))

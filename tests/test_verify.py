@@ -23,6 +23,13 @@ def picture(shade: int = 7) -> bytes:
     return file.getvalue()
 
 
+def bomb() -> bytes:
+    """A JPEG whose header claims 60,000 x 60,000 pixels."""
+    small = picture()
+    at = small.index(b"\xff\xc0") + 5  # height and width in the frame header
+    return small[:at] + (60_000).to_bytes(2, "big") * 2 + small[at + 4 :]
+
+
 def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, content in members:
@@ -67,6 +74,7 @@ def test_every_kind_of_fault_is_named_and_counted(tmp_path):
         ("word.jpg", picture()),
         ("word.cls", b"cat"),
         ("a.png", picture()),
+        ("bomb.jpg", bomb()),
     ]
     first, second = write_tar(tmp_path / "1.tar", GOOD), write_tar(tmp_path / "2.tar", bad)
     assert command("index", first).returncode == 0
@@ -85,12 +93,13 @@ def test_every_kind_of_fault_is_named_and_counted(tmp_path):
         f"orphan: {second}: sample 'label' has no image, only cls",
         f"undecodable: {second}: sample 'broken': 8 bytes cannot be decoded",
         f"undecodable: {second}: sample 'word': its label is no integer",
+        f"oversized: {second}: sample 'bomb': 60000 x 60000 pixels exceed the limit of",
         f"unreadable: {cut}: ",
     ):
         assert line in done.stdout, line
     assert done.stdout.splitlines()[-1] == (
-        "8 samples in 3 shards: 3 duplicate, 2 orphan, 1 replaced, 2 undecodable, 2 unlisted,"
-        " 1 unreadable"
+        "9 samples in 3 shards: 3 duplicate, 2 orphan, 1 oversized, 1 replaced, 2 undecodable,"
+        " 2 unlisted, 1 unreadable"
     )
 
 
