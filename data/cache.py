@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from data.index import Shard, file_sha256
 from data.sources import SourceConfig, download
@@ -25,26 +25,31 @@ def open_cached(shard: Shard, config: SourceConfig) -> int:
         ValueError: the fetched shard has not the SHA-256 of its index.
         OSError: it cannot be fetched or the cache not be written.
     """
-    copy = _place(shard, config)
-    try:
-        os.utime(copy)  # used now
-        return os.open(copy, os.O_RDONLY)
-    except FileNotFoundError:
-        pass
+    copy, limit = _place(shard, config), config.cache_gb * 1e9
+    with suppress(FileNotFoundError):
+        return _open_used(copy)
     copy.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{copy}.lock"):
-        if not copy.exists():
-            partial = copy.with_suffix(".part")
-            _make_room(copy.parent, config.cache_gb * 1e9 - shard.size)
-            download(shard.url, shard.size, partial, config)
-            if shard.sha256 and (found := file_sha256(partial)) != shard.sha256:
-                partial.unlink()
-                raise ValueError(
-                    f"shard {shard.url} has SHA-256 {found}, its index says {shard.sha256}; it was"
-                    " replaced or damaged: restore it, or index it again"
-                )
-            partial.replace(copy)
-        return os.open(copy, os.O_RDONLY)
+        with suppress(FileNotFoundError):
+            return _open_used(copy)
+        partial = copy.with_suffix(".part")
+        _make_room(copy.parent, limit - shard.size)
+        download(shard.url, shard.size, partial, config)
+        if shard.sha256 and (found := file_sha256(partial)) != shard.sha256:
+            partial.unlink()
+            raise ValueError(
+                f"shard {shard.url} has SHA-256 {found}, its index says {shard.sha256}; it was"
+                " replaced or damaged: restore it, or index it again"
+            )
+        file = os.open(partial, os.O_RDONLY)  # first: once it has its name it may be removed
+        partial.replace(copy)
+    _make_room(copy.parent, limit)  # others may have fetched meanwhile
+    return file
+
+
+def _open_used(copy: Path) -> int:
+    os.utime(copy)  # used now
+    return os.open(copy, os.O_RDONLY)
 
 
 def rename_cached(old: Shard, new: Shard, config: SourceConfig) -> None:
@@ -59,7 +64,10 @@ def _place(shard: Shard, config: SourceConfig) -> Path:
 
 
 def _make_room(directory: Path, limit: float) -> None:
-    """Remove the least recently used files until the rest is within `limit` bytes."""
+    """Remove the least recently used files until the rest is within `limit` bytes.
+
+    What a process is fetching stays: it holds the lock.
+    """
     with FileLock(directory / "room.lock"):
         found = []
         for path in directory.iterdir():
@@ -72,5 +80,10 @@ def _make_room(directory: Path, limit: float) -> None:
         for _, size, path in sorted(found):
             if total <= limit:
                 break
-            path.unlink(missing_ok=True)
-            total -= size
+            if path.suffix == ".tar":
+                path.unlink(missing_ok=True)
+                total -= size
+                continue
+            with suppress(Timeout), FileLock(f"{path.with_suffix('.tar')}.lock", blocking=False):
+                path.unlink(missing_ok=True)  # of a process that was killed
+                total -= size

@@ -18,6 +18,8 @@ import fsspec
 T = TypeVar("T")
 
 EXTRAS = {"http": "http", "https": "http", "s3": "s3", "gs": "gs", "gcs": "gs"}
+# what file systems call it: S3 and http, gs, s3, http, hf
+VERSIONS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "blob_id")
 LONGEST_PAUSE = 60.0  # seconds between two attempts
 
 
@@ -59,9 +61,7 @@ def info(url: str, config: SourceConfig) -> RemoteInfo:
 
     def ask() -> RemoteInfo:
         found = _file_system(url, config).info(url)
-        version = next(
-            (found[k] for k in ("ETag", "etag", "mtime", "LastModified") if k in found), ""
-        )
+        version = next((found[key] for key in VERSIONS if found.get(key)), "")
         if found.get("size") is None:
             raise OSError("the server does not tell the size")
         return RemoteInfo(int(found["size"]), str(version))

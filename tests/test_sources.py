@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +175,43 @@ def test_the_cache_keeps_to_its_bound_and_drops_what_was_used_longest_ago(server
     assert len(server.gets) == 4
 
 
+def test_a_slow_fetch_is_not_taken_from_under_its_process(local, server, source):
+    shards = open_shards(pattern(server), source=source)
+    source = replace(source, cache_gb=1.2 * shards[0].size / 1e9)  # room for one
+    server.faults = ["slow"]
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(read_sample, shards[0], 3, source)
+        while not server.gets:
+            time.sleep(0.01)
+        read_sample(shards[1], 3, source)
+        assert slow.result() == read_sample(local[0], 3)
+    kept = list((source.cache / "shards").glob("*.tar"))
+    assert sum(path.stat().st_size for path in kept) <= source.cache_gb * 1e9
+
+
+def test_the_part_that_a_killed_fetch_left_makes_room(server, source):
+    shards = open_shards(pattern(server), source=source)
+    left = source.cache / "shards" / "0.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(bytes(shards[0].size))
+    read_sample(shards[0], 0, replace(source, cache_gb=1.2 * shards[0].size / 1e9))
+    assert not left.exists()
+
+
+def test_a_remote_shard_without_an_index_is_scanned_again_when_its_date_changed(
+    local, server, source
+):
+    path = Path(local[0].url)
+    (path.parent / INDEX).unlink()
+    (before,) = open_shards(f"{server.url}/train-000000.tar", source=source)
+    content = path.read_bytes()
+    path.write_bytes(content[:600] + b"!" + content[601:])  # of the same size
+    os.utime(path, (1, 1))
+    (after,) = open_shards(f"{server.url}/train-000000.tar", source=source)
+    assert before.size == after.size
+    assert before.sha256 != after.sha256
+
+
 READER = """
 import sys
 from pathlib import Path
@@ -250,7 +288,7 @@ def test_shards_on_s3_equal_local_ones(local, source, monkeypatch):
     import boto3
     from moto.server import ThreadedMotoServer
 
-    running = ThreadedMotoServer(port=0)
+    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     running.start()
     try:
         host, port = running.get_host_and_port()
