@@ -22,12 +22,17 @@ def open_cached(shard: Shard, config: SourceConfig) -> int:
     The copy may leave the cache at any time; what is open stays readable.
 
     Raises:
-        ValueError: the fetched shard has not the SHA-256 of its index.
+        ValueError: the fetched shard has not the SHA-256 of its index; it is larger than the cache.
         OSError: it cannot be fetched or the cache not be written.
     """
     copy, limit = _place(shard, config), config.cache_gb * 1e9
     with suppress(FileNotFoundError):
         return _open_used(copy)
+    if shard.size > limit:
+        raise ValueError(
+            f"shard {shard.url} has {shard.size} bytes and data.source.cache_gb={config.cache_gb}"
+            " holds less; raise it, or take data.source.read range"
+        )
     copy.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{copy}.lock"):
         with suppress(FileNotFoundError):

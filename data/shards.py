@@ -84,7 +84,8 @@ def open_shards(
 
     unlisted = listed.count(None)
     with (
-        ThreadPoolExecutor() as pool,  # hashing and waiting release the interpreter lock
+        # hashing and waiting release the interpreter lock, and of waiting servers many go at once
+        ThreadPoolExecutor(64 if any(map(is_remote, urls)) else None) as pool,
         tqdm(
             total=unlisted, desc="indexing shards", unit="shard", disable=None if unlisted else True
         ) as bar,

@@ -108,18 +108,19 @@ def _file_system(url: str, config: SourceConfig) -> Any:
     scheme = urlsplit(url).scheme
     options: dict[str, Any] = {}
     try:
-        if scheme in ("http", "https"):
+        if scheme in ("http", "https", "gs", "gcs"):
             import aiohttp
 
             limits = aiohttp.ClientTimeout(
                 total=None, sock_connect=config.timeout, sock_read=config.timeout
             )
-            options = {"client_kwargs": {"timeout": limits}}
+            http = scheme.startswith("http")
+            options = (
+                {"client_kwargs": {"timeout": limits}} if http else {"requests_timeout": limits}
+            )
         elif scheme == "s3":
             limits = {"connect_timeout": config.timeout, "read_timeout": config.timeout}
             options = {"config_kwargs": {**limits, "retries": {"max_attempts": 1}}}
-        elif scheme in ("gs", "gcs"):
-            options = {"timeout": config.timeout}
         return fsspec.filesystem(scheme, **options, use_listings_cache=False)
     except ImportError as error:
         extra = EXTRAS.get(scheme)
@@ -139,10 +140,11 @@ def _persistently(attempt: Callable[[], T], url: str, config: SourceConfig) -> T
             status = getattr(error, "status", None)  # aiohttp's
             hopeless = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
             if hopeless or number == config.attempts:
+                way_out = "data.source.attempts or data.source.timeout can be raised"
                 raise OSError(
                     f"{url} could not be read in {number} attempts"
-                    f" ({type(error).__name__}: {error}); check the server, or raise"
-                    " data.source.attempts or data.source.timeout"
+                    f" ({type(error).__name__}: {error}); check the URL, your rights to it and the"
+                    f" server{'' if hopeless else '; ' + way_out}"
                 ) from error
             pause = min(config.backoff * 2 ** (number - 1), LONGEST_PAUSE)
             time.sleep(pause * random.uniform(0.5, 1))  # so that processes do not knock in step
