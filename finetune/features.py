@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -126,7 +126,8 @@ def cached(
 ) -> tuple[Features, int]:
     """The features of these shards, from the cache if it has them, and how many were broken.
 
-    A file's name is a hash of what its contents depend on: shards, weights, metadata.
+    A file's name is a hash of what its contents depend on: shards, weights, metadata, the share of
+    broken samples that was let pass.
     """
     data = config.data
     shards = open_shards(spec, source=data.source)
@@ -139,7 +140,8 @@ def cached(
     )
     path = None
     if config.cache is not None:
-        made_of = (metadata, data.pixels, [shard.sha256 for shard in shards])
+        # with the share, since features made under a laxer one may have too many broken samples
+        made_of = (metadata, data.pixels, data.max_bad_fraction, [s.sha256 for s in shards])
         key = hashlib.sha256(repr(made_of).encode())
         for name, tensor in model.state_dict().items():
             key.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -158,9 +160,9 @@ def cached(
             partial = path.with_suffix(".tmp")
             save_file(found, partial)
             partial.replace(path)
-    whole = found["whole"]
-    features = Features(found["x"], found["y"], groups_of(images, data.group)).take(whole)
-    return features, int((~whole).sum())
+    kept = found["whole"].nonzero().flatten()
+    groups = groups_of(images, data.group, kept.tolist())
+    return Features(found["x"][kept], found["y"][kept], groups), len(images) - len(kept)
 
 
 @torch.no_grad()
@@ -213,16 +215,16 @@ def extract(
     return x, y, whole
 
 
-def groups_of(images: ShardImages, name: str) -> Int[Tensor, " n"]:
+def groups_of(images: ShardImages, name: str, samples: Sequence[int]) -> Int[Tensor, " n"]:
     """A number for each value of json field `name`; every sample is its own group without a name.
 
     Raises:
         ValueError: a sample lacks the field.
     """
     if not name:
-        return torch.arange(len(images))
+        return torch.arange(len(samples))
     values = []
-    for sample in range(len(images)):
+    for sample in samples:
         shard, members = images.read(sample)
         record = json.loads(members.get("json", "{}"))
         if name not in record:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from finetune.features import (
 )
 from finetune.knn import accuracies, neighbours, vote
 from finetune.linear_probe import accuracy, train_grid
+from tests.test_pipeline import png
 
 ROOT = Path(__file__).parents[1]
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
@@ -214,6 +216,27 @@ def test_the_cache_belongs_to_weights_and_shards(tmp_path: Path) -> None:
     other = RandomConfig(**{**vars(TINY), "seed": 1})
     labelled_features(probe_config(tmp_path, cache=cache, random=other), accelerator)
     assert len(list(cache.iterdir())) == 4
+
+
+def test_broken_samples_are_left_out_and_counted(tmp_path: Path) -> None:
+    def sample(i: int) -> dict:
+        if i in (4, 20):  # without a label and a group, too
+            return {"__key__": f"s{i}", "png": b"no image"}
+        return {"__key__": f"s{i}", "png": png(i), "cls": i % 3, "json": {"object": i // 3}}
+
+    write_shards((sample(i) for i in range(30)), tmp_path, "train", 15)
+    accelerator, cache = Accelerator(cpu=True), tmp_path / "cache"
+    config = probe_config(tmp_path, cache=cache)
+    lax = replace(config.data, max_bad_fraction=0.1, group="object")
+    for _ in range(2):  # extracted, and from the cache
+        train, _, made = labelled_features(replace(config, data=lax), accelerator)
+        whole = [i for i in range(30) if i not in (4, 20)]
+        assert train.y.tolist() == [i % 3 for i in whole]
+        names = np.unique([str(i // 3) for i in whole], return_inverse=True)[1]
+        assert train.groups.tolist() == names.tolist()
+        assert (made["train_samples"], made["skipped_samples"]) == (28, 2)
+    with pytest.raises(ValueError, match=r"2 of 30 samples are broken.*'s4': .*'s20': "):
+        labelled_features(config, accelerator)  # features of the laxer share do not pass for its
 
 
 def test_missing_labels_and_groups_are_named(tmp_path: Path) -> None:
