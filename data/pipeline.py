@@ -1,6 +1,7 @@
 """The loader: images of shards, by the numbers that the order gives, as batches of tensors."""
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -54,8 +55,9 @@ class ShardImages(Dataset[dict[str, Any]]):
 
     With random crops the next sample of its shard that can be read takes the place of a broken one,
     cropped and masked as the broken one would have been, so that batches stay full and depend on
-    nothing else. `broken` has a line for each sample that was passed over, or nothing. With the
-    centre crop, where samples count, a broken one gives zeros and label -1.
+    nothing else. `broken` has a line for each sample that was passed over, or nothing; it names the
+    shard, by its URL where several have the name. With the centre crop, where samples count, a
+    broken one gives zeros and label -1.
 
     Args:
         shards: in the order in which their samples are numbered.
@@ -85,6 +87,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         self.pixels: Pixels = pixels
         self.seed, self.crop, self.source = seed, crop, source
         self.ends = list(accumulate(shard.samples for shard in shards))
+        self.names = Counter(shard.name for shard in shards)
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -103,6 +106,8 @@ class ShardImages(Dataset[dict[str, Any]]):
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, sample = item
         shard, first = self.locate(sample)
+        # shards of one name lie in several directories: their samples are not to be taken for one
+        named = shard.name if self.names[shard.name] == 1 else shard.url
         broken = []
         for i in range(first, first + shard.samples):
             members = read_sample(shard, i % shard.samples, self.source)
@@ -110,7 +115,7 @@ class ShardImages(Dataset[dict[str, Any]]):
                 image, label = self._decode(members, np.random.default_rng([self.seed, *item]))
                 break
             except ValueError as error:
-                broken.append(f"{shard.name}: sample {members['__key__']!r}: {error}")
+                broken.append(f"{named}: sample {members['__key__']!r}: {error}")
                 if self.crop is None:
                     shape = (self.in_chans, *self.size)
                     image, label = torch.zeros(shape, dtype=getattr(torch, self.pixels)), -1

@@ -11,6 +11,7 @@ import torch
 
 from data.broken import BrokenSamples
 from data.index import Shard
+from data.order import GlobalBatches, Order
 from data.pipeline import ShardImages
 from data.transforms import Crop
 from data.write import write_shards
@@ -71,6 +72,14 @@ def test_a_sample_without_image_or_with_a_wrong_label_is_broken(member, message,
     assert message in ShardImages(shards, size=(8, 8), in_chans=3)[(0, 0)]["broken"]
 
 
+def test_broken_samples_of_shards_of_one_name_count_each(tmp_path):
+    shards = [*write(tmp_path / "a", {0}, 16), *write(tmp_path / "b", {0}, 16)]
+    images = ShardImages(shards, size=(8, 8), in_chans=3, crop=CROP)
+    bad = BrokenSamples(32, 1.0)
+    bad.add(images[(0, sample)]["broken"] for sample in (0, 16))
+    assert bad.by_shard() == {shard.url: 1 for shard in shards}
+
+
 def test_each_broken_sample_counts_once():
     bad = BrokenSamples(100, 0.03)
     assert bad.new(["", "t: sample 'a': x\nt: sample 'b': x"]) == [
@@ -97,6 +106,7 @@ def pretrain(shards: Path, run: Path, *flags: str) -> subprocess.CompletedProces
         "--standalone",
         "--nproc_per_node",
         "2",
+        *("--tee", "3"),  # lines say which rank wrote them
     ]
     options = [
         *("--run.dir", run, "--data.train", f"{shards}/train-{{000000..000001}}.tar"),
@@ -127,9 +137,22 @@ def test_two_ranks_name_a_broken_sample_once_and_count_it_by_shard(tmp_path):
 
 
 @pytest.mark.dist
-def test_too_many_broken_samples_stop_both_ranks_with_the_list(tmp_path):
-    write(tmp_path / "shards", {5, 20})
-    done = pretrain(tmp_path / "shards", tmp_path / "run")
+def test_too_many_broken_samples_of_one_rank_stop_both_with_the_list(tmp_path):
+    first = {  # what each rank reads before the first line of the log
+        rank: {
+            sample
+            for part in GlobalBatches(
+                Order([16, 16], 0, 64), batch_size=8, start=0, steps=2, rank=rank, world=2
+            )
+            for _, sample in part
+        }
+        for rank in (0, 1)
+    }
+    bad = min(first[1])  # rank 0 does not meet it
+    assert bad not in first[0]
+    write(tmp_path / "shards", {bad})
+    done = pretrain(tmp_path / "shards", tmp_path / "run", "--seed", "0")
     assert done.returncode != 0
-    assert "1 of 32 samples are broken" in done.stderr or "2 of 32 samples" in done.stderr
-    assert "sample 's" in done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error: 1 of 32 samples" in line]
+    assert sorted(line.partition(":")[0] for line in errors) == ["[default0]", "[default1]"]
+    assert all(f"sample 's{bad}'" in line for line in errors)
