@@ -232,7 +232,7 @@ def test_exact_pixels_are_those_of_pil():
 def test_crops_decoded_at_a_reduced_scale_stay_close_to_those_of_the_whole_image():
     values = [psnr(ours, full) for ours, full in crops(1500, 2000, (224, 224))]
     # JPEG at quality 90 is itself about 40 dB from its original
-    assert min(values) > 32
+    assert min(values) > 38
 
 
 def test_a_reduced_box_has_the_size_asked_for_at_least():
