@@ -243,6 +243,24 @@ def split_name(name: str) -> tuple[str, str] | None:
     return f"{directory}{slash}{stem}", suffix.lower()
 
 
+def plain_header(block: bytes) -> tuple[str, int] | None:
+    """Name and size in the ustar header of a regular file; None for any other block.
+
+    Source: POSIX.1-1988, the tar interchange format: numbers are octal, and the checksum is the sum
+    of all bytes with its own eight taken as blanks.
+    """
+    try:
+        checksum = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+        if block[156:157] not in b"0\0" or int(block[148:156].rstrip(b" \0"), 8) != checksum:
+            return None
+        size = int(block[124:136].rstrip(b" \0"), 8)
+    except ValueError:
+        return None
+    name, prefix = (part.partition(b"\0")[0] for part in (block[:100], block[345:500]))
+    full = prefix + b"/" + name if prefix else name
+    return full.decode("utf-8", "surrogateescape"), size
+
+
 def sample_members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
     for member in tar:
         split = split_name(member.name) if member.isreg() else None

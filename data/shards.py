@@ -34,6 +34,7 @@ from data.index import (
     file_sha256,
     from_entry,
     index_shard,
+    plain_header,
     read_index,
     sample_members,
     scan,
@@ -136,17 +137,18 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
 def _unpack(content: bytes) -> Iterator[tuple[str, str, bytes]]:
     """Key, suffix and content of the members in a piece of a tar; raises TarError if it is none.
 
-    It asks tarfile for the headers alone, where they are plain ones: a TarFile around a sample of
-    two members takes three times as long.
+    Headers of plain files are read here, all others by tarfile, which for a sample of two members
+    takes as long as a fifth of decoding its image.
     """
     at = 0
     while at < len(content):
-        header = tarfile.TarInfo.frombuf(content[at : at + BLOCK], "utf-8", "surrogateescape")
-        if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        plain = plain_header(content[at : at + BLOCK])
+        if plain is None:
             break
-        first, at = at + BLOCK, at + BLOCK * (1 + -(-header.size // BLOCK))
-        if (split := split_name(header.name)) is not None:
-            yield *split, content[first : first + header.size]
+        name, size = plain
+        first, at = at + BLOCK, at + BLOCK * (1 + -(-size // BLOCK))
+        if (split := split_name(name)) is not None:
+            yield *split, content[first : first + size]
     if at > len(content):
         raise tarfile.TarError("the last member is cut short")
     if at == len(content):
