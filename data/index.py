@@ -16,6 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
@@ -33,9 +34,12 @@ class Moments:
 
     @classmethod
     def of(cls, image: Float32[Tensor, "c h w"]) -> "Moments":
-        """Those of one image."""
-        pixels = image.flatten(1).double()
-        sums, squares = pixels.sum(1).tolist(), pixels.square().sum(1).tolist()
+        """Those of one image, to the last bit the same for any number of threads.
+
+        numpy's sum is one thread's; torch divides it among those it has, and so rounds otherwise.
+        """
+        pixels = image.flatten(1).numpy().astype(np.float64)
+        sums, squares = pixels.sum(1).tolist(), np.square(pixels).sum(1).tolist()
         return cls(pixels.shape[1], tuple(sums), tuple(squares))
 
     @classmethod

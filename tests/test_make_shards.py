@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data.index import index_shard, statistics
+from data.index import Moments, index_shard, statistics
 from data.listing import Entry, split
 from data.pipeline import ShardImages
 from data.shards import open_shards, read_sample
@@ -316,6 +317,18 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
     np.testing.assert_allclose(std, pixels.std(0), rtol=1e-6)
     with pytest.raises(ValueError, match=r"000000\.tar has no statistics; run python -m"):
         statistics([index_shard(Path(shards[0].url))])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_do_not_depend_on_the_number_of_threads(channels):
+    image = torch.rand(channels, 500, 375, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    found = []
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        found.append(Moments.of(image))
+    torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
 
 
 def test_satellite_tiles_of_13_bands_are_taken(tmp_path):
