@@ -8,7 +8,8 @@ and interruptions.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,17 +85,22 @@ def plan_shards(
 
 
 def build_shards(
-    jobs: Sequence[ShardJob], staging: Path, workers: int, engine: Engine = "pool"
-) -> Iterator[Built]:
+    jobs: Sequence[ShardJob],
+    options: Mapping[str, Any],
+    staging: Path,
+    workers: int,
+    engine: Engine = "pool",
+) -> Generator[Built, None, None]:
     """Build the shards that are not there yet, and yield each as it is known.
 
-    `staging` is the folder of the plan and the notes, on the file system of the shards.
+    `staging` is the folder of the plan and the notes, on the file system of the shards. `options`
+    are what the jobs were planned by, for the error that tells another plan from the one there.
 
-    Raises:
+    Raises what `over` raises, and:
         FileExistsError: a shard is there that this plan did not make.
         ValueError: the plan there is another one; no image of a shard can be read.
     """
-    plan, wanted = staging / "plan.json", _fingerprint(jobs)
+    plan, wanted = staging / "plan.json", _fingerprint(jobs, options)
     if plan.exists():
         found = json.loads(plan.read_text(encoding="utf-8"))
         differing = [f"{k}: {found[k]} -> {v}" for k, v in wanted.items() if found[k] != v]
@@ -143,17 +149,21 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 sample["json"] = entry.metadata
             yield sample
 
-    partial = staging / job.path.name
-    shard = write_shard(checked(samples()), partial, job.encoding.compress)
-    if not shard.samples:
-        raise ValueError(f"none of the {len(broken)} images of {job.path} can be read: {broken[0]}")
-    shard = replace(shard, url=str(job.path), moments=Moments.merge(moments))
-    built = Built(shard, len(job.entries), broken)
-    write_json(
-        _note(job.path, staging),
-        {"shard": to_entry(shard), "images": built.images, "broken": broken},
-    )
-    partial.replace(job.path)
+    # a folder of its own: the worker of a killed parent may be at the same shard for a second yet
+    with tempfile.TemporaryDirectory(dir=staging) as attempt:
+        partial, note = Path(attempt) / job.path.name, _note(job.path, Path(attempt))
+        shard = write_shard(checked(samples()), partial, job.encoding.compress)
+        if not shard.samples:
+            path, why = broken[0]
+            raise ValueError(
+                f"none of the {len(broken)} images of {job.path} can be read, such as {path}:"
+                f" {why}; remove them, or raise --shard-size"
+            )
+        shard = replace(shard, url=str(job.path), moments=Moments.merge(moments))
+        built = Built(shard, len(job.entries), broken)
+        write_json(note, {"shard": to_entry(shard), "images": built.images, "broken": broken})
+        note.replace(_note(job.path, staging))
+        partial.replace(job.path)
     return built
 
 
@@ -205,7 +215,7 @@ def _read_note(shard: Path, note: Path) -> Built:
     return Built(from_entry(str(shard), content["shard"]), content["images"], broken)
 
 
-def _fingerprint(jobs: Sequence[ShardJob]) -> dict[str, Any]:
+def _fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one plan from another, readable as far as it can be."""
     digest = hashlib.sha256()
     for job in jobs:
@@ -216,6 +226,7 @@ def _fingerprint(jobs: Sequence[ShardJob]) -> dict[str, Any]:
     return {
         "images": images,
         "shards": len(jobs),
+        **options,
         **asdict(jobs[0].encoding),
         "listing": digest.hexdigest(),
     }

@@ -1,6 +1,5 @@
 """`python -m data.shards index SHARDS` and `python -m data.shards verify SHARDS`."""
 
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from data.decode import IMAGE_SUFFIXES, decode
 from data.index import Moments, Shard, index_shard, read_index, statistics, write_index
+from data.parallel import cores
 from data.shards import LOCAL, check_file, check_shard, read_sample
 from data.sources import is_remote
 from data.verify import verify
@@ -35,7 +35,7 @@ class Verify:
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
     """Paths or brace patterns."""
-    workers: int = os.cpu_count() or 1
+    workers: int = cores()
     """Processes."""
 
 

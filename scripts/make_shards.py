@@ -13,9 +13,9 @@ missing, and the bytes are those of a run that was not.
 """
 
 import json
-import os
 import shutil
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,7 +27,7 @@ from data.build import Built, Encoding, build_shards, plan_shards
 from data.decode import decode
 from data.index import statistics, write_index, write_json
 from data.listing import Entry, find_entries, label_entries, shuffle, split
-from data.parallel import Engine
+from data.parallel import Engine, cores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,7 @@ class MakeShards:
     """Seed of the order of the images, which mixes the classes."""
     max_broken: float = 0.01
     """Share of images that may fail to decode. They are skipped and named; more stop the run."""
-    workers: int = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    workers: int = cores()
     """Processes, or CPUs of a local Ray cluster."""
     engine: Engine = "pool"
     """pool: processes of this machine. ray: the cluster of RAY_ADDRESS, or a local one."""
@@ -84,21 +82,28 @@ def build(args: MakeShards, entries: list[Entry]) -> list[Built]:
         for job in plan_shards(part, args.out_dir, prefix, args.shard_size, args.encoding)
     ]
     staging, finished, broken = args.out_dir / f".{args.prefix}.plan", list[Built](), 0
-    with tqdm(total=len(entries), unit=" images", disable=None) as bar:
-        for built in build_shards(jobs, staging, args.workers, args.engine):
+    options = {name: getattr(args, name) for name in ("seed", "val", "split", "shard_size")}
+    with (
+        # closed, so that no worker writes any more when the shards are taken back
+        closing(build_shards(jobs, options, staging, args.workers, args.engine)) as shards,
+        tqdm(total=len(entries), unit=" images", disable=None) as bar,
+    ):
+        for built in shards:
             finished.append(built)
             bar.update(built.images)
             broken += len(built.broken)
             for path, why in built.broken:
                 tqdm.write(f"skipped {path}: {why}", file=sys.stderr)
             if broken > args.max_broken * len(entries):
-                for job in jobs:
-                    job.path.unlink(missing_ok=True)
-                shutil.rmtree(staging)
-                raise ValueError(
-                    f"{broken} of {len(entries)} images cannot be decoded, more than the share "
-                    f"--max-broken {args.max_broken}; repair or remove them, or raise the share"
-                )
+                break
+    if broken > args.max_broken * len(entries):
+        for job in jobs:
+            job.path.unlink(missing_ok=True)
+        shutil.rmtree(staging)
+        raise ValueError(
+            f"{broken} of {len(entries)} images cannot be decoded, more than the share "
+            f"--max-broken {args.max_broken}; repair or remove them, or raise the share"
+        )
     return sorted(finished, key=lambda built: built.shard.url)
 
 

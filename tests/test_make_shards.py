@@ -3,10 +3,13 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,10 @@ import torch
 from PIL import Image
 from webdataset.compat import WebDataset
 
+from data.build import Encoding, build_shard, build_shards, plan_shards
 from data.index import Moments, index_shard, statistics
-from data.listing import Entry, split
+from data.listing import Entry, find_entries, split
+from data.parallel import over
 from data.pipeline import ShardImages
 from data.shards import open_shards, read_sample
 from data.transforms import Crop
@@ -135,6 +140,16 @@ def test_broken_image_is_skipped_and_named_up_to_the_stated_share(labelled, tmp_
     assert list((tmp_path / "strict").glob("*.tar")) == []
 
 
+@pytest.mark.slow
+def test_too_many_broken_images_leave_nothing_of_any_worker(tmp_path):
+    for i, path in enumerate(write_images(tmp_path / "in", 60)):
+        if i % 3 == 0:
+            path.write_bytes(b"no image")
+    done = run(tmp_path / "in", tmp_path / "out", "--shard-size", 4, "--workers", 2)
+    assert_fails(done, "images cannot be decoded, more than the share --max-broken 0.01")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_wrong_folders_are_refused_in_one_line(labelled, tmp_path):
     assert_fails(run(tmp_path / "nowhere", tmp_path / "out"), "nowhere is no folder")
     (tmp_path / "empty").mkdir()
@@ -172,6 +187,10 @@ def test_image_bytes_still_decode(labelled, tmp_path):
 
 def shard_bytes(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.tar"))}
+
+
+def find_entries_of(paths: list[Path]) -> list[Entry]:
+    return find_entries(paths[0].parent, "path", "label")
 
 
 def write_images(root: Path, count: int) -> list[Path]:
@@ -217,6 +236,38 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(tmp_path):
     assert shard_bytes(killed) == shard_bytes(whole)
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in kept.items())
     assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+def test_another_plan_in_the_same_place_is_refused_with_what_differs(tmp_path):
+    found = find_entries_of(write_images(tmp_path / "in", 4))
+    staging, encoding = tmp_path / ".train.plan", Encoding()
+    jobs = plan_shards(found, tmp_path, "train", 2, encoding)
+    builds = build_shards(jobs, {"seed": 0}, staging, 1)
+    next(builds)
+    builds.close()
+    with pytest.raises(ValueError, match=r"different shards \(seed: 0 -> 1\); repeat the command"):
+        list(build_shards(jobs, {"seed": 1}, staging, 1))
+    (tmp_path / "in" / "image0.png").write_bytes(b"another size")
+    with pytest.raises(ValueError, match=r"different shards \(listing: "):
+        list(build_shards(jobs, {"seed": 0}, staging, 1))
+
+
+def test_two_workers_at_one_shard_do_not_meet(tmp_path):
+    (job,) = plan_shards(
+        find_entries_of(write_images(tmp_path / "in", 40)), tmp_path, "train", 40, Encoding()
+    )
+    (tmp_path / "staging").mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(build_shard, [(job, tmp_path / "staging")] * 4))
+    assert all(built == results[0] for built in results)
+    assert index_shard(job.path) == replace(results[0].shard, moments=None)
+    assert [path.name for path in (tmp_path / "staging").iterdir()] == ["train-000000.tar.json"]
+
+
+@pytest.mark.dist
+def test_a_killed_worker_is_said_in_one_line():
+    with pytest.raises(ChildProcessError, match=r"a worker was killed, .* take fewer --workers"):
+        list(over(signal.raise_signal, [signal.SIGKILL] * 2, workers=2))
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -372,3 +423,20 @@ def test_a_ray_cluster_of_two_workers_makes_the_same_bytes(labelled, tmp_path):
     done = run(labelled, tmp_path / "ray", *common, "--engine", "ray")
     assert done.returncode == 0, done.stderr
     assert shard_bytes(tmp_path / "ray") == shard_bytes(tmp_path / "pool")
+    indexes = [(tmp_path / name / "index.json").read_bytes() for name in ("ray", "pool")]
+    assert indexes[0] == indexes[1]
+
+
+@pytest.mark.slow
+def test_an_error_on_a_ray_cluster_is_one_line_and_too_many_broken_leave_nothing(tmp_path):
+    pytest.importorskip("ray")
+    for i, path in enumerate(write_images(tmp_path / "in", 12)):
+        if i % 4 == 0:
+            path.write_bytes(b"no image")
+    common = ("--workers", 2, "--engine", "ray", "--in-chans", 3)
+    done = run(tmp_path / "in", tmp_path / "a", "--shard-size", 1, "--max-broken", 0.9, *common)
+    assert_fails(done, "none of the 1 images of")
+    assert "none of the 1 images of" in done.stderr.splitlines()[-1]
+    done = run(tmp_path / "in", tmp_path / "b", "--shard-size", 4, *common)
+    assert_fails(done, "images cannot be decoded, more than the share")
+    assert list((tmp_path / "b").iterdir()) == []
