@@ -24,15 +24,17 @@ class Entry:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def find_entries(source: Path, path_column: str, label_column: str) -> list[Entry]:
+def find_entries(source: Path, path_column: str, label_column: str | None) -> list[Entry]:
     """List the images of a folder, or those that a table names, sorted by key.
 
     Hidden files and folders are left out. In a table (CSV with a header, JSON lines, Parquet),
-    relative paths start at the table's folder and other columns become metadata.
+    relative paths start at the table's folder and other columns become metadata. `label_column`
+    None stands for the column "label", if there is one.
 
     Raises:
         ValueError: no folder or table, no images, images both in a folder and in its sub-folders,
-            a row without path, some rows with a label and some without, two images of one key.
+            a damaged table, a row without path, a label column that is not there, some rows with a
+            label and some without, two images of one key.
         FileNotFoundError: a table names a file that does not exist.
     """
     if source.is_dir():
@@ -138,8 +140,18 @@ def _in_folder(root: Path) -> list[Entry]:
     ]
 
 
-def _in_table(table: Path, path_column: str, label_column: str) -> list[Entry]:
-    rows = _READERS[table.suffix.lower()](table)
+def _in_table(table: Path, path_column: str, label_column: str | None) -> list[Entry]:
+    try:
+        rows = _READERS[table.suffix.lower()](table)
+    except (ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors, too
+        raise ValueError(f"{table} is damaged or no such table: {error}") from error
+    if label_column is None:
+        label_column = "label"
+    elif rows and not any(label_column in row for row in rows):
+        raise ValueError(
+            f"{table} has no column {label_column!r}; its columns are {', '.join(rows[0])}: name"
+            " the one with the labels (--label-column)"
+        )
     entries = []
     for number, row in enumerate(rows, 1):
         if not row.get(path_column):
@@ -147,7 +159,7 @@ def _in_table(table: Path, path_column: str, label_column: str) -> list[Entry]:
                 f"{table}: row {number} has no {path_column!r}; its columns are {', '.join(row)}:"
                 " name the one with the paths (--path-column)"
             )
-        name = Path(row[path_column])
+        name = Path(str(row[path_column]))
         if not (table.parent / name).is_file():
             raise FileNotFoundError(f"{table}: row {number} names {name}, which does not exist")
         if name.suffix.lower()[1:] not in IMAGE_SUFFIXES:
@@ -178,12 +190,29 @@ def _is_integer(label: str | int) -> bool:
 
 def _read_csv(table: Path) -> list[dict[str, Any]]:
     with table.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file, strict=True))
+        reader = csv.DictReader(file, strict=True)
+        rows = []
+        for row in reader:
+            if None in row:
+                raise ValueError(f"line {reader.line_num} has more fields than the header")
+            rows.append(row)
+        return rows
 
 
 def _read_jsonl(table: Path) -> list[dict[str, Any]]:
-    lines = table.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
+    rows = []
+    # not splitlines, which also cuts at characters that JSON strings may hold, such as U+2028
+    for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} is no JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} is no object of columns: {line[:40]}")
+        rows.append(row)
+    return rows
 
 
 def _read_parquet(table: Path) -> list[dict[str, Any]]:

@@ -49,8 +49,8 @@ class MakeShards:
     class."""
     path_column: str = "path"
     """Of a table: relative paths start at its folder."""
-    label_column: str = "label"
-    """Of a table; other columns become the samples' json member."""
+    label_column: str | None = None
+    """Of a table, by default `label` if there is one; others become the samples' json member."""
     seed: int = 0
     """Seed of the order of the images, which mixes the classes."""
     max_broken: float = 0.01

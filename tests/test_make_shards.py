@@ -3,27 +3,21 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
-import torch
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data.build import Encoding, build_shard, build_shards, plan_shards
-from data.index import Moments, index_shard, statistics
-from data.listing import Entry, find_entries, split
-from data.parallel import over
+from data.index import index_shard, statistics
+from data.listing import find_entries
 from data.pipeline import ShardImages
 from data.shards import open_shards, read_sample
 from data.transforms import Crop
@@ -189,10 +183,6 @@ def shard_bytes(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.tar"))}
 
 
-def find_entries_of(paths: list[Path]) -> list[Entry]:
-    return find_entries(paths[0].parent, "path", "label")
-
-
 def write_images(root: Path, count: int) -> list[Path]:
     paths = [root / f"image{i}.png" for i in range(count)]
     for i, path in enumerate(paths):
@@ -238,38 +228,6 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(tmp_path):
     assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
 
 
-def test_another_plan_in_the_same_place_is_refused_with_what_differs(tmp_path):
-    found = find_entries_of(write_images(tmp_path / "in", 4))
-    staging, encoding = tmp_path / ".train.plan", Encoding()
-    jobs = plan_shards(found, tmp_path, "train", 2, encoding)
-    builds = build_shards(jobs, {"seed": 0}, staging, 1)
-    next(builds)
-    builds.close()
-    with pytest.raises(ValueError, match=r"different shards \(seed: 0 -> 1\); repeat the command"):
-        list(build_shards(jobs, {"seed": 1}, staging, 1))
-    (tmp_path / "in" / "image0.png").write_bytes(b"another size")
-    with pytest.raises(ValueError, match=r"different shards \(listing: "):
-        list(build_shards(jobs, {"seed": 0}, staging, 1))
-
-
-def test_two_workers_at_one_shard_do_not_meet(tmp_path):
-    (job,) = plan_shards(
-        find_entries_of(write_images(tmp_path / "in", 40)), tmp_path, "train", 40, Encoding()
-    )
-    (tmp_path / "staging").mkdir()
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(build_shard, [(job, tmp_path / "staging")] * 4))
-    assert all(built == results[0] for built in results)
-    assert index_shard(job.path) == replace(results[0].shard, moments=None)
-    assert [path.name for path in (tmp_path / "staging").iterdir()] == ["train-000000.tar.json"]
-
-
-@pytest.mark.dist
-def test_a_killed_worker_is_said_in_one_line():
-    with pytest.raises(ChildProcessError, match=r"a worker was killed, .* take fewer --workers"):
-        list(over(signal.raise_signal, [signal.SIGKILL] * 2, workers=2))
-
-
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_a_table_gives_paths_labels_and_metadata(kind, tmp_path):
     write_images(tmp_path, 4)
@@ -308,41 +266,13 @@ def test_integer_labels_of_a_table_stay(tmp_path):
     assert not (tmp_path / "o" / "classes.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("file,label\nimage0.png,1\n", "row 1 has no 'path'; its columns are file, label"),
-        ("path,label\nimage0.png,1\nimage1.png,\n", "row 2 has no 'label'"),
-        ("path,label\nnowhere.png,1\n", "row 1 names nowhere.png, which does not exist"),
-        ("path,label\n", "holds no images"),
-    ],
-)
-def test_wrong_tables_are_refused_in_one_line(text, message, tmp_path):
-    write_images(tmp_path, 2)
-    (tmp_path / "t.csv").write_text(text)
-    assert_fails(run(tmp_path / "t.csv", tmp_path / "o"), message)
-
-
-def entries(classes: int, each: int) -> list[Entry]:
-    return [
-        Entry(path=Path(f"{c}-{i}.png"), key=f"{c}-{i}", label=c)
-        for c in range(classes)
-        for i in range(each)
-    ]
-
-
-def test_a_stratified_split_takes_the_share_of_each_class():
-    rest, taken = split(entries(5, 20), 0.1, "stratified")
-    assert Counter(entry.label for entry in taken) == dict.fromkeys(range(5), 2)
-    assert len(rest) == 90
-
-
-def test_a_hashed_split_keeps_every_image_on_its_side_when_others_come():
-    _, few = split(entries(2, 50), 0.2, "hashed")
-    rest, many = split(entries(4, 80), 0.2, "hashed")
-    assert {entry.key for entry in few} <= {entry.key for entry in many}
-    assert 0.12 < len(many) / 320 < 0.28
-    assert not {entry.key for entry in few} & {entry.key for entry in rest}
+def test_a_label_column_that_is_not_there_is_refused(tmp_path):
+    write_images(tmp_path, 1)
+    (tmp_path / "t.csv").write_text("path,grade\nimage0.png,1\n")
+    done = run(tmp_path / "t.csv", tmp_path / "o", "--label-column", "diagnosis")
+    assert_fails(done, "t.csv has no column 'diagnosis'; its columns are path, grade: name the one")
+    (entry,) = find_entries(tmp_path / "t.csv", "path", None)
+    assert entry.label is None
 
 
 def test_a_split_writes_two_sets_of_shards(labelled, tmp_path):
@@ -368,18 +298,6 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
     np.testing.assert_allclose(std, pixels.std(0), rtol=1e-6)
     with pytest.raises(ValueError, match=r"000000\.tar has no statistics; run python -m"):
         statistics([index_shard(Path(shards[0].url))])
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_statistics_do_not_depend_on_the_number_of_threads(channels):
-    image = torch.rand(channels, 500, 375, generator=torch.Generator().manual_seed(0))
-    threads = torch.get_num_threads()
-    found = []
-    for count in (1, 2, 4):
-        torch.set_num_threads(count)
-        found.append(Moments.of(image))
-    torch.set_num_threads(threads)
-    assert found[0] == found[1] == found[2]
 
 
 def test_satellite_tiles_of_13_bands_are_taken(tmp_path):

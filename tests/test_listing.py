@@ -1,0 +1,65 @@
+"""Tables of images that are wrong are refused by line; splits keep what they promise."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data.listing import Entry, find_entries, split
+from tests.test_make_shards import write_images
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.csv", "file,label\nimage0.png,1\n", "row 1 has no 'path'; its columns are file, label"),
+        ("t.csv", "path,label\nimage0.png,1\nimage1.png,\n", "row 2 has no 'label'"),
+        ("t.csv", "path,label\nnowhere.png,1\n", "row 1 names nowhere.png, which does not exist"),
+        ("t.csv", "path,label\n", "holds no images"),
+        ("t.csv", "path\nimage0.png,1\n", "line 2 has more fields than the header"),
+        ("t.csv", 'path\n"image0.png"x\n', "t.csv is damaged or no such table: ',' expected"),
+        ("t.csv", b"path\n\xff.png\n", "t.csv is damaged or no such table: 'utf-8' codec"),
+        ("t.jsonl", '{"path": "image0.png"}\n{"path": \n', "line 2 is no JSON (Expecting value"),
+        ("t.jsonl", '["image0.png"]\n', 'line 1 is no object of columns: ["image0.png"]'),
+        ("t.jsonl", '{"path": 3}\n', "row 1 names 3, which does not exist"),
+        ("t.parquet", "PAR2", "t.parquet is damaged or no such table: "),
+    ],
+)
+def test_wrong_tables_are_refused_in_one_line(name, text, message, tmp_path):
+    write_images(tmp_path, 2)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(message)) as error:
+        find_entries(tmp_path / name, "path", None)
+    assert "\n" not in str(error.value)
+
+
+def test_json_lines_end_at_line_feeds_alone(tmp_path):
+    write_images(tmp_path, 1)
+    row = {"path": "image0.png", "note": "one\u2028two"}
+    (tmp_path / "t.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    (entry,) = find_entries(tmp_path / "t.jsonl", "path", None)
+    assert entry.metadata == {"note": "one\u2028two"}
+
+
+def entries(classes: int, each: int) -> list[Entry]:
+    return [
+        Entry(path=Path(f"{c}-{i}.png"), key=f"{c}-{i}", label=c)
+        for c in range(classes)
+        for i in range(each)
+    ]
+
+
+def test_a_stratified_split_takes_the_share_of_each_class():
+    rest, taken = split(entries(5, 20), 0.1, "stratified")
+    assert Counter(entry.label for entry in taken) == dict.fromkeys(range(5), 2)
+    assert len(rest) == 90
+
+
+def test_a_hashed_split_keeps_every_image_on_its_side_when_others_come():
+    _, few = split(entries(2, 50), 0.2, "hashed")
+    rest, many = split(entries(4, 80), 0.2, "hashed")
+    assert {entry.key for entry in few} <= {entry.key for entry in many}
+    assert 0.12 < len(many) / 320 < 0.28
+    assert not {entry.key for entry in few} & {entry.key for entry in rest}
