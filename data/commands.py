@@ -40,18 +40,28 @@ class Verify:
 
 
 def moments_of(shard: Shard, in_chans: int | None) -> Moments:
-    """Decode all images of a shard; raises ValueError for one that cannot be."""
+    """Decode the images of a shard, and name those that cannot be on standard error.
+
+    Raises ValueError if none of them can be.
+    """
     parts: list[Moments] = []
     for i in range(shard.samples):
         members = read_sample(shard, i)
         suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
-        if suffix is None:
-            raise ValueError(f"{shard.url}: sample {members['__key__']!r} has no image")
-        content = members[suffix]
-        assert isinstance(content, bytes)
-        image = decode(content, suffix, in_chans, "float32")
+        try:
+            if suffix is None:
+                raise ValueError("no image")
+            content = members[suffix]
+            assert isinstance(content, bytes)
+            image = decode(content, suffix, in_chans, "float32")
+        except ValueError as error:
+            why = f"{shard.url}: sample {members['__key__']!r}: {error}"
+            tqdm.write(f"left out of the statistics: {why}", file=sys.stderr)
+            continue
         in_chans = image.shape[0]
         parts.append(Moments.of(image))
+    if not parts:
+        raise ValueError(f"none of the {shard.samples} samples of {shard.url} can be decoded")
     return Moments.merge(parts)
 
 
@@ -76,6 +86,8 @@ def main(args: Index | Verify) -> None:
         known = listed.get(str(Path(url)))
         compressed = known is not None and url.endswith(".gz")
         shard = check_shard(known, True, LOCAL) if known and compressed else index_shard(Path(url))
+        if known and known.sha256 == shard.sha256:  # its images are those of the statistics
+            shard = replace(shard, moments=known.moments)
         if args.statistics:
             shard = replace(shard, moments=moments_of(shard, in_chans))
             in_chans = in_chans or len(shard.moments.sums) if shard.moments else in_chans
@@ -92,5 +104,5 @@ def run() -> None:
     """Parse the command line; end with one line on what a user can cause."""
     try:
         main(tyro.extras.subcommand_cli_from_dict({"index": Index, "verify": Verify}))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")

@@ -3,8 +3,8 @@
 A shard is an ordinary tar that the plain `webdataset` library reads: consecutive members `KEY.png`,
 `KEY.cls`, `KEY.json` are one sample. Beside the shards lies `index.json` with the size and SHA-256
 of every shard and the byte offset of every sample, so that a damaged shard is refused before
-training and any sample is read with one seek. `python -m data.shards SPEC` writes that index for
-tars made elsewhere.
+training and any sample is read with one seek. `python -m data.shards index SHARDS` writes that
+index for tars made elsewhere, and `verify` checks all that is in them.
 
 Three members of a tar take 2.5 kB beside their content. Where images are as small as that, shards
 are better written compressed: `.tar.gz`, one gzip stream for every other reader, but flushed before

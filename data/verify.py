@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from data.decode import IMAGE_SUFFIXES, OversizedImage, decode
-from data.index import Shard, file_sha256, split_name
+from data.index import BLOCK, Shard, file_sha256, split_name
 from data.parallel import over
 
 LISTED = 20  # faults that are printed of each kind
@@ -32,7 +34,11 @@ def verify(paths: Sequence[Path], listed: dict[str, Shard], workers: int) -> tup
     undecodable (also a label that is no integer), oversized (more pixels than are decoded).
     """
     samples, kinds, places = 0, Counter[str](), dict[str, str]()
-    for path, found in over(_verify_one, [(p, listed.get(str(p))) for p in paths], workers):
+    jobs = [(path, listed.get(str(path))) for path in paths]
+    results = over(_verify_one, jobs, workers)
+    by_path = dict(tqdm(results, "verifying", len(jobs), unit="shard", disable=None))
+    for path in paths:  # in their order: which of two shards has a key "too" is no matter of speed
+        found = by_path[path]
         faults = list(found.faults)
         for key in found.keys:
             other = places.setdefault(key, str(path))
@@ -82,6 +88,13 @@ def _verify_one(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
                 assert file is not None  # regular members have content
                 members[suffix] = file.read()
             close()
+            # tarfile takes an unreadable header for the end of the archive, a block of zeros
+            assert tar.fileobj is not None  # until it is closed
+            tar.fileobj.seek(tar.offset)
+            if tar.fileobj.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError(
+                    f"byte {tar.offset} begins neither a tar header nor the end of the archive"
+                )
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         faults.append(("unreadable", f"{path}: {error}"))
     return path, Findings(len(keys), tuple(keys), tuple(faults))

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.commands import Index, main, moments_of
 from data.index import index_shard
 from data.pipeline import ShardImages
 from data.shards import open_shards
+from data.verify import verify
 
 ROOT = Path(__file__).parents[1]
 
@@ -123,6 +125,43 @@ def test_shards_of_img2dataset_are_adopted_without_a_byte_changed(tmp_path):
     items = [ShardImages([shard], size=(6, 8), in_chans=3)[(0, i)] for i in range(3)]
     assert [item["image"].shape for item in items] == [(3, 6, 8)] * 3
     assert not any(item["broken"] for item in items)
+
+
+def test_a_damaged_header_does_not_pass_for_the_end_of_the_archive(tmp_path):
+    path = write_tar(tmp_path / "s.tar", GOOD)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"b.jpg")
+    content[at : at + 512] = b"\xff" * 512
+    path.write_bytes(content)
+    _, faults = verify([path], {}, 1)
+    assert faults == {"unlisted": 1, "unreadable": 1}
+
+
+def test_statistics_leave_out_and_name_what_is_broken(tmp_path, capsys):
+    members = [*GOOD, ("c.jpg", b"no image"), ("d.cls", b"1")]
+    shard = index_shard(write_tar(tmp_path / "s.tar", members))
+    sound = index_shard(write_tar(tmp_path / "sound.tar", GOOD))
+    assert moments_of(shard, None) == moments_of(sound, None)
+    assert capsys.readouterr().err.splitlines() == [
+        f"left out of the statistics: {shard.url}: sample 'c': 8 bytes cannot be decoded as an"
+        " image (no known format)",
+        f"left out of the statistics: {shard.url}: sample 'd': no image",
+    ]
+    bad = index_shard(write_tar(tmp_path / "bad.tar", members[-2:]))
+    with pytest.raises(ValueError, match=r"none of the 2 samples of .*bad\.tar can be decoded"):
+        moments_of(bad, None)
+
+
+def test_statistics_stay_with_a_shard_that_is_indexed_again_until_it_changes(tmp_path):
+    path = write_tar(tmp_path / "s.tar", GOOD)
+    main(Index(shards=(str(path),), statistics=True))
+    (first,) = open_shards(str(path))
+    main(Index(shards=(str(path),)))
+    assert open_shards(str(path)) == [first]
+    assert first.moments is not None
+    write_tar(path, GOOD[:1])
+    main(Index(shards=(str(path),)))
+    assert open_shards(str(path))[0].moments is None
 
 
 @pytest.mark.parametrize("what", ["index", "verify"])
