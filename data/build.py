@@ -24,7 +24,7 @@ from data.index import Moments, Shard, from_entry, to_entry, write_json
 from data.listing import Entry
 from data.parallel import Engine, over
 from data.transforms import resize
-from data.write import checked, write_shard
+from data.write import checked, refuse_existing, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +111,7 @@ def build_shards(
             )
     else:
         for directory, prefix in {(j.path.parent, j.path.name.rpartition("-")[0]) for j in jobs}:
-            for existing in sorted(directory.glob(f"{prefix}-*.tar*")):
-                raise FileExistsError(
-                    f"{existing} exists and shards are never overwritten; delete"
-                    f" {directory}/{prefix}-*.tar* or choose another directory or prefix"
-                )
+            refuse_existing(directory, prefix)
         staging.mkdir(parents=True, exist_ok=True)
         write_json(plan, wanted)
     missing = []

@@ -9,7 +9,7 @@ import tyro
 from braceexpand import braceexpand
 from tqdm import tqdm
 
-from data.decode import IMAGE_SUFFIXES, decode
+from data.decode import decode, image_suffix
 from data.index import Moments, Shard, index_shard, read_index, statistics, write_index
 from data.parallel import cores
 from data.shards import LOCAL, check_file, check_shard, read_sample
@@ -47,7 +47,7 @@ def moments_of(shard: Shard, in_chans: int | None) -> Moments:
     parts: list[Moments] = []
     for i in range(shard.samples):
         members = read_sample(shard, i)
-        suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
+        suffix = image_suffix(members)
         try:
             if suffix is None:
                 raise ValueError("no image")

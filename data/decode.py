@@ -10,7 +10,7 @@ import io
 import math
 import struct
 import tokenize
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +31,11 @@ JPEG_COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # CMYK is left to PIL
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 Pixels = Literal["uint8", "float32"]
+
+
+def image_suffix(members: Container[str]) -> str | None:
+    """The suffix of a sample's image, the first of IMAGE_SUFFIXES that it has."""
+    return next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
 
 
 class OversizedImage(ValueError):

@@ -266,6 +266,7 @@ def plain_header(block: bytes) -> tuple[str, int] | None:
 
 
 def sample_members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
+    """Key, suffix and header of the members that belong to a sample."""
     for member in tar:
         split = split_name(member.name) if member.isreg() else None
         if split is not None:
@@ -273,11 +274,13 @@ def sample_members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.Tar
 
 
 def file_sha256(path: Path) -> str:
+    """In hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_directory(directory: Path) -> None:
+    """Put the names in a directory on the disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)

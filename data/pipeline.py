@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.decode import IMAGE_SUFFIXES, Pixels, open_image
+from data.decode import IMAGE_SUFFIXES, Pixels, image_suffix, open_image
 from data.index import Shard
 from data.order import GlobalBatches
 from data.shards import LOCAL, read_sample
@@ -136,7 +136,7 @@ class ShardImages(Dataset[dict[str, Any]]):
     def _decode(
         self, members: dict[str, str | bytes], rng: np.random.Generator
     ) -> tuple[torch.Tensor, int]:
-        suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
+        suffix = image_suffix(members)
         if suffix is None:
             raise ValueError(f"no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
         encoded = members[suffix]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.decode import IMAGE_SUFFIXES, OversizedImage, decode
+from data.decode import OversizedImage, decode, image_suffix
 from data.index import BLOCK, Shard, file_sha256, split_name
 from data.parallel import over
 
@@ -102,7 +102,7 @@ def _verify_one(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
 
 def _of_sample(where: str, members: dict[str, bytes]) -> list[tuple[str, str]]:
     faults = []
-    suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
+    suffix = image_suffix(members)
     if suffix is None:
         faults.append(("orphan", f"{where} has no image, only {', '.join(members)}"))
     else:

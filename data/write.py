@@ -35,12 +35,7 @@ def write_shards(
     """
     if shard_size < 1:
         raise ValueError(f"shard_size={shard_size} must be at least 1 sample")
-    existing = sorted(directory.glob(f"{prefix}-*.tar*"))
-    if existing:
-        raise FileExistsError(
-            f"{existing[0]} exists and shards are never overwritten; "
-            f"delete {directory}/{prefix}-*.tar* or choose another directory or prefix"
-        )
+    refuse_existing(directory, prefix)
     directory.mkdir(parents=True, exist_ok=True)
     stream, shards = checked(samples), list[Shard]()
     with tempfile.TemporaryDirectory(prefix=f".{prefix}-", dir=directory) as staging:
@@ -54,6 +49,16 @@ def write_shards(
     shards = [replace(shard, url=str(directory / shard.name)) for shard in shards]
     write_index(shards)
     return shards
+
+
+def refuse_existing(directory: Path, prefix: str) -> None:
+    """Raise FileExistsError if the directory holds shards of this prefix."""
+    existing = sorted(directory.glob(f"{prefix}-*.tar*"))
+    if existing:
+        raise FileExistsError(
+            f"{existing[0]} exists and shards are never overwritten; "
+            f"delete {directory}/{prefix}-*.tar* or choose another directory or prefix"
+        )
 
 
 def checked(samples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
