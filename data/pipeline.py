@@ -1,5 +1,6 @@
 """The loader: images of shards, by the numbers that the order gives, as batches of tensors."""
 
+import random
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -112,7 +112,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         for i in range(first, first + shard.samples):
             members = read_sample(shard, i % shard.samples, self.source)
             try:
-                image, label = self._decode(members, np.random.default_rng([self.seed, *item]))
+                image, label = self._decode(members, random.Random(f"{self.seed} {epoch} {sample}"))
                 break
             except ValueError as error:
                 broken.append(f"{named}: sample {members['__key__']!r}: {error}")
@@ -134,7 +134,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         }
 
     def _decode(
-        self, members: dict[str, str | bytes], rng: np.random.Generator
+        self, members: dict[str, str | bytes], rng: random.Random
     ) -> tuple[torch.Tensor, int]:
         suffix = image_suffix(members)
         if suffix is None:

@@ -4,9 +4,9 @@ Randomness comes in as a generator: a sample's crop and flip are functions of (s
 """
 
 import math
+import random
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from data.decode import Box, Picture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
 
 Image = UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]
 
@@ -27,21 +28,22 @@ class Crop:
     scale: tuple[float, float]
     flip: bool
 
-    def __call__(self, picture: Picture, size: tuple[int, int], rng: np.random.Generator) -> Image:
+    def __call__(self, picture: Picture, size: tuple[int, int], rng: random.Random) -> Image:
         """Decode the box, resize it (bicubic, antialiased), flip it with probability 1/2."""
         box = self.box(picture.height, picture.width, rng)
         image = resize(picture.read(box, size), size)
         return image.flip(-1) if rng.random() < self.flip / 2 else image
 
-    def box(self, h: int, w: int, rng: np.random.Generator) -> Box:
+    def box(self, h: int, w: int, rng: random.Random) -> Box:
         """Top, left, height, width in pixels; after ten misses the largest centred box."""
         for _ in range(10):
             area = h * w * rng.uniform(*self.scale)
-            aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+            aspect = math.exp(rng.uniform(*LOG_ASPECT))
             height, width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
             if 0 < height <= h and 0 < width <= w:
-                top, left = rng.integers(h - height + 1), rng.integers(w - width + 1)
-                return int(top), int(left), height, width
+                # not randrange: what it draws may differ between versions of Python, random() not
+                top, left = (int(rng.random() * (room + 1)) for room in (h - height, w - width))
+                return top, left, height, width
         height, width = min(h, round(w * 4 / 3)), min(w, round(h * 4 / 3))
         return (h - height) // 2, (w - width) // 2, height, width
 

@@ -1,6 +1,7 @@
 """Every format to the channels and the depth asked for; reduced JPEGs close to whole ones."""
 
 import io
+import random
 import struct
 from typing import Any
 
@@ -211,8 +212,8 @@ def crops(
     whole = torch.from_numpy(np.array(Image.open(io.BytesIO(content)))).permute(2, 0, 1)
     crop, pairs = Crop((0.2, 1.0), False), []
     for seed in range(12):
-        ours = crop(picture, size, np.random.default_rng(seed))
-        box = crop.box(height, width, np.random.default_rng(seed))
+        ours = crop(picture, size, random.Random(seed))
+        box = crop.box(height, width, random.Random(seed))
         full = F.resized_crop(whole, *box, list(size), InterpolationMode.BICUBIC, antialias=True)
         pairs.append((ours, full))
     return pairs
