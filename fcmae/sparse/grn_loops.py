@@ -75,8 +75,8 @@ def bits(x: BFloat16[Tensor, "..."]) -> np.ndarray:
 
 
 def floats(x: Float[Tensor, "..."]) -> np.ndarray:
-    """A small tensor in float32."""
-    return x.detach().float().numpy()
+    """A copy of a small tensor in float32: FSDP2 resizes parameters, which NumPy's are not."""
+    return x.detach().to(torch.float32, copy=True).numpy()
 
 
 @jit

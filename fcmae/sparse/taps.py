@@ -43,12 +43,13 @@ def depthwise(
 ) -> Float[Tensor, "b v s s d"]:
     """Convolve the visible sites on a grid of gh x gw patches."""
     convolve, _ = loops(x.dtype, x.shape[2], x.shape[-1], weight.shape[-1], gw)
-    taps = array(weight.permute(2, 3, 1, 0).flatten())  # k, k, 1, d
+    # copies, both: storage that NumPy has seen cannot be resized, as FSDP2 does with parameters
+    taps, shift = array(weight.permute(2, 3, 1, 0).flatten()), array(bias.clone())  # k, k, 1, d
     out = torch.empty_like(x)
 
     def work(first: int, last: int) -> None:
         images = (array(t[first:last]) for t in (x, visible))
-        convolve(*images, gh, taps, array(bias), array(out[first:last]))
+        convolve(*images, gh, taps, shift, array(out[first:last]))
 
     over_shares(len(x), work)
     return out
