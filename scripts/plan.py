@@ -1,0 +1,295 @@
+"""What a pretraining run will need, before a cluster is booked.
+
+    python scripts/plan.py scripts/recipes/imagenet_tiny.yaml --nodes 4 --gpus 8 [--json]
+
+Closed formulas; nothing is run and no model is made. W processes, one a GPU; a micro-batches a
+step; P parameters; S = 4 P bytes of fp32 gradients; k, M and G are powers of 1000.
+
+FLOPs: 2 a multiply-add of convolutions and linear layers; backward costs twice the forward pass,
+but the images need no gradient. Layers run on visible sites alone, the depthwise convolution on the
+whole grid, as GPUs compute it (`fcmae.sparse.gathered`). Norms, GELU and GRN are not counted: their
+time shows in `--tflops`, a rate over whole steps.
+
+Memory: bytes saved for backward, and fp32 weights, gradients and AdamW's two moments (16 P). DDP
+holds gradients twice (4 P of buckets); FSDP2 has a W-th of all. `recomputing` is with gradient
+checkpointing of each encoder stage (Chen et al. 2016, arXiv 1604.06174): the larger of what stands
+after the forward pass and what stands while a stage is recomputed, for another forward pass of the
+stages. What a layer needs while it works, the layers that FSDP2 has gathered, indices and the
+allocator's losses come on top.
+
+Network, sent by each process a step: DDP all-reduces gradients by a ring, 2 (W-1)/W S (Patarasuk
+and Yuan 2009); FSDP2 gathers weights twice and scatters gradients once in each micro-batch,
+3 a (W-1)/W S, all in fp32. A ring enters and leaves a node once, so all these bytes pass a node's
+network once, whatever its number of GPUs.
+
+Efficiency: E = a (F + B) / T, where F and B are the times of a micro-batch's forward and backward
+pass at `tflops`, and G = (W-1)/W S / `network_gb_s` is that of a gather or scatter:
+
+    DDP:   T = a (F + B) + max(2 G - B, 2 G min(1, 25 MiB / S))
+    FSDP2: T = a (max(F, G) + max(B, 2 G))
+
+DDP overlaps the all-reduce with the last micro-batch's backward pass, except for the last bucket of
+25 MiB, which holds the first layers (Li et al. 2020, arXiv 2006.15704); FSDP2 overlaps everything
+with the pass that it serves. Latency, stragglers and the optimiser's own time are not in it.
+
+Data: images/s and bytes/s that a node's loader has to deliver for that T.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from data.pipeline import DataConfig
+from fcmae.config import parse, run_program
+from fcmae.encoder import MODELS, SIZES
+from fcmae.masking import patch_grid, visible_count
+from fcmae.model import ModelConfig
+from pretrain import PretrainConfig, RunConfig
+
+Numbers = dict[str, int | float]
+BUCKET = 25 * 2**20  # bytes: DistributedDataParallel's bucket_cap_mb
+# what is printed after a number, by the end of its name; the first that fits
+UNITS = {"bytes_per_s": "B/s", "bytes": "B", "flops": "FLOP", "_per_s": "/s", "_s": "s", "": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanConfig(PretrainConfig):
+    """A run and a cluster. The run is that of pretrain.py, so that each of its recipes serves:
+    `model`, `optim.batch_size`, `optim.accumulate` and `precision` are read."""
+
+    data: DataConfig = field(default_factory=lambda: DataConfig(train=()))
+    run: RunConfig = field(default_factory=lambda: RunConfig(dir=Path("runs")))
+    nodes: int = 1
+    """Machines."""
+    gpus: int = 8
+    """GPUs of a machine, one process each."""
+    ema: tyro.conf.UseCounterAction[int] = 0
+    """Count an exponential moving average of the encoder, in memory and in checkpoints."""
+    tflops: float = 20.0
+    """TFLOP/s that a GPU sustains over whole steps, not its peak. ConvNeXt Tiny trained at 794
+    images/s in mixed precision on an RTX 3090 (timm issue 1747), which is 21."""
+    network_gb_s: float = 25.0
+    """GB/s that a node can send; of a single node, that its GPUs can send to each other."""
+    image_kb: float = 110.0
+    """Average size of an image file in kB; ImageNet's is 108."""
+    json: tyro.conf.UseCounterAction[int] = 0
+    """Print one JSON object as the last line."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The stem, a stage or the decoder, and what it does to a micro-batch."""
+
+    parameters: int
+    macs: int
+    """Multiply-adds of the forward pass."""
+    saved: int
+    """Bytes saved for backward: activations, and the copies of weights that were multiplied."""
+    held: int = 0
+    """Bytes of a stage's input, which gradient checkpointing keeps."""
+    apart: int = 0
+    """Those of `held` that are not in `saved`."""
+
+
+def block_parameters(d: int, grn: bool) -> int:
+    """7x7 depthwise kernel and bias, LayerNorm, d -> 4d -> d with biases, GRN or LayerScale."""
+    return 49 * d + d + 2 * d + 8 * d**2 + 5 * d + (8 * d if grn else d)
+
+
+def block_saved(d: int, b: int, rows: int, grn: bool, size: int) -> int:
+    """Bytes that a block saves of b images with `rows` sites in all, `size` a number in autocast.
+
+    Inputs of the convolution, of fc1 (d each) and of GELU (4d); in V1 those of fc2 (4d) and of
+    LayerScale (d) too; with GRN the norms. LayerNorm keeps its input, mean and deviation in fp32.
+    Where autocast is on, it copies the kernel, and in V1 fc1's and fc2's weights.
+    """
+    copies = 0 if size == 4 else size * (49 * d + (0 if grn else 8 * d**2))
+    return rows * (d * ((6 if grn else 11) * size + 4) + 8) + (16 * d * b if grn else 0) + copies
+
+
+def encoder_parts(model: ModelConfig, b: int, v: int, n: int, size: int) -> Iterator[Part]:
+    """Stem and stages, for b images with v visible patches of n, `size` bytes a number."""
+    family, name = model.name.split("_")
+    grn, table = family == "convnextv2", SIZES[name]
+    pixels, before = model.in_chans * model.stem_stride**2, table.widths[0]
+    yield Part(
+        parameters=pixels * before + 3 * before,
+        macs=64 * b * v * pixels * before,
+        saved=64 * b * v * (size * pixels + 4 * before + 8),
+    )
+    for stage, (depth, d) in enumerate(zip(table.depths, table.widths, strict=True)):
+        rows, sites = b * v * 4 ** (3 - stage), b * n * 4 ** (3 - stage)
+        parameters = depth * block_parameters(d, grn)
+        macs = depth * (8 * d**2 * rows + 49 * d * sites)
+        saved = depth * block_saved(d, b, rows, grn, size)
+        held = 4 * rows * before  # the residual stream is in fp32
+        if stage:  # LayerNorm and a 2x2 convolution, on four times the rows
+            held *= 4
+            parameters += 2 * before + 4 * before * d + d
+            macs += 4 * before * d * rows
+            saved += held + 4 * rows * (8 + size * before) + 4 * size * before * d
+        # a LayerNorm saves the stage's input as it is, a convolution in autocast's precision
+        yield Part(parameters, macs, saved, held, apart=0 if stage or size == 4 else held)
+        before = d
+
+
+def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
+    """Projection, token, dense blocks, prediction; the loss saves prediction and target in fp32."""
+    d, d_in = model.decoder_dim, SIZES[model.name.split("_")[1]].widths[-1]
+    depth, k, pixels = model.decoder_depth, n - v, model.in_chans * (8 * model.stem_stride) ** 2
+    weights = d_in * d + d * pixels
+    return Part(
+        parameters=weights + 2 * d + pixels + depth * block_parameters(d, True),
+        macs=b * (v * d_in * d + depth * n * (8 * d**2 + 49 * d) + k * d * pixels),
+        saved=b * (size * (v * d_in + n * d + k * d) + 8 * k * pixels)  # n d: kept by gather
+        + depth * block_saved(d, b, b * n, True, size)
+        + (0 if size == 4 else size * weights),
+    )
+
+
+def patches(config: PlanConfig) -> tuple[int, int]:
+    """Visible patches and patches of an image.
+
+    Raises:
+        ValueError: a value out of range; the message names it, the rule and a way out.
+    """
+    model, optim = config.model, config.optim
+    parts = config.nodes * config.gpus * optim.accumulate
+    one, positive = "must be at least 1", "must be above 0 and finite; measure it, or leave it out"
+    for name, value, holds, rule in (
+        ("model.name", model.name, model.name in MODELS, f"is none of {', '.join(MODELS)}"),
+        ("model.stem_stride", s := model.stem_stride, s in (1, 2, 4), "must be 4, 2 or 1"),
+        ("model.sparse", s := model.sparse, s == "gathered", "has other costs; take gathered"),
+        ("model.in_chans", c := model.in_chans, c >= 1, one),
+        ("model.decoder_dim", d := model.decoder_dim, d >= 1, one),
+        ("model.decoder_depth", d := model.decoder_depth, d >= 0, "must be at least 0"),
+        ("optim.accumulate", a := optim.accumulate, a >= 1, one),
+        ("nodes", w := config.nodes, w >= 1, one),
+        ("gpus", w := config.gpus, w >= 1, one),
+        ("tflops", t := config.tflops, 0 < t < float("inf"), positive),
+        ("network_gb_s", t := config.network_gb_s, 0 < t < float("inf"), positive),
+        ("image_kb", t := config.image_kb, 0 < t < float("inf"), positive),
+    ):
+        if not holds:
+            raise ValueError(f"{name}={value} {rule}")
+    if optim.batch_size < 1 or optim.batch_size % parts:
+        raise ValueError(
+            f"optim.batch_size={optim.batch_size} must be a multiple of nodes x gpus x"
+            f" optim.accumulate = {config.nodes} x {config.gpus} x {optim.accumulate};"
+            f" try {max(1, -(-optim.batch_size // parts)) * parts}"
+        )
+    side = model.image_size
+    rows, columns = patch_grid(
+        *((side, side) if isinstance(side, int) else side), 8 * model.stem_stride
+    )
+    v, n = visible_count(rows * columns, model.ratio), rows * columns
+    if v == n:
+        raise ValueError(f"model.ratio={model.ratio} hides none of {n} patches; 0.6 is usual")
+    return v, n
+
+
+def plan(config: PlanConfig) -> dict[str, Numbers]:
+    """All figures by section, named with their units, by the equations at the top.
+
+    Raises:
+        ValueError: see `patches`.
+    """
+    (v, n), size = patches(config), 4 if config.precision == "fp32" else 2
+    world, a, batch = config.nodes * config.gpus, config.optim.accumulate, config.optim.batch_size
+    micro = batch // (world * a)
+    stem, *stages = encoder_parts(config.model, micro, v, n, size)
+    decoder = decoder_part(config.model, micro, v, n, size)
+    parts = (stem, *stages, decoder)
+
+    p = sum(part.parameters for part in parts)
+    average = 4 * (p - decoder.parameters) if config.ema else 0
+    forward = 2 * sum(part.macs for part in parts)
+    backward = 2 * forward - 2 * stem.macs
+    saved = sum(part.saved for part in parts)
+    peaks, held = list[int](), 0
+    for stage in stages:  # one is recomputed while the inputs of those before it stand
+        peaks.append(held + stage.apart + stage.saved)
+        held += stage.held
+    recomputing = stem.saved + max(held + decoder.saved, *peaks)
+
+    once = 4 * p * (world - 1) / world  # bytes of a gather or a scatter
+    g = once / (config.network_gb_s * 1e9)
+    f, b = (flops / (config.tflops * 1e12) for flops in (forward, backward))
+    exposed = max(2 * g - b, 2 * g * min(1, BUCKET / (4 * p)))
+    # bytes of state, bytes sent, seconds a step
+    ddp = (16 + 4 * (world > 1)) * p + average, 2 * once, a * (f + b) + exposed
+    fsdp2 = (16 * p + average) / world, 3 * a * once, a * (max(f, g) + max(b, 2 * g))
+
+    def way(state: float, sent: float, seconds: float) -> Numbers:
+        images = batch / config.nodes / seconds
+        return {
+            "state_bytes": round(state),
+            "memory_bytes": round(state) + saved,
+            "memory_recomputing_bytes": round(state) + recomputing,
+            "sent_bytes": round(sent),
+            "step_s": seconds,
+            "efficiency": a * (f + b) / seconds,
+            "node_images_per_s": images,
+            "node_read_bytes_per_s": 1000 * config.image_kb * images,
+        }
+
+    return {
+        "model": {
+            "encoder_parameters": p - decoder.parameters,
+            "decoder_parameters": decoder.parameters,
+            "checkpoint_bytes": 12 * p + average,
+        },
+        "step": {
+            "global_flops": world * a * (forward + backward),
+            "process_flops": a * (forward + backward),
+            "recomputing_flops": 2 * a * sum(stage.macs for stage in stages),
+        },
+        "micro_batch": {
+            "images": micro,
+            "activation_bytes": saved,
+            "activation_recomputing_bytes": recomputing,
+        },
+        "ddp": way(*ddp),
+        "fsdp2": way(*fsdp2),
+    }
+
+
+def readable(name: str, value: float) -> str:
+    """`1.23 GB` for `state_bytes`: the end of the name is the unit."""
+    if name == "efficiency":
+        return f"{value:.1%}"
+    prefixes = iter(" kMGTPE")
+    prefix = next(prefixes)
+    while value >= 999.5:
+        value, prefix = value / 1000, next(prefixes)
+    unit = next(unit for end, unit in UNITS.items() if name.endswith(end))
+    return f"{value:.3g} {prefix.strip()}{unit}"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the plan."""
+    config = parse(PlanConfig, argv, description=str(__doc__))
+    found = plan(config)
+    cluster = f"{config.nodes} x {config.gpus} GPUs, {config.precision}"
+    title = f"{config.model.name}, {config.optim.batch_size} images on {cluster}"
+    table = Table("", "", "DDP", "FSDP2", title=title)
+    for section in ("model", "step", "micro_batch"):
+        for name, value in found[section].items():
+            cells = (text.replace("_", " ") for text in (section, name))
+            table.add_row(*cells, readable(name, value))
+        table.add_section()
+    for name, value in found["ddp"].items():
+        both = (readable(name, x) for x in (value, found["fsdp2"][name]))
+        table.add_row("process", name.replace("_", " "), *both)
+    Console().print(table)
+    if config.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    run_program(main)
