@@ -2,45 +2,58 @@
 
     accelerate launch --quiet pretrain.py scripts/recipes/demo.yaml --run.dir runs/demo
 
-Restarting the same command resumes from the last checkpoint.
+Restarting the same command resumes from the last checkpoint. SIGTERM, SIGUSR1 and Ctrl-C end the
+run after the step with a checkpoint, and exit status 75 (130 for Ctrl-C).
 """
 
-import json
+import hashlib
+import math
 import os
-import platform
-import shutil
-import subprocess
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-import yaml
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
-from torchvision.utils import save_image
+from torch.distributed.fsdp import FSDPModule
 from tqdm import tqdm
 
 from data.broken import BrokenSamples
 from data.index import statistics
 from data.order import GlobalBatches, Order
-from data.pipeline import DataConfig, train_loader
+from data.pipeline import DataConfig, ShardImages, train_loader
 from data.shards import open_shards
 from data.transforms import Normalise
-from fcmae import FCMAE, checkpoint
+from fcmae import FCMAE, checkpoint, collapse, rundir
 from fcmae.checkpoint import TrainState
-from fcmae.config import differences, parse, run_program, to_tree, to_yaml
+from fcmae.config import flatten, parse, run_program, to_tree, to_yaml
+from fcmae.convert import Metadata, create_timm, to_timm
+from fcmae.ema import Ema
 from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
 from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
-from fcmae.reconstruct import reconstruct
-from fcmae.weights import InitConfig, load_encoder
+from fcmae.parallel import gradient_norm, shard
+from fcmae.processes import Processes
+from fcmae.reconstruct import reconstruct, save_views
+from fcmae.stopping import STATUS, Stop
+from fcmae.weights import InitConfig, load_decoder, load_encoder
+from finetune.features import LabelledData
+from finetune.knn import knn_accuracy
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PLAIN = (bool, int, float, str)  # what trackers take
+REHEARSAL = 20  # steps of a dry run
+# what may differ when a run resumes: it changes no number, or only how long the run is
+FREE = ("run.", "watch.", "dry_run", "data.workers", "data.source.", "data.max_bad_fraction")
+LENGTH = ("optim.epochs", "optim.steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +66,37 @@ class RunConfig:
     """Steps between checkpoints; one is always written at the end."""
     keep: int = 3
     """Checkpoints to keep, the newest ones."""
+    keep_every: int | None = None
+    """Keep for good, too, those whose step is a multiple of this."""
     log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl; only then does the device have to be waited for."""
     picture_every: int = 500
     """Steps between reconstruction grids, also drawn at the end; 0 draws none."""
     verify: bool = True
     """Compare the shards with their SHA-256 before step 0; sizes are always compared."""
+    recompute: tuple[int, ...] = ()
+    """Stages (0 to 3) whose activations are computed again in the backward pass: a third more work
+    there for less memory. The first stages are the large ones."""
+    timeout: float = 600.0
+    """Seconds after which processes give up on one that does not answer."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Where metrics go beside metrics.jsonl; each needs its package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is measured now and then beside the loss; none of it changes a number."""
+
+    collapse_every: int = 0
+    """Steps between measurements of the feature distance of each block; 0 for none."""
+    knn_train: tuple[str, ...] = ()
+    """Labelled shards, of a few thousand images, to look up neighbours in; none: no k-NN."""
+    knn_test: tuple[str, ...] = ()
+    """Labelled shards to classify; not those of a final test."""
+    knn_every: float = 10.0
+    """Passes over the data between two k-NNs, which are rounded to logged steps."""
+    knn_k: int = 20
+    """Neighbours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +108,56 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     seed: int = 0
     """Of initialisation, order, crops and masks."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is mixed precision: weights and statistics stay float32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 are mixed precision: weights and statistics stay float32. fp16 scales the
+    loss, and takes no step where the gradient overflows."""
+    compile: bool = False
+    """Compile the model with torch.compile, which rounds otherwise."""
+    dry_run: bool = False
+    """Print config, model and memory, time the first 20 steps, and stop; writes nothing."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Set up, resume, train, save."""
+    """Train, in however many processes were launched."""
     config = parse(PretrainConfig, argv, description=str(__doc__))
-    optim, run = config.optim, config.run
+    run = config.run
     for name in ("save_every", "keep", "log_every"):
         if getattr(run, name) < 1:
             raise ValueError(f"run.{name}={getattr(run, name)} must be at least 1")
+    processes = Processes(run.timeout)
+    with processes.naming_the_lost():
+        if not config.dry_run:
+            train(config, run, processes)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = replace(run, dir=Path(folder), log_every=1, trackers=())
+            train(config, scratch, processes)
+
+
+def train(config: PretrainConfig, run: RunConfig, processes: Processes) -> None:
+    """Set up, resume, train, save; a dry run has a `run` of its own."""
+    optim, watch = config.optim, config.watch
     accelerator = Accelerator(
         cpu=not torch.accelerator.is_available(),  # unless told, it starts no processes on CPUs
-        mixed_precision="no" if config.precision == "fp32" else config.precision,
+        mixed_precision="no",  # the loop below has autocast and the scaler, on any device
+        log_with=list(run.trackers) or None,
+        project_dir=run.dir,
     )
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != launched:
+    if accelerator.num_processes != processes.world:
         raise ValueError(
-            f"{launched} processes were launched but accelerate sees {accelerator.num_processes}"
-            f" on {accelerator.device}: launch one, or set ACCELERATE_USE_CPU=1"
+            f"{processes.world} processes were launched but accelerate sees"
+            f" {accelerator.num_processes} on {accelerator.device}: launch one, or set"
+            " ACCELERATE_USE_CPU=1"
         )
+    device, main_process = accelerator.device, accelerator.is_main_process
+    # accelerate's own switch; its own FSDP2 is not for CPUs, where ours is tested
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" and processes.world > 1
+
+    if sharded and (config.precision == "fp16" or config.compile):
+        raise ValueError("FSDP2 goes with neither precision=fp16 (take bf16) nor compile=True")
 
     shards = open_shards(config.data.train, run.verify, config.data.source)
     if not (config.data.mean and config.data.std):
@@ -102,67 +167,109 @@ def main(argv: Sequence[str]) -> None:
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
     bad = BrokenSamples(order.samples, config.data.max_bad_fraction)
     total, warmup = total_steps(optim, order.samples), warmup_steps(optim, order.samples)
+    # one process looks, or those that see another disk would start from another step
+    whole = checkpoint.newest_whole(run.dir, print) if main_process else None
+    (newest,) = broadcast_object_list([whole])
+    changed = rundir.compare(run.dir, config, free=FREE, length=LENGTH)
+    for change in changed:
+        accelerator.print(f"{change}: the schedule is that of the new length from here on")
+
     model = FCMAE(**vars(config.model), generator=torch.Generator().manual_seed(config.seed))
-    newest = checkpoint.latest(run.dir)
     if config.init.weights is not None:
         if newest is None:
             accelerator.print(load_encoder(model.encoder, config.init.weights, config.model))
+            if config.init.decoder:
+                accelerator.print(load_decoder(model.decoder, config.init.weights))
         else:
             accelerator.print(f"init.weights={config.init.weights} is ignored: {run.dir} resumes")
-    groups = parameter_groups(model.named_parameters(), optim.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas)
-
-    open_run(config, accelerator)
-    # Never prepare the loader: it is sharded. Load after: prepare moves AdamW's step to the device.
-    trained, optimizer = accelerator.prepare(model, optimizer)
+    for stage in run.recompute:
+        if not 0 <= stage < len(model.encoder.stages):
+            raise ValueError(f"run.recompute has {stage}: stages are 0 to 3")
+        model.encoder.stages[stage].recompute = True  # type: ignore[assignment]
+    if config.compile:
+        model.compile()
+    # Never prepare the loader: it is sharded.
+    model.to(device)
+    trained: torch.nn.Module = model
+    if sharded:
+        shard(model, device, processes.world)
+    else:
+        trained = accelerator.prepare(model)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model.named_parameters(), optim.weight_decay),
+        lr=optim.base_lr,
+        betas=optim.betas,
+        fused=True,  # nor does it ask the device for anything
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    ema = None if optim.ema is None else Ema(model.encoder, optim.ema, "encoder.")
+    averages = None if ema is None else ema.averages
     state = TrainState()
     if newest is not None:
-        state = checkpoint.load(newest, model, optimizer.optimizer)
+        state = checkpoint.load(newest, model, optimizer, averages)
+        if state.scaler:
+            scaler.load_state_dict(state.scaler)
         accelerator.print(f"resuming from {newest}")
     if state.step >= total:
         accelerator.print(f"{run.dir} is complete at step {state.step} of {total}")
         return
-    if accelerator.is_main_process:
-        forget_after(run.dir / "metrics.jsonl", state.step)
+    end = min(total, REHEARSAL) if config.dry_run else total
     batches = GlobalBatches(
         order,
         batch_size=optim.batch_size,
         start=state.samples_seen,
-        steps=total - state.step,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
+        steps=end - state.step,
+        rank=processes.rank,
+        world=processes.world,
         micro_batches=optim.accumulate,
     )
     normalise = Normalise(config.data.mean, config.data.std, config.model.in_chans)
-    normalise.to(accelerator.device)
+    normalise.to(device)
     loader = train_loader(
         shards,
         config.data,
         batches,
         size=model.image_size,
         in_chans=config.model.in_chans,
-        pin_memory=accelerator.device.type == "cuda",
+        pin_memory=device.type == "cuda",
     )
-    trained.train()
+    images_of = cast("ShardImages", loader.dataset)
+    if main_process:
+        where = {"world_size": processes.world, "device": str(device), "fsdp": sharded}
+        rundir.begin(run.dir, config, state.step, **where, changed=changed)
+    accelerator.wait_for_everyone()
+    if run.trackers:
+        flat = {k: v if type(v) in PLAIN else str(v) for k, v in flatten(to_tree(config)).items()}
+        same_run = hashlib.sha256(str(run.dir.resolve()).encode()).hexdigest()[:16]
+        wandb = {"dir": str(run.dir), "name": run.dir.name, "id": same_run, "resume": "allow"}
+        accelerator.init_trackers("fcmae", flat, init_kwargs={"wandb": wandb})
     accelerator.print(
         f"{config.model.name} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
         f" parameters, {order.samples} images, {total} steps of {optim.batch_size}"
-        f" on {accelerator.num_processes} x {accelerator.device.type}"
+        f" on {processes.world} x {device.type}{' (FSDP2)' if sharded else ''}"
     )
+    if config.dry_run and main_process:
+        print(to_yaml(config), model, sep="\n")
 
+    writer = checkpoint.Writer(run.dir, run.keep, run.keep_every)
+    stop, signalled = Stop(run.timeout), 0
+    trained.train()
     micro_batches = iter(loader)
     images = visible = prediction = torch.empty(0)  # the last micro-batch, for pictures
-    # since the last log: steps whose loss is not finite, samples that this process found broken
-    infinite, found = torch.zeros((), device=accelerator.device), list[str]()
-    since, logged = time.perf_counter(), state.step
+    # since the last log: the first step whose loss is not finite, and broken samples, of this rank
+    failed_at, found = torch.full((), math.inf, device=device), list[str]()
+    since, logged, waited = time.perf_counter(), state.step, 0.0
     steps = tqdm(
-        range(state.step, total),
+        range(state.step, end),
         initial=state.step,
-        total=total,
+        total=end,
         unit="step",
-        disable=not (accelerator.is_main_process and sys.stderr.isatty()),
+        disable=not (main_process and sys.stderr.isatty()),
     )
     for step in steps:
+        after = step + 1
+        last, saving = after == end, after == end or after % run.save_every == 0
+        logging = saving or after % run.log_every == 0
         lr = lr_at(
             step,
             total=total,
@@ -173,155 +280,156 @@ def main(argv: Sequence[str]) -> None:
         )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        loss = torch.zeros((), device=accelerator.device)
+        loss = torch.zeros((), device=device)
         for micro in range(1, optim.accumulate + 1):
+            began = time.perf_counter()
             batch = next(micro_batches)
+            waited += time.perf_counter() - began
             found += bad.new(batch["broken"])
-            images = normalise(batch["image"].to(accelerator.device, non_blocking=True))
+            images = normalise(batch["image"].to(device, non_blocking=True))
             visible = draw_visible_of(
                 config.seed, batch["epoch"], batch["sample"], model.n, config.model.ratio
-            ).to(accelerator.device, non_blocking=True)
-            with accelerator.no_sync(trained) if micro < optim.accumulate else nullcontext():
-                part, prediction = trained(images, visible)
-                accelerator.backward(part / optim.accumulate)
+            ).to(device, non_blocking=True)
+            whole = micro == optim.accumulate  # only then are gradients summed over processes
+            if sharded:
+                cast("FSDPModule", trained).set_requires_gradient_sync(whole)
+            with nullcontext() if whole or sharded else accelerator.no_sync(trained):
+                with torch.autocast(
+                    device.type, DTYPES[config.precision], enabled=config.precision != "fp32"
+                ):
+                    part, prediction = trained(images, visible)
+                scaler.scale(part / optim.accumulate).backward()
             loss += part.detach() / optim.accumulate
-        if optim.clip_grad is not None:
-            accelerator.clip_grad_norm_(trained.parameters(), optim.clip_grad)
-        optimizer.step()
+        norm = torch.zeros(())
+        if logging or optim.clip_grad is not None:
+            scaler.unscale_(optimizer)
+            norm = gradient_norm(model, optim.clip_grad)
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
-        infinite += ~loss.isfinite()
-        state = TrainState(step + 1, state.samples_seen + optim.batch_size)
+        if ema is not None:
+            ema.update(step)
+        failed_at = torch.where(loss.isfinite(), failed_at, failed_at.clamp(max=after))
+        state = TrainState(after, state.samples_seen + optim.batch_size)
+        signalled = stop.agreed()
 
-        last = state.step == total
-        saving = last or state.step % run.save_every == 0
-        if saving or state.step % run.log_every == 0:
-            sums = torch.stack([loss, infinite, torch.full_like(loss, len(found))])
-            total_loss, failures, any_found = cast(
-                "Tensor", accelerator.reduce(sums, "sum")
-            ).tolist()
-            mean_loss = total_loss / accelerator.num_processes
-            if failures:
-                raise FloatingPointError(
-                    f"the loss is not finite between steps {logged} and {state.step} (lr {lr:.2g});"
-                    f" newest checkpoint: {checkpoint.latest(run.dir)}; lower optim.base_lr, set"
-                    " optim.clip_grad, lengthen the warm-up, or take precision fp32"
+        drawing = run.picture_every and (last or after % run.picture_every == 0)
+        if drawing and main_process:
+            views = reconstruct(images[:8], visible[:8], prediction[:8].detach(), model.patch_size)
+            save_views(normalise.inverse(views), run.dir / "pictures" / f"step_{after:07d}.png")
+        if not (logging or signalled):
+            if writer.failed():
+                break  # and say why below
+            continue
+        # from here on the device is waited for
+        mine = torch.stack([loss, failed_at, torch.full_like(loss, len(found))])
+        everyone = cast("Tensor", accelerator.gather(mine[None])).tolist()
+        losses, failures, founds = zip(*everyone, strict=True)
+        if not (norm.isfinite() or scaler.is_enabled()):  # the scaler takes no such step
+            failures = [min(at, after) for at in failures]
+        if min(failures) <= after:
+            first = int(min(failures))
+            samples = batches.of_step(first - 1, failures.index(first))
+            named = images_of.name(samples) if main_process else []
+            rundir.report_not_finite(run.dir, first, lr, named)
+        if any(founds):  # every process learns of them, and stops where one does
+            for message in bad.add(gather_object(found)):
+                accelerator.print(f"skipped {message}")
+            found = []
+        if logging:
+            elapsed = time.perf_counter() - since
+            speed = (after - logged) * optim.batch_size / elapsed
+            line: dict[str, Any] = {
+                "step": after,
+                "samples_seen": state.samples_seen,
+                "loss": sum(losses) / processes.world,
+                "lr": lr,
+                "grad_norm": norm.item() if norm.isfinite() else None,
+                "images_per_s": round(speed, 2),
+                "data_wait": round(waited / elapsed, 4),
+                "memory_gb": round(rundir.peak_memory(device), 3),
+                "bad_samples": bad.by_shard(),
+            }
+            if scaler.is_enabled():
+                line["loss_scale"] = scaler.get_scale()
+            if watch.collapse_every and crossed(logged, after, watch.collapse_every):
+                forward = trained if sharded else model.forward  # not the compiled one: no hooks
+                with torch.no_grad(), collapse.measured(model.encoder) as distances:
+                    forward(images, visible)
+                line["collapse"] = torch.stack(distances).tolist()
+            knn_every = watch.knn_every * order.samples / optim.batch_size
+            if watch.knn_train and (last or crossed(logged, after, knn_every)):
+                weights = checkpoint.whole(model.state_dict(), keep=True)
+                line["knn_accuracy"] = online_knn(
+                    config, model.image_size, weights, after, accelerator
                 )
-            if any_found:  # every process learns of them, and stops where one does
-                for message in bad.add(gather_object(found)):
-                    accelerator.print(f"skipped {message}")
-                found = []
-            now = time.perf_counter()
-            speed = (state.step - logged) * optim.batch_size / (now - since)
-            since, logged = now, state.step
-            if accelerator.is_main_process:
-                line = {
-                    "step": state.step,
-                    "samples_seen": state.samples_seen,
-                    "loss": mean_loss,
-                    "lr": lr,
-                    "images_per_s": round(speed, 2),
-                    "bad_samples": bad.by_shard(),
-                }
-                with (run.dir / "metrics.jsonl").open("a") as metrics:
-                    print(json.dumps(line), file=metrics)
-                eta = tqdm.format_interval((total - state.step) * optim.batch_size / speed)
-                steps.set_postfix_str(f"loss {mean_loss:.4f}, {speed:.0f} images/s")
+            if main_process:
+                rundir.add_metrics(run.dir, line)
+                steps.set_postfix_str(
+                    f"loss {line['loss']:.4f}, {speed:.0f} images/s, data {line['data_wait']:.0%}"
+                )
                 if steps.disable:
+                    eta = tqdm.format_interval((end - after) * optim.batch_size / speed)
                     print(
-                        f"step {state.step}/{total}  loss {mean_loss:.4f}  lr {lr:.2e}"
-                        f"  {speed:.0f} images/s  ETA {eta}",
+                        f"step {after}/{end}  loss {line['loss']:.4f}  lr {lr:.2e}"
+                        f"  {speed:.0f} images/s  data {line['data_wait']:.0%}  ETA {eta}",
                         flush=True,
                     )
-        drawing = run.picture_every and (last or state.step % run.picture_every == 0)
-        if drawing and accelerator.is_main_process:
-            views = reconstruct(images[:8], visible[:8], prediction[:8].detach(), model.patch_size)
-            draw(normalise.inverse(views), run.dir / "pictures" / f"step_{state.step:07d}.png")
-        if saving:
-            if accelerator.is_main_process:
-                checkpoint.save(
-                    run.dir, state, model, optimizer.optimizer, to_yaml(config), run.keep
-                )
-            accelerator.wait_for_everyone()
+            if run.trackers:
+                accelerator.log(rundir.numbers(line), step=after)
+            since, logged, waited = time.perf_counter(), after, 0.0
+        if saving or signalled:
+            state = replace(state, scaler=scaler.state_dict())
+            files = checkpoint.snapshot(model, optimizer, averages, keep=main_process)
+            if main_process:
+                writer.write(state, files, to_yaml(config))
+        if signalled:
+            break
+    writer.wait()
+    if config.dry_run and main_process:
+        print(rundir.summary(run.dir, total, optim.batch_size))
+    accelerator.wait_for_everyone()
     accelerator.end_training()
-
-
-def open_run(config: PretrainConfig, accelerator: Accelerator) -> None:
-    """Write config.yaml into the run directory, or compare with it; add to environment.json.
-
-    Raises:
-        ValueError: the directory holds checkpoints whose config differs in what changes numbers.
-        OSError: the directory is not writable.
-    """
-    written = config.run.dir / "config.yaml"
-    if checkpoint.latest(config.run.dir) is not None and written.exists():
-        differing = differences(
-            yaml.safe_load(written.read_text()),
-            to_tree(config),
-            ignore=("run.", "data.workers", "data.source.", "data.max_bad_fraction"),
+    if signalled:
+        accelerator.print(
+            f"{signal.Signals(signalled).name}: stopped and saved at step {state.step}"
         )
-        if differing:
-            raise ValueError(
-                f"{config.run.dir} holds a run with another config ({'; '.join(differing)});"
-                " take these values back, or choose another --run.dir"
-            )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        config.run.dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(written, to_yaml(config))
-        starts = config.run.dir / "environment.json"
-        earlier = json.loads(starts.read_text()) if starts.exists() else []
-        checkpoint.write_text(starts, json.dumps([*earlier, environment(accelerator)], indent=2))
-    accelerator.wait_for_everyone()
+        sys.exit(STATUS[signalled])
 
 
-def environment(accelerator: Accelerator) -> dict[str, Any]:
-    """What the run's numbers may depend on beside its config; environment.json lists each start."""
-
-    def git(*command: str) -> str | None:
-        if shutil.which("git") is None:
-            return None
-        found = subprocess.run(
-            ["git", "-C", Path(__file__).parent, *command], capture_output=True, text=True
-        )
-        return found.stdout.strip() if found.returncode == 0 else None
-
-    status = git("status", "--porcelain")
-    packages = [
-        "torch",
-        "torchvision",
-        "timm",
-        "accelerate",
-        "webdataset",
-        "numba",
-        "numpy",
-        "pillow",
-    ]
-    return {
-        "command": sys.argv,
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "world_size": accelerator.num_processes,
-        "device": str(accelerator.device),
-        "threads": torch.get_num_threads(),
-    }
+def crossed(before: int, after: int, every: float) -> bool:
+    """Whether a multiple of `every` lies in (before, after]."""
+    return before // every < after // every
 
 
-def forget_after(metrics: Path, step: int) -> None:
-    """Drop the lines of steps that will be run again, and a half-written last line."""
-    if metrics.exists():
-        lines = metrics.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        checkpoint.write_text(metrics, "".join(kept))
-
-
-def draw(views: Tensor, path: Path) -> None:
-    """One row an image: original, visible, prediction, pasted. `views` is Float[b, 4, c, h, w]."""
-    pixels = views.flatten(0, 1)
-    colours = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]
-    path.parent.mkdir(exist_ok=True)
-    save_image(colours, path, nrow=4, padding=2, pad_value=1.0)
+def online_knn(
+    config: PretrainConfig,
+    image_size: tuple[int, int],
+    weights: dict[str, Tensor],
+    step: int,
+    accelerator: Accelerator,
+) -> float:
+    """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
+    metadata = Metadata(
+        model=config.model.name,
+        image_size=image_size,
+        in_chans=config.model.in_chans,
+        mean=config.data.mean,
+        std=config.data.std,
+        stem_stride=config.model.stem_stride,
+        step=step,
+    )
+    data = LabelledData(
+        train=config.watch.knn_train,
+        test=config.watch.knn_test,
+        workers=config.data.workers,
+        max_bad_fraction=config.data.max_bad_fraction,
+        pixels=config.data.pixels,
+        source=config.data.source,
+    )
+    model = create_timm(metadata)
+    model.load_state_dict(to_timm(weights, metadata))
+    return knn_accuracy(model, metadata, data, config.watch.knn_k, accelerator)
 
 
 if __name__ == "__main__":

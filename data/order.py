@@ -100,13 +100,18 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
         self.order, self.batch_size = order, batch_size
         self.start, self.steps, self.rank = start, steps, rank
         self.micro_batches, self.micro_size = micro_batches, batch_size // parts
+        self.share = micro_batches * self.micro_size
 
     def __len__(self) -> int:
         return self.steps * self.micro_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.micro_batches * self.micro_size
         for step in range(self.steps):
-            first = self.start + step * self.batch_size + self.rank * share
-            for begin in range(first, first + share, self.micro_size):
+            first = self.start + step * self.batch_size + self.rank * self.share
+            for begin in range(first, first + self.share, self.micro_size):
                 yield [self.order[position] for position in range(begin, begin + self.micro_size)]
+
+    def of_step(self, step: int, rank: int) -> list[tuple[int, int]]:
+        """All (epoch, sample) of a process in the run's step `step`, counted from 0."""
+        first = step * self.batch_size + rank * self.share
+        return [self.order[position] for position in range(first, first + self.share)]

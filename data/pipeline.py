@@ -1,9 +1,10 @@
 """The loader: images of shards, by the numbers that the order gives, as batches of tensors."""
 
 import random
+import signal
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -103,6 +104,11 @@ class ShardImages(Dataset[dict[str, Any]]):
         shard, i = self.locate(sample)
         return shard, read_sample(shard, i, self.source)
 
+    def name(self, items: Iterable[tuple[int, int]]) -> list[str]:
+        """`URL: sample 'KEY'` of each (epoch, sample)."""
+        read = (self.read(sample) for _, sample in items)
+        return [f"{shard.url}: sample {members['__key__']!r}" for shard, members in read]
+
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, sample = item
         shard, first = self.locate(sample)
@@ -167,8 +173,23 @@ def train_loader(
         source=config.source,
     )
     return DataLoader(
-        images, batch_sampler=batches, num_workers=config.workers, pin_memory=pin_memory
+        images,
+        batch_sampler=batches,
+        num_workers=config.workers,
+        pin_memory=pin_memory,
+        worker_init_fn=outlive_signals,
     )
+
+
+def outlive_signals(worker: int) -> None:
+    """Have a worker work on when a scheduler, or Ctrl-C, signals every process of a job.
+
+    The training process needs its images to finish the step. It stops its workers itself; those
+    that hang get a second SIGTERM from it, which acts.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def eval_loader(

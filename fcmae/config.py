@@ -125,4 +125,5 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         sys.exit(f"error: {lines[-1].removeprefix(f'{type(error).__name__}: ')}")
     except KeyboardInterrupt:
-        sys.exit("interrupted")
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT

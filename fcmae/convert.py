@@ -150,8 +150,8 @@ class ConvertConfig:
     """Convert encoder weights between a checkpoint of ours, timm's names and the official ones."""
 
     source: Annotated[Path, tyro.conf.Positional]
-    """A run (its newest checkpoint), a step_* directory or the model.safetensors in one; or a
-    .safetensors, .pt or .pth file in timm's or the official names, dense or sparse."""
+    """A run (its newest checkpoint), a step_* directory, the model.safetensors or ema.safetensors
+    in one; or a .safetensors, .pt or .pth file in timm's or the official names, dense or sparse."""
     out: Annotated[Path, tyro.conf.Positional]
     """The file to write: .safetensors for timm, .pt or .pth for official."""
     to: Literal["timm", "official"] = "timm"

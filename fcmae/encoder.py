@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fcmae.layers import EPS, Block
 from fcmae.masking import patch_grid
@@ -43,6 +44,7 @@ class Stage(nn.Module):
                 nn.LayerNorm(dim_in, eps=EPS), nn.Conv2d(dim_in, dim, kernel_size=2, stride=2)
             )
         self.blocks = nn.ModuleList(Block(dim, grn=grn) for _ in range(depth))
+        self.recompute = False  # keep only what goes into each block, for the backward pass
 
     def forward(self, x: Float[Tensor, "b *s c"], sparse: Sparse) -> Float[Tensor, "b *t d"]:
         if isinstance(self.downsample, nn.Sequential):
@@ -50,7 +52,10 @@ class Stage(nn.Module):
             assert isinstance(conv, nn.Conv2d)
             x = sparse.downsample(norm(x), conv)
         for block in self.blocks:
-            x = block(x, sparse)
+            if self.recompute:  # Chen et al. 2016; a block draws no random numbers
+                x = checkpoint(block, x, sparse, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, sparse)
         return x
 
 

@@ -32,6 +32,9 @@ class OptimConfig:
     """AdamW's decay rates of the first and second moment."""
     clip_grad: float | None = None
     """Largest norm of the gradient."""
+    ema: float | None = None
+    """Decay of an average of the encoder's weights over the steps, ema.safetensors in checkpoints;
+    0.9999 is usual. None keeps none."""
 
 
 def total_steps(config: OptimConfig, samples: int) -> int:

@@ -1,9 +1,12 @@
 """Predictions as pictures: original, visible patches, prediction, and the two together."""
 
+from pathlib import Path
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torchvision.utils import save_image
 
 from fcmae.loss import hidden_patches, statistics
 from fcmae.masking import indices, patchify, unpatchify
@@ -31,3 +34,11 @@ def reconstruct(
     seen = patches.where(visible[..., None, None, None], torch.zeros_like(patches))
     views = [patches, seen, predicted, seen + predicted]
     return torch.stack([unpatchify(view, (h // p, w // p)) for view in views], dim=1)
+
+
+def save_views(views: Float[Tensor, "b k c h w"], path: Path) -> None:
+    """Write them as a PNG, one row an image; values in 0 to 1, the first three channels."""
+    pixels = views.flatten(0, 1)
+    colours = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]
+    path.parent.mkdir(exist_ok=True)
+    save_image(colours, path, nrow=views.shape[1], padding=2, pad_value=1.0)

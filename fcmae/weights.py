@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
-from torch import Tensor
+from torch import Tensor, nn
 
 from fcmae import checkpoint, names
 from fcmae.encoder import Encoder
@@ -77,15 +77,17 @@ class InitConfig:
     weights: Path | None = None
     """Encoder weights to start from, in any file that `python -m fcmae.convert` reads; the decoder
     starts fresh. Read before step 0 only: a run that resumes takes its own checkpoint."""
+    decoder: bool = False
+    """Start from the decoder of `weights` too, which has to be a run or a checkpoint of one."""
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The step directory that `source` names: a run's newest, itself, or its model.safetensors.
+    """The step directory that `source` names: a run's newest, itself, or that of a file in one.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    step = source.parent if source.name == checkpoint.MODEL else source
+    step = source.parent if source.name in (checkpoint.MODEL, checkpoint.EMA) else source
     step = step if (step / checkpoint.MODEL).is_file() else checkpoint.latest(step)
     if step is None:
         raise FileNotFoundError(
@@ -96,20 +98,22 @@ def find_checkpoint(source: Path) -> Path:
 
 
 def read_weights(source: Path) -> Weights:
-    """Encoder weights from a checkpoint of ours (a run, a step_* directory, its
-    model.safetensors) or a .safetensors, .pt or .pth file in timm's or the official names.
+    """Encoder weights from a checkpoint of ours (a run, a step_* directory, the model.safetensors
+    or ema.safetensors in one) or a .safetensors, .pt or .pth file in timm's or official names.
 
     Raises:
         OSError: something cannot be read.
         ValueError: the file is damaged, or its tensors are not those of one whole encoder.
     """
     # timm's hub calls its files model.safetensors too: what lies beside them tells ours.
-    ours = source.name == checkpoint.MODEL and (source.parent / checkpoint.STATE).is_file()
+    beside = (source.parent / checkpoint.STATE).is_file()
+    ours = beside and source.name in (checkpoint.MODEL, checkpoint.EMA)
     if source.is_file() and not ours:
         path, (tensors, metadata) = source, read_file(source)
     else:
         path = find_checkpoint(source)
-        tensors, metadata = read_checkpoint(path)
+        averaged = source.name == checkpoint.EMA
+        tensors, metadata = read_checkpoint(path, checkpoint.EMA if averaged else checkpoint.MODEL)
     try:
         known = metadata.architecture if metadata is not None else names.infer(tensors)
         kept = names.read(tensors, known)
@@ -123,8 +127,8 @@ def read_weights(source: Path) -> Weights:
     )
 
 
-def read_checkpoint(step: Path) -> tuple[dict[str, Tensor], Metadata]:
-    """The tensors of a checkpoint of ours and what its config tells.
+def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str, Tensor], Metadata]:
+    """The tensors in a file of a checkpoint of ours, and what its config tells.
 
     Raises:
         OSError: something cannot be read.
@@ -133,7 +137,7 @@ def read_checkpoint(step: Path) -> tuple[dict[str, Tensor], Metadata]:
     try:
         config: dict[str, Any] = yaml.safe_load((step / checkpoint.CONFIG).read_text())
         state: dict[str, int] = json.loads((step / checkpoint.STATE).read_text())
-        tensors = load_file(step / checkpoint.MODEL)
+        tensors = load_file(step / file)
     except (SafetensorError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"checkpoint {step} is damaged: {error}") from error
     model, size = config["model"], config["model"]["image_size"]
@@ -235,4 +239,18 @@ def load_encoder(encoder: Encoder, source: Path, config: ModelConfig) -> str:
     encoder.load_state_dict({name: weights.tensors[name] for name in own})
     beside = [p for p in (FINAL_NORM, CLASSIFIER) if any(k.startswith(p) for k in weights.tensors)]
     without = f", without its {' and '.join(f'{prefix}*' for prefix in beside)}" if beside else ""
-    return f"encoder from {source} ({weights.architecture}{without}), fresh decoder"
+    return f"encoder from {source} ({weights.architecture}{without})"
+
+
+def load_decoder(decoder: nn.Module, source: Path) -> str:
+    """Load the decoder of a checkpoint of ours, strictly; what is to be told of it.
+
+    Raises:
+        OSError, ValueError: see `find_checkpoint` and `read_checkpoint`; or it is another decoder.
+    """
+    path = find_checkpoint(source)
+    tensors, _ = read_checkpoint(path)
+    prefix = "decoder."
+    kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    checkpoint.load_model(decoder, kept, path)
+    return f"decoder from {path}"

@@ -130,18 +130,11 @@ def cached(
     broken samples that was let pass.
     """
     data = config.data
-    shards = open_shards(spec, source=data.source)
-    images = ShardImages(
-        shards,
-        size=metadata.image_size,
-        in_chans=metadata.in_chans,
-        pixels=data.pixels,
-        source=data.source,
-    )
+    images = labelled_images(spec, metadata, data)
     path = None
     if config.cache is not None:
         # with the share, since features made under a laxer one may have too many broken samples
-        made_of = (metadata, data.pixels, data.max_bad_fraction, [s.sha256 for s in shards])
+        made_of = (metadata, data.pixels, data.max_bad_fraction, [s.sha256 for s in images.shards])
         key = hashlib.sha256(repr(made_of).encode())
         for name, tensor in model.state_dict().items():
             key.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -163,6 +156,17 @@ def cached(
     kept = found["whole"].nonzero().flatten()
     groups = groups_of(images, data.group, kept.tolist())
     return Features(found["x"][kept], found["y"][kept], groups), len(images) - len(kept)
+
+
+def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledData) -> ShardImages:
+    """The images of these shards as the backbone takes them; raises as `open_shards`."""
+    return ShardImages(
+        open_shards(spec, source=data.source),
+        size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        pixels=data.pixels,
+        source=data.source,
+    )
 
 
 @torch.no_grad()

@@ -10,19 +10,25 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcmae.config import parse, run_program
+from fcmae.convert import Metadata
 from finetune.features import (
     Features,
+    LabelledData,
     ProbeConfig,
+    extract,
     hold_out,
     labelled_features,
+    labelled_images,
     report,
     spread,
     whiten,
 )
+
+TEMPERATURE = 0.07
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +37,7 @@ class KnnConfig(ProbeConfig):
 
     ks: tuple[int, ...] = (1, 5, 10, 20, 50)
     """Numbers of neighbours to choose from."""
-    temperature: float = 0.07
+    temperature: float = TEMPERATURE
     """Of the votes."""
 
 
@@ -66,6 +72,29 @@ def accuracies(
         .item()
         for k in ks
     }
+
+
+def knn_accuracy(
+    model: nn.Module, metadata: Metadata, data: LabelledData, k: int, accelerator: Accelerator
+) -> float:
+    """Share of the test samples that their k nearest training samples name rightly.
+
+    For a look at a model in training: nothing is chosen, so nothing is held out. Every process has
+    to call it, and all share the work.
+
+    Raises:
+        OSError, ValueError: see `finetune.features.extract`; fewer training samples than k.
+    """
+    model = model.to(accelerator.device).eval()
+    sides = []
+    for spec in (data.train, data.test):
+        images = labelled_images(spec, metadata, data)
+        x, y, whole = extract(model, images, metadata, data, accelerator)
+        sides.append(Features(x[whole], y[whole], torch.arange(int(whole.sum()))))
+    bank, query = sides
+    if not 1 <= k <= len(bank.y):
+        raise ValueError(f"k={k} must lie between 1 and the {len(bank.y)} training samples")
+    return accuracies(bank, query, (k,), TEMPERATURE)[k]
 
 
 def main(argv: Sequence[str]) -> None:

@@ -73,7 +73,8 @@ def saved_run(run: Path, model: FCMAE, *, name: str, stem_stride: int, in_chans:
         "data": {"mean": [0.5], "std": [0.25]},
     }
     optimizer = torch.optim.AdamW(model.parameters())
-    return checkpoint.save(run, TrainState(7, 56), model, optimizer, json.dumps(config), keep=3)
+    files = checkpoint.snapshot(model, optimizer)
+    return checkpoint.save(run, TrainState(7, 56), files, json.dumps(config))
 
 
 @pytest.mark.parametrize(

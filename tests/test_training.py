@@ -91,7 +91,8 @@ def test_a_run_leaves_config_environment_metrics_pictures_and_checkpoints(finish
     lines = metrics(finished)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["samples_seen"] for line in lines] == [8, 16, 24, 32, 40, 48]
-    keys = {"step", "samples_seen", "loss", "lr", "images_per_s", "bad_samples"}
+    keys = {"step", "samples_seen", "loss", "lr", "grad_norm", "images_per_s", "data_wait"}
+    keys |= {"memory_gb", "bad_samples"}
     assert lines[0].keys() == keys
     assert [p.name for p in sorted((finished / "pictures").iterdir())] == [
         "step_0000003.png",
@@ -208,7 +209,7 @@ def test_bf16_trains(tmp_path: Path) -> None:
         (("--data.train", "nowhere/a.tar"), "shard nowhere/a.tar does not exist"),
         (("--model.image_size", "36"), "image_size=36 must be a multiple of patch_size=8; try 32"),
         (("--run.dir", "/proc/nowhere/run"), "/proc/nowhere"),
-        (("--optim.base_lr", "1e30"), "the loss is not finite between steps"),
+        (("--optim.base_lr", "1e30"), "the loss is not finite at step"),
         (("--optim.batch_size", "0"), "optim.batch_size=0 must be at least 1"),
         (("--run.keep", "0"), "run.keep=0 must be at least 1"),
         (("--init.weights", "none.pt"), "none.pt holds no checkpoint; give a run"),
@@ -257,7 +258,9 @@ def test_checkpoints_are_whole_or_absent_and_only_the_newest_are_kept(tmp_path: 
     optimizer = torch.optim.AdamW(model.parameters())
     (tmp_path / "step_0000009.tmp").mkdir()  # what a kill leaves behind
     for step in (1, 2, 3):
-        checkpoint.save(tmp_path, TrainState(step, step * 8), model, optimizer, "{}", keep=2)
+        files = checkpoint.snapshot(model, optimizer)
+        checkpoint.save(tmp_path, TrainState(step, step * 8), files, "{}")
+        checkpoint.drop_old(tmp_path, 2, None)
     assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step_0000002", "step_0000003"]
     newest = checkpoint.latest(tmp_path)
     assert newest is not None

@@ -30,7 +30,7 @@ def plain(
     fc1: nn.Linear,
     gamma: Float[Tensor, " e"],
     beta: Float[Tensor, " e"],
-    fc2: nn.Linear,
+    fc2: Callable[[Tensor], Tensor],
     spatial_norm: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "b *s d"]:
     """The equations above; `spatial_norm` is eq. 1, in float32 or better."""

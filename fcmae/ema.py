@@ -1,0 +1,41 @@
+"""An exponential moving average of a module's parameters (Polyak and Juditsky 1992)."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class Ema:
+    """Averages of the parameters of `module`, by name, on its device and split as they are.
+
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that short runs do not end with their
+    beginning; it depends on nothing else.
+
+    Args:
+        module: whose parameters to average.
+        prefix: in front of the names.
+        decay: of the average, in [0, 1).
+
+    Raises:
+        ValueError: a decay outside that.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, prefix: str = "") -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"optim.ema={decay} must lie in [0, 1); 0.9999 is usual")
+        self.decay = decay
+        self.parameters = {prefix + name: p.detach() for name, p in module.named_parameters()}
+        self.averages = {name: p.clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the averages towards the parameters after step `step`, counted from 0."""
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        own, new = ([local(t) for t in d.values()] for d in (self.averages, self.parameters))
+        average(own, new, step)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,0 +1,82 @@
+"""Starting a group of processes, and saying which of them was lost when it breaks.
+
+A process that is killed, or whose machine goes, says nothing; the others see a connection that is
+closed, or nothing until a time-out, and the address of a socket. The store in which the group
+meets knows more: who stops writes why, and who has not written is the one that was lost.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from torch import distributed as dist
+from torch.distributed import DistError, PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+PATIENCE = 5.0  # seconds in which those that still live see the failure and write
+
+
+class Processes:
+    """The processes that a launcher started: `WORLD_SIZE` of them in the environment, or one.
+
+    Args:
+        timeout: seconds after which a collective operation gives up on a process.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self.rank, self.world = (int(os.environ.get(k, d)) for k, d in WHO.items())
+        self.store: Store | None = None
+        if self.world > 1:
+            limit = timedelta(seconds=timeout)
+            self.store, self.rank, self.world = next(rendezvous("env://", timeout=limit))
+            dist.init_process_group(
+                store=self.store, rank=self.rank, world_size=self.world, timeout=limit
+            )
+            self.store = PrefixStore("stopped", self.store)
+            self.store.set_timeout(timedelta(seconds=PATIENCE))
+
+    @contextmanager
+    def naming_the_lost(self) -> Iterator[None]:
+        """Tell the others what stops this process; where they stop it, raise ConnectionError.
+
+        Its message names the process that was lost, or that stopped first and why.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.store is None:
+                raise
+            why = " ".join(f"{type(error).__name__}: {error}".split())
+            cause = self._cause(self.store, why, ask=isinstance(error, RuntimeError))
+            if cause is None:
+                raise
+            raise ConnectionError(cause) from error
+
+    def _cause(self, store: Store, why: str, *, ask: bool) -> str | None:
+        """What stopped the others, None if this process was the first or does not ask."""
+        try:
+            place = store.add("count", 1)
+            store.set(f"{self.rank}", f"{place} {why}")
+            if not ask:
+                return None
+            silent = [str(rank) for rank in range(self.world)]
+            until = time.monotonic() + PATIENCE
+            while silent and time.monotonic() < until:
+                silent = [rank for rank in silent if not store.check([rank])]
+                time.sleep(0.05)
+            if silent:
+                names = f"rank{'s' * (len(silent) > 1)} {', '.join(silent)} of {self.world}"
+                return f"{names} died or cannot be reached; restart the same command to go on"
+            stops = [store.get(str(rank)).decode() for rank in range(self.world)]
+        except DistError:
+            return (
+                f"rank 0 of {self.world}, where the processes meet, died or cannot be reached;"
+                " restart the same command to go on"
+            )
+        first = next(rank for rank, stop in enumerate(stops) if stop.startswith("1 "))
+        return None if first == self.rank else f"rank {first} stopped: {stops[first][2:]}"
+
+
+WHO = {"RANK": "0", "WORLD_SIZE": "1"}
