@@ -1,7 +1,9 @@
 """The loader: images of shards, by the numbers that the order gives, as batches of tensors."""
 
+import os
 import random
 import signal
+import threading
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -184,12 +186,18 @@ def train_loader(
 def outlive_signals(worker: int) -> None:
     """Have a worker work on when a scheduler, or Ctrl-C, signals every process of a job.
 
-    The training process needs its images to finish the step. It stops its workers itself; those
-    that hang get a second SIGTERM from it, which acts.
+    The training process needs its images to finish the step. Only its own SIGTERM ends the worker.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def obey_the_parent() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=obey_the_parent, daemon=True).start()
 
 
 def eval_loader(

@@ -20,7 +20,7 @@ from fcmae.encoder import Encoder
 from fcmae.layers import Mlp
 from fcmae.sparse import Sparse
 from fcmae.sparse.gathered import Gathered
-from fcmae.sparse.grn_mlp import plain, square
+from fcmae.sparse.grn_mlp import expanded, square
 
 
 def cosine_distance(a: Float[Tensor, "b r e"]) -> Float[Tensor, " b"]:
@@ -54,7 +54,7 @@ def measured(encoder: Encoder) -> Iterator[list[Float[Tensor, ""]]]:
                 seen = F.gelu(mlp.fc1(rows))
             else:
                 grn = mlp.grn
-                seen = plain(rows, mlp.fc1, grn.weight, grn.bias, torch.nn.Identity(), row_norm)
+                seen = expanded(rows, mlp.fc1, grn.weight, grn.bias, row_norm)
             found.append(cosine_distance(seen).mean())
 
     mlps = [module for module in encoder.modules() if isinstance(module, Mlp)]

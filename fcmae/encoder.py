@@ -44,7 +44,7 @@ class Stage(nn.Module):
                 nn.LayerNorm(dim_in, eps=EPS), nn.Conv2d(dim_in, dim, kernel_size=2, stride=2)
             )
         self.blocks = nn.ModuleList(Block(dim, grn=grn) for _ in range(depth))
-        self.recompute = False  # keep only what goes into each block, for the backward pass
+        self.recompute = False  # keep only what goes in, for the backward pass
 
     def forward(self, x: Float[Tensor, "b *s c"], sparse: Sparse) -> Float[Tensor, "b *t d"]:
         if isinstance(self.downsample, nn.Sequential):
@@ -52,10 +52,7 @@ class Stage(nn.Module):
             assert isinstance(conv, nn.Conv2d)
             x = sparse.downsample(norm(x), conv)
         for block in self.blocks:
-            if self.recompute:  # Chen et al. 2016; a block draws no random numbers
-                x = checkpoint(block, x, sparse, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, sparse)
+            x = block(x, sparse)
         return x
 
 
@@ -130,5 +127,8 @@ class Encoder(nn.Module):
         assert isinstance(conv, nn.Conv2d)
         x = norm(sparse.stem(images, conv))
         for stage in self.stages:
-            x = stage(x, sparse)
+            if stage.recompute:  # gradient checkpointing, Chen et al. 2016; nothing is random
+                x = checkpoint(stage, x, sparse, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = stage(x, sparse)
         return sparse.features(x)

@@ -60,7 +60,7 @@ UNITS = {"bytes_per_s": "B/s", "bytes": "B", "flops": "FLOP", "_per_s": "/s", "_
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(PretrainConfig):
     """A run and a cluster. The run is that of pretrain.py, so that each of its recipes serves:
-    `model`, `optim.batch_size`, `optim.accumulate` and `precision` are read."""
+    `model`, `optim.batch_size`, `optim.accumulate`, `optim.ema` and `precision` are read."""
 
     data: DataConfig = field(default_factory=lambda: DataConfig(train=()))
     run: RunConfig = field(default_factory=lambda: RunConfig(dir=Path("runs")))
@@ -68,8 +68,6 @@ class PlanConfig(PretrainConfig):
     """Machines."""
     gpus: int = 8
     """GPUs of a machine, one process each."""
-    ema: tyro.conf.UseCounterAction[int] = 0
-    """Count an exponential moving average of the encoder, in memory and in checkpoints."""
     tflops: float = 20.0
     """TFLOP/s that a GPU sustains over whole steps, not its peak. ConvNeXt Tiny trained at 794
     images/s in mixed precision on an RTX 3090 (timm issue 1747), which is 21."""
@@ -207,7 +205,7 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
     parts = (stem, *stages, decoder)
 
     p = sum(part.parameters for part in parts)
-    average = 4 * (p - decoder.parameters) if config.ema else 0
+    average = 4 * (p - decoder.parameters) if config.optim.ema is not None else 0
     forward = 2 * sum(part.macs for part in parts)
     backward = 2 * forward - 2 * stem.macs
     saved = sum(part.saved for part in parts)

@@ -189,7 +189,8 @@ def test_a_checkpoint_is_as_large_as_its_tensors(tmp_path: Path) -> None:
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
-    path = checkpoint.save(tmp_path, TrainState(1, 1), model, optimizer, "", keep=1)
+    files = checkpoint.snapshot(model, optimizer)
+    path = checkpoint.save(tmp_path, TrainState(1, 1), files, "")
     size = sum((path / name).stat().st_size for name in (MODEL, OPTIMIZER))
     found = plan(config_of(image_size=32, stem_stride=1))["model"]["checkpoint_bytes"]
     headers = 4 * len(list(model.parameters()))  # weight, two moments, step: a line for each
@@ -197,7 +198,10 @@ def test_a_checkpoint_is_as_large_as_its_tensors(tmp_path: Path) -> None:
 
 
 def test_ema_adds_the_encoder_to_checkpoint_and_memory() -> None:
-    plain, ema = plan(config_of()), plan(replace(config_of(), ema=1))
+    plain, ema = (
+        plan(config_of()),
+        plan(replace(config_of(), optim=OptimConfig(batch_size=8, ema=0.9))),
+    )
     for section, name in (("model", "checkpoint_bytes"), ("ddp", "state_bytes")):
         added = ema[section][name] - plain[section][name]
         assert added == 4 * plain["model"]["encoder_parameters"]

@@ -2,12 +2,9 @@
 
 import io
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,41 +19,11 @@ from data.commands import moments_of
 from data.index import write_index
 from data.write import write_shards
 from fcmae import FCMAE, checkpoint
-from fcmae.checkpoint import TrainState
 from fcmae.config import field_names, parse
 from fcmae.convert import convert
 from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from pretrain import PretrainConfig
-
-ROOT = Path(__file__).parents[1]
-RECIPE = "scripts/recipes/demo.yaml"
-SHORT = [
-    *("--optim.batch_size", "8", "--optim.steps", "6", "--data.workers", "1"),
-    *("--run.log_every", "1", "--run.save_every", "2", "--run.picture_every", "3"),
-    *("--model.decoder_dim", "32"),
-]
-
-
-def command(run: Path, *flags: str, launcher: tuple[str, ...] = ()) -> list[str]:
-    start = [sys.executable, *launcher, "pretrain.py", RECIPE, "--run.dir", str(run)]
-    return [*start, *SHORT, *flags]
-
-
-def pretrain(
-    run: Path, *flags: str, launcher: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(run, *flags, launcher=launcher),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-
-
-def metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+from tests.runs import ROOT, metrics, newest, pretrain, torchrun
 
 
 def assert_same_step(run: Path, other: Path) -> None:
@@ -71,12 +38,6 @@ def assert_same_step(run: Path, other: Path) -> None:
     moments = [key for key in a if key.endswith(":exp_avg")]
     ours, theirs = (torch.cat([t[key].flatten() for key in moments]) for t in (a, b))
     assert (ours - theirs).norm() < 0.02 * theirs.norm()
-
-
-def newest(run: Path) -> Path:
-    step = checkpoint.latest(run)
-    assert step is not None
-    return step
 
 
 @pytest.fixture(scope="module")
@@ -104,33 +65,6 @@ def test_a_run_leaves_config_environment_metrics_pictures_and_checkpoints(finish
     (start,) = json.loads((finished / "environment.json").read_text())
     assert start["world_size"] == 1
     assert yaml.safe_load((finished / "config.yaml").read_text())["optim"]["batch_size"] == 8
-
-
-def test_resumed_run_equals_uninterrupted_run_after_kill_9(finished: Path, tmp_path: Path) -> None:
-    run = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(run),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (run / "step_0000002").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    result = pretrain(run)
-    assert result.returncode == 0, result.stderr
-    ours, theirs = metrics(run), metrics(finished)
-    assert [(m["step"], m["loss"]) for m in ours] == [(m["step"], m["loss"]) for m in theirs]
-    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
-        a, b = (load_file(r / "step_0000006" / name) for r in (run, finished))
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[key], b[key]) for key in a), name
 
 
 def test_a_finished_run_says_so(finished: Path) -> None:
@@ -188,8 +122,7 @@ def test_accumulation_changes_memory_not_the_step(finished: Path, tmp_path: Path
 
 @pytest.mark.dist
 def test_two_processes_see_what_one_sees(finished: Path, tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    result = pretrain(tmp_path / "run", launcher=launcher)
+    result = pretrain(tmp_path / "run", launcher=torchrun(2))
     assert result.returncode == 0, result.stderr
     (start,) = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert start["world_size"] == 2
@@ -251,26 +184,6 @@ def test_help_documents_every_flag() -> None:
     assert result.returncode == 0
     for name in field_names(PretrainConfig):
         assert f"--{name} " in result.stdout
-
-
-def test_checkpoints_are_whole_or_absent_and_only_the_newest_are_kept(tmp_path: Path) -> None:
-    model = FCMAE(image_size=32, stem_stride=1, decoder_dim=32)
-    optimizer = torch.optim.AdamW(model.parameters())
-    (tmp_path / "step_0000009.tmp").mkdir()  # what a kill leaves behind
-    for step in (1, 2, 3):
-        files = checkpoint.snapshot(model, optimizer)
-        checkpoint.save(tmp_path, TrainState(step, step * 8), files, "{}")
-        checkpoint.drop_old(tmp_path, 2, None)
-    assert [p.name for p in checkpoint.checkpoints(tmp_path)] == ["step_0000002", "step_0000003"]
-    newest = checkpoint.latest(tmp_path)
-    assert newest is not None
-    assert checkpoint.load(newest, model, optimizer) == TrainState(3, 24)
-    (newest / checkpoint.MODEL).write_bytes(b"broken")
-    with pytest.raises(ValueError, match="step_0000003 is damaged"):
-        checkpoint.load(newest, model, optimizer)
-    other = FCMAE(image_size=32, stem_stride=1, decoder_dim=64)
-    with pytest.raises(ValueError, match=r"holds another model: \d+ tensors differ"):
-        checkpoint.load(tmp_path / "step_0000002", other, optimizer)
 
 
 def test_learning_rate_warms_up_linearly_and_falls_as_a_cosine() -> None:

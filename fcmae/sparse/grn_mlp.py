@@ -30,14 +30,25 @@ def plain(
     fc1: nn.Linear,
     gamma: Float[Tensor, " e"],
     beta: Float[Tensor, " e"],
-    fc2: Callable[[Tensor], Tensor],
+    fc2: nn.Linear,
     spatial_norm: Callable[[Tensor], Tensor],
 ) -> Float[Tensor, "b *s d"]:
     """The equations above; `spatial_norm` is eq. 1, in float32 or better."""
+    return fc2(expanded(x, fc1, gamma, beta, spatial_norm))
+
+
+def expanded(
+    x: Float[Tensor, "b *s d"],
+    fc1: nn.Linear,
+    gamma: Float[Tensor, " e"],
+    beta: Float[Tensor, " e"],
+    spatial_norm: Callable[[Tensor], Tensor],
+) -> Float[Tensor, "b *s e"]:
+    """z of the equations above."""
     a = F.gelu(fc1(x))
     norm = spatial_norm(a)
     factor = 1 + gamma * norm / (norm.mean(-1, keepdim=True) + EPS)
-    return fc2(torch.addcmul(beta.to(a.dtype), a, factor.to(a.dtype)))
+    return torch.addcmul(beta.to(a.dtype), a, factor.to(a.dtype))
 
 
 def fused(

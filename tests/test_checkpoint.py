@@ -1,0 +1,171 @@
+"""Checkpoints: whole or absent, checked, kept as asked, and never lost to a full disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcmae import FCMAE, checkpoint
+from fcmae.checkpoint import TrainState
+from fcmae.ema import Ema
+from tests.runs import ROOT, environment
+
+
+def trained(decoder_dim: int = 32) -> tuple[FCMAE, torch.optim.Optimizer]:
+    """A small model after one step, so that the optimiser has moments."""
+    generator = torch.Generator().manual_seed(0)
+    model = FCMAE(image_size=32, stem_stride=1, decoder_dim=decoder_dim, generator=generator)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 0.5)
+    optimizer.step()
+    return model, optimizer
+
+
+def save(run: Path, *steps: int) -> tuple[FCMAE, torch.optim.Optimizer]:
+    model, optimizer = trained()
+    for step in steps:
+        files = checkpoint.snapshot(model, optimizer)
+        checkpoint.save(run, TrainState(step, step * 8), files, "{}")
+    return model, optimizer
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in run.iterdir())
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    averages = Ema(model.encoder, 0.5, "encoder.").averages
+    state = TrainState(3, 24, {"scale": 2.0, "_growth_tracker": 1})
+    files = checkpoint.snapshot(model, optimizer, averages)
+    path = checkpoint.save(tmp_path, state, files, "a: 1\n")
+    other, fresh = FCMAE(image_size=32, stem_stride=1, decoder_dim=32), None
+    fresh = torch.optim.AdamW(other.parameters(), fused=True)
+    averaged = Ema(other.encoder, 0.5, "encoder.").averages
+    assert checkpoint.load(path, other, fresh, averaged) == state
+    again = checkpoint.snapshot(other, fresh, averaged)
+    assert again.keys() == files.keys()
+    for file, tensors in files.items():
+        assert tensors.keys() == again[file].keys()
+        assert all(torch.equal(tensors[name], again[file][name]) for name in tensors)
+    assert (path / checkpoint.CONFIG).read_text() == "a: 1\n"
+
+
+def test_a_snapshot_is_what_was_and_not_what_became_of_it(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    files = checkpoint.snapshot(model, optimizer)
+    optimizer.step()
+    assert all(torch.equal(files[checkpoint.MODEL][name], before[name]) for name in before)
+
+
+def test_what_a_kill_left_behind_is_swept_away(tmp_path: Path) -> None:
+    (tmp_path / "step_0000009.tmp").mkdir()
+    save(tmp_path, 1)
+    assert names(tmp_path) == ["step_0000001"]
+
+
+def test_the_newest_are_kept_and_those_of_every_so_many_steps(tmp_path: Path) -> None:
+    model, optimizer = trained()
+    writer = checkpoint.Writer(tmp_path, keep=2, keep_every=4)
+    for step in (2, 4, 6, 8, 10, 12):
+        writer.write(TrainState(step, 0), checkpoint.snapshot(model, optimizer), "{}")
+    writer.wait()
+    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [4, 8, 10, 12]
+
+
+@pytest.mark.parametrize("file", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
+@pytest.mark.parametrize("damage", ["truncated", "one bit", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
+    tmp_path: Path, file: str, damage: str
+) -> None:
+    save(tmp_path, 1, 2)
+    damaged = tmp_path / "step_0000002" / file
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(content if damage == "one bit" else content[:-1])
+    told: list[str] = []
+    assert checkpoint.newest_whole(tmp_path, told.append) == tmp_path / "step_0000001"
+    (line,) = told
+    assert f"checkpoint {tmp_path}/step_0000002 is damaged" in line
+    assert file in line
+    assert "going back to the one before" in line
+
+
+def test_no_whole_checkpoint_is_an_error_and_none_at_all_a_start(tmp_path: Path) -> None:
+    assert checkpoint.newest_whole(tmp_path, print) is None
+    save(tmp_path, 1)
+    (tmp_path / "step_0000001" / checkpoint.SUMS).unlink()
+    with pytest.raises(ValueError, match=r"all 1 checkpoints of .* are damaged: restore one, or"):
+        checkpoint.newest_whole(tmp_path, print)
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    save(tmp_path, 1, 2)
+    (tmp_path / "step_0000002" / checkpoint.MODEL).write_bytes(b"")
+    save(tmp_path, 2)
+    checkpoint.check(tmp_path / "step_0000002")
+    assert names(tmp_path) == ["step_0000001", "step_0000002"]
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    other, optimizer = trained(decoder_dim=64)
+    with pytest.raises(ValueError, match=r"holds another model: \d+ tensors differ"):
+        checkpoint.load(tmp_path / "step_0000001", other, optimizer)
+
+
+def test_the_sums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", checkpoint.SUMS],
+        cwd=tmp_path / "step_0000001",
+        capture_output=True,
+    )
+    assert done.returncode == 0
+
+
+FILL = """
+import resource, sys
+from pathlib import Path
+from fcmae import checkpoint
+from fcmae.checkpoint import TrainState
+from tests.test_checkpoint import trained
+run = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+writer = checkpoint.Writer(run, keep=1)
+writer.write(TrainState(2, 16), checkpoint.snapshot(*trained()), "{}")
+try:
+    writer.wait()
+except OSError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def test_a_disk_that_takes_no_more_leaves_older_checkpoints_whole(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, tmp_path],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert f"checkpoint {tmp_path}/step_0000002 cannot be written" in done.stderr
+    assert "older ones are untouched: make room, and restart the same command" in done.stderr
+    assert names(tmp_path) == ["step_0000001"]  # and the half of it makes room
+    checkpoint.check(tmp_path / "step_0000001")
+
+
+def test_the_state_is_readable_text(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    state = json.loads((tmp_path / "step_0000005" / checkpoint.STATE).read_text())
+    assert state == {"step": 5, "samples_seen": 40, "scaler": {}}

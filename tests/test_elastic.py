@@ -1,0 +1,179 @@
+"""The same run on any number of processes, as replicas or shards, and in any precision."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fcmae import FCMAE, checkpoint, draw_visible
+from tests.runs import assert_same_bits, losses, metrics, newest, pretrain, torchrun
+
+FSDP = {"ACCELERATE_USE_FSDP": "true"}
+
+
+def assert_close(run: Path, other: Path, *, rtol: float) -> None:
+    """Equal steps, losses within `rtol`, and what training moved within two hundredths of it."""
+    ours, theirs = losses(run), losses(other)
+    assert [step for step, _ in ours] == [step for step, _ in theirs]
+    a, b = (torch.tensor([loss for _, loss in part]) for part in (ours, theirs))
+    torch.testing.assert_close(a, b, rtol=rtol, atol=0)
+    ends = [load_file(newest(r) / checkpoint.OPTIMIZER) for r in (run, other)]
+    names = [name for name in ends[0] if name.endswith(":exp_avg_sq")]
+    x, y = (torch.cat([end[name].flatten().sqrt() for name in names]) for end in ends)
+    assert (x - y).norm() < 0.02 * y.norm()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "alone"
+    assert pretrain(run, "--optim.ema", "0.9").returncode == 0
+    return run
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_one_two_and_four_processes_take_the_same_fifty_steps(tmp_path: Path) -> None:
+    flags = ("--optim.steps", "50", "--run.save_every", "50", "--run.picture_every", "0")
+    runs = []
+    for world in (1, 2, 4):
+        run = tmp_path / str(world)
+        done = pretrain(run, *flags, launcher=torchrun(world))
+        assert done.returncode == 0, done.stderr
+        (began,) = json.loads((run / "environment.json").read_text())
+        assert began["world_size"] == world
+        runs.append(run)
+    for run in runs[1:]:
+        assert_close(run, runs[0], rtol=1e-3)
+        ours, theirs = (load_file(newest(r) / checkpoint.MODEL) for r in (run, runs[0]))
+        began = FCMAE(
+            image_size=32, stem_stride=1, decoder_dim=32, generator=torch.Generator().manual_seed(0)
+        ).state_dict()
+        way = torch.cat([(theirs[k] - began[k]).flatten() for k in theirs])
+        apart = torch.cat([(theirs[k] - ours[k]).flatten() for k in theirs])
+        assert apart.norm() < 0.05 * way.norm()  # of the way that training went
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize(
+    "flags", [(), pytest.param(("--optim.accumulate", "2"), marks=pytest.mark.slow)]
+)
+def test_shards_of_the_parameters_train_as_one_process_does(
+    flags: tuple[str, ...], alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = pretrain(run, "--optim.ema", "0.9", *flags, launcher=torchrun(2), env=FSDP)
+    assert done.returncode == 0, done.stderr
+    (began,) = json.loads((run / "environment.json").read_text())
+    assert began["fsdp"]
+    assert_close(run, alone, rtol=1e-4)
+    ours, theirs = (load_file(newest(r) / checkpoint.EMA) for r in (run, alone))
+    assert ours.keys() == theirs.keys()
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-4)  # an AdamW step is 5e-4
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_shards_go_on_from_one_process_and_one_process_from_shards(
+    alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    for steps, launcher, env in (("2", (), {}), ("4", torchrun(2), FSDP), ("6", (), {})):
+        flags = ("--optim.ema", "0.9", "--optim.steps", steps)
+        done = pretrain(run, *flags, launcher=launcher, env=env)
+        assert done.returncode == 0, done.stderr
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6]
+    starts = json.loads((run / "environment.json").read_text())
+    assert [start["fsdp"] for start in starts] == [False, True, False]
+    files = {path.name for path in newest(run).iterdir()}
+    assert files == {path.name for path in newest(alone).iterdir()}
+
+
+def test_two_runs_of_one_process_are_the_same_to_the_last_bit(alone: Path, tmp_path: Path) -> None:
+    assert pretrain(tmp_path / "again", "--optim.ema", "0.9").returncode == 0
+    assert_same_bits(tmp_path / "again", alone)
+
+
+@pytest.mark.parametrize("stages", [("0",), ("0", "1", "2", "3")])
+def test_recomputing_stages_changes_no_bit(
+    stages: tuple[str, ...], alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = pretrain(run, "--optim.ema", "0.9", "--run.recompute", *stages)
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(run, alone)
+
+
+def saved_bytes(model: FCMAE) -> int:
+    """Of the activations that a forward pass keeps."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    images = torch.randn(4, 3, 64, 64)
+    visible = draw_visible(4, model.n, model.ratio, generator=torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(images, visible)[0]
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return sum(size for at, size in kept.items() if at not in parameters)
+
+
+def test_recomputing_a_stage_keeps_less(tmp_path: Path) -> None:
+    model = FCMAE(image_size=64, stem_stride=1, decoder_dim=32)
+    found = []
+    for stage in (None, 0, 1):
+        if stage is not None:
+            model.encoder.stages[stage].recompute = True  # type: ignore[assignment]
+        found.append(saved_bytes(model))
+    assert found[0] > 1.5 * found[1] > 1.5 * found[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_two_hundred_steps_in_half_precision_stay_finite_and_near(
+    precision: str, tmp_path: Path
+) -> None:
+    flags = ("--optim.steps", "200", "--run.log_every", "20", "--run.save_every", "100")
+    quiet = ("--run.picture_every", "0")
+    for name in ("fp32", precision):
+        done = pretrain(tmp_path / name, *flags, *quiet, "--precision", name)
+        assert done.returncode == 0, done.stderr
+    half, full = (dict(losses(tmp_path / name)) for name in (precision, "fp32"))
+    assert all(abs(half[step] - full[step]) < 0.05 * full[step] for step in full)
+    weights = load_file(newest(tmp_path / precision) / checkpoint.MODEL)
+    assert all(w.dtype == torch.float32 and w.isfinite().all() for w in weights.values())
+    scales = [line.get("loss_scale", 0) for line in metrics(tmp_path / precision)]
+    assert all(scale >= 1024 if precision == "fp16" else scale == 0 for scale in scales)
+
+
+@pytest.mark.slow
+def test_fp16_resumes_with_its_loss_scale(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = ("--precision", "fp16")
+    assert pretrain(run, *flags, "--optim.steps", "4").returncode == 0
+    state = json.loads((newest(run) / checkpoint.STATE).read_text())
+    assert state["scaler"]["scale"] == 65536.0
+    assert state["scaler"]["_growth_tracker"] == 4
+    assert pretrain(run, *flags, "--optim.steps", "6").returncode == 0
+    state = json.loads((newest(run) / checkpoint.STATE).read_text())
+    assert state["scaler"]["_growth_tracker"] == 6
+
+
+@pytest.mark.slow
+def test_a_compiled_model_takes_the_same_steps(alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = pretrain(run, "--optim.ema", "0.9", "--compile", "True", "--watch.collapse_every", "2")
+    assert done.returncode == 0, done.stderr
+    assert_close(run, alone, rtol=1e-4)
+    assert [line["step"] for line in metrics(run) if "collapse" in line] == [2, 4, 6]
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("flags", [("--precision", "fp16"), ("--compile", "True")])
+def test_what_does_not_go_with_shards_is_refused(flags: tuple[str, ...], tmp_path: Path) -> None:
+    done = pretrain(tmp_path / "run", *flags, launcher=torchrun(2), env=FSDP)
+    assert done.returncode == 1
+    assert "error: FSDP2 goes with neither precision=fp16 (take bf16)" in done.stderr

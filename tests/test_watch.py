@@ -1,0 +1,161 @@
+"""What a run tells of itself: metrics, trackers, k-NN, a dry run; and that it only tells."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fcmae import rundir
+from tests.runs import ROOT, SHORT, environment, losses, metrics, pretrain
+
+DEMO = "data/demo/train-{000000..000000}.tar.gz"
+COUNT = """
+import json, sys, traceback
+from collections import Counter
+from pathlib import Path
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+import pretrain
+
+WAITS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+
+class Waits(TorchDispatchMode):
+    where = Counter()
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in WAITS:
+            ours = [f for f in traceback.extract_stack() if Path(f.filename).parent in ROOMS]
+            self.where[f"{Path(ours[-1].filename).name}:{ours[-1].name}"] += 1
+        return func(*args, **(kwargs or {}))
+
+root = Path.cwd()
+ROOMS = {root, root / "fcmae", root / "fcmae" / "sparse", root / "data"}
+with Waits():
+    pretrain.main(sys.argv[1:])
+print("WAITS", json.dumps(Waits.where))
+"""
+
+
+def waits(run: Path, steps: int, *flags: str) -> dict[str, int]:
+    """How often each function has asked for a value that a device would have to compute first."""
+    quiet = ("--optim.steps", str(steps), "--run.log_every", str(steps), "--run.save_every", "999")
+    arguments = ["scripts/recipes/demo.yaml", "--run.dir", str(run), *SHORT, *quiet]
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, *arguments, "--run.picture_every", "0", *flags],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("WAITS ")]
+    return json.loads(line.removeprefix("WAITS "))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--optim.clip_grad", "1.0", "--optim.ema", "0.9"),
+        pytest.param(("--precision", "fp16"), marks=pytest.mark.slow),
+        pytest.param(("--optim.accumulate", "2"), marks=pytest.mark.slow),
+    ],
+)
+def test_only_logging_waits_for_the_device(flags: tuple[str, ...], tmp_path: Path) -> None:
+    few, many = (waits(tmp_path / str(steps), steps, *flags) for steps in (3, 9))
+    checks = "masking.py:indices"  # on the CPU alone, and looked at here to know that this counts
+    assert many.pop(checks) > few.pop(checks) > 0
+    assert few == many
+    assert few["pretrain.py:train"] > 0
+
+
+def test_a_dry_run_says_what_a_run_will_be_and_leaves_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = ("--optim.steps", "1000", "--run.save_every", "500", "--dry_run", "True")
+    done = pretrain(run, *flags)
+    assert done.returncode == 0, done.stderr
+    assert not run.exists()
+    assert "1000 steps of 8 on 1 x cpu" in done.stdout
+    assert f"dir: {run}" in done.stdout  # the config
+    assert "(decoder): Decoder(" in done.stdout  # the model
+    assert "step 20/20" in done.stdout
+    assert "20 steps: " in done.stdout
+    assert "peak memory" in done.stdout
+    assert "all 1000 steps would take 0:" in done.stdout
+
+
+@pytest.mark.slow
+def test_knn_and_collapse_are_measured_and_change_nothing(tmp_path: Path) -> None:
+    watch = ("--watch.knn_train", DEMO, "--watch.knn_test", "data/demo/test-000000.tar.gz")
+    watch += ("--watch.knn_every", "0.005", "--watch.collapse_every", "2")
+    for name, flags in (("plain", ()), ("watched", watch)):
+        done = pretrain(tmp_path / name, *flags)
+        assert done.returncode == 0, done.stderr
+    assert losses(tmp_path / "plain") == losses(tmp_path / "watched")
+    lines = metrics(tmp_path / "watched")
+    assert [line["step"] for line in lines if "collapse" in line] == [2, 4, 6]
+    assert all(0 < distance < 0.6 for distance in lines[1]["collapse"])
+    assert len(lines[1]["collapse"]) == 12
+    assert [line["step"] for line in lines if "knn_accuracy" in line] == [4, 6]  # 24 images, end
+    assert all(0.2 < line["knn_accuracy"] < 0.8 for line in lines if "knn_accuracy" in line)
+
+
+@pytest.mark.slow
+def test_metrics_reach_tensorboard_wandb_and_mlflow(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run, store = tmp_path / "run", tmp_path / "mlflow"
+    env = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": store.as_uri()}
+    done = pretrain(
+        *(run, "--run.trackers", "tensorboard", "wandb", "mlflow"),
+        env=env | {"MLFLOW_ALLOW_FILE_STORE": "true"},  # its databases need more than the client
+    )
+    assert done.returncode == 0, done.stderr
+    expected = [(step, pytest.approx(loss)) for step, loss in losses(run)]
+    board = EventAccumulator(str(run / "fcmae"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("loss")] == expected
+    (file,) = store.glob("*/*/metrics/loss")  # lines of time, value, step
+    lines = [line.split() for line in file.read_text().splitlines()]
+    assert [(int(step), float(value)) for _, value, step in lines] == expected
+    (offline,) = run.glob("wandb/offline-run-*/*.wandb")
+    content = offline.read_bytes()
+    assert b"grad_norm" in content
+    assert b"convnextv2_atto" in content
+
+
+def test_lists_and_mappings_of_a_line_become_names_for_trackers() -> None:
+    line = {"step": 3, "loss": 0.5, "collapse": [0.1, 0.2], "bad_samples": {"a.tar": 1}}
+    assert rundir.numbers(line) == {
+        "step": 3,
+        "loss": 0.5,
+        "collapse/0": 0.1,
+        "collapse/1": 0.2,
+        "bad_samples/a.tar": 1,
+    }
+
+
+def test_a_longer_run_is_a_resumed_one(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert pretrain(run).returncode == 0
+    done = pretrain(run, "--optim.steps", "8")
+    assert done.returncode == 0, done.stderr
+    assert "optim.steps: 6 -> 8: the schedule is that of the new length from here" in done.stdout
+    assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    starts = json.loads((run / "environment.json").read_text())
+    assert [start["step"] for start in starts] == [0, 6]
+    assert starts[1]["changed"] == ["optim.steps: 6 -> 8"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["optim"]["steps"] == 8
+
+
+def test_a_run_starts_from_all_of_another(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert pretrain(first, "--optim.steps", "20", "--optim.base_lr", "0.02").returncode == 0
+    fresh = pretrain(second, "--init.weights", str(first), "--seed", "1", "--optim.steps", "1")
+    assert fresh.returncode == 0, fresh.stderr
+    both = ("--init.weights", str(first), "--init.decoder", "True", "--seed", "1")
+    done = pretrain(tmp_path / "third", *both, "--optim.steps", "1")
+    assert done.returncode == 0, done.stderr
+    assert f"decoder from {first}/step_0000020" in done.stdout
+    assert losses(tmp_path / "third")[0][1] != losses(second)[0][1]
