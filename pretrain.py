@@ -154,7 +154,8 @@ def train(config: PretrainConfig, run: RunConfig, processes: Processes) -> None:
         )
     device, main_process = accelerator.device, accelerator.is_main_process
     # accelerate's own switch; its own FSDP2 is not for CPUs, where ours is tested
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true" and processes.world > 1
+    switch = os.environ.get("ACCELERATE_USE_FSDP", "false").lower()
+    sharded = switch in ("true", "1") and processes.world > 1
 
     if sharded and (config.precision == "fp16" or config.compile):
         raise ValueError("FSDP2 goes with neither precision=fp16 (take bf16) nor compile=True")
@@ -193,7 +194,7 @@ def train(config: PretrainConfig, run: RunConfig, processes: Processes) -> None:
     trained: torch.nn.Module = model
     if sharded:
         shard(model, device, processes.world)
-    else:
+    elif processes.world > 1:
         trained = accelerator.prepare(model)
     optimizer = torch.optim.AdamW(
         parameter_groups(model.named_parameters(), optim.weight_decay),

@@ -4,6 +4,8 @@ Each block gathers its parameters when it needs them (Zhao et al. 2023, arXiv 23
 Replicas (DDP) need nothing from here: Accelerate makes them.
 """
 
+import warnings
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +22,8 @@ def shard(model: FCMAE, device: torch.device, world: int) -> None:
 
     Every process has to hold the same values.
     """
+    # it warns of outputs that are views, for those who would write into them
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (world,))
     for module in model.modules():
         if isinstance(module, Block):

@@ -78,9 +78,9 @@ def add_metrics(run: Path, line: Mapping[str, Any]) -> None:
         print(json.dumps(line), file=file)
 
 
-def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+def numbers(line: Mapping[str, Any]) -> dict[str, int | float | None]:
     """A line of metrics as trackers take it: lists and mappings under `name/key`."""
-    flat: dict[str, float] = {}
+    flat: dict[str, int | float | None] = {}
     for name, value in line.items():
         if isinstance(value, Mapping | list):
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -114,10 +114,12 @@ def report_not_finite(run: Path, step: int, lr: float, samples: Sequence[str]) -
     if samples:
         content = {"step": step, "lr": lr, "samples": samples}
         write_text(file, json.dumps(content, indent=2) + "\n")
+    newest = checkpoint.latest(run)
+    go_on = f" and --init.weights {newest} --init.decoder True" if newest else ""
     raise FloatingPointError(
         f"the loss is not finite at step {step} (lr {lr:.2g}), whose samples {file} lists; newest"
-        f" checkpoint: {checkpoint.latest(run)}; lower optim.base_lr, set optim.clip_grad,"
-        " lengthen the warm-up, or take precision fp32"
+        f" checkpoint: {newest}; start another --run.dir with a lower optim.base_lr, a longer"
+        f" warm-up, optim.clip_grad or precision fp32{go_on}"
     )
 
 

@@ -30,7 +30,7 @@ from fcmae.config import field_names, parse
 from fcmae.stopping import PREEMPTED
 from pretrain import PretrainConfig
 from scripts.plan import PlanConfig
-from tests.test_training import RECIPE, SHORT, metrics
+from tests.runs import RECIPE, SHORT, metrics
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "scripts" / "launch"
