@@ -2,11 +2,13 @@
 
     python scripts/benchmark.py step [--only KEY] [--json]
     python scripts/benchmark.py data [--only KEY] [--json]
+    python scripts/benchmark.py save [--only KEY] [--json]
     python scripts/benchmark.py growth [--plot growth.png]
 
 `step` prints ratios: both sides in one process, in turn, on the same weights, images and masks;
 medians of several runs. A step is forward, loss and backward; the optimiser is timed apart.
 `data` does the same for the loader, on one core, in images/s.
+`save` times steps with and without a checkpoint.
 `growth` prints the time of a step against ratio, image size and batch.
 """
 
@@ -34,6 +36,7 @@ from fcmae.layers import GlobalResponseNorm
 from fcmae.sparse import gathered
 from scripts.loading import IMAGES, LOADING
 from scripts.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules
+from scripts.saving import SAVING
 
 Work = Callable[[], object]
 console = Console()
@@ -43,10 +46,10 @@ console = Console()
 class Benchmark:
     """The command line."""
 
-    what: Annotated[Literal["step", "data", "growth"], tyro.conf.Positional]
-    """step, data: ratios against rivals. growth: time against ratio, image size and batch."""
+    what: Annotated[Literal["step", "data", "save", "growth"], tyro.conf.Positional]
+    """step, data, save: ratios against rivals. growth: time against ratio, image size and batch."""
     only: str = ""
-    """The one key of `step` or `data` to measure."""
+    """The one key of `step`, `data` or `save` to measure."""
     threads: int = 2
     """Threads of PyTorch; `data` is measured with one."""
     runs: int = 9
@@ -237,7 +240,8 @@ def high_water() -> int:
 
 def compare(args: Benchmark) -> dict[str, float | None]:
     """Measure the keys of `step` or `data` and print the table."""
-    times_of, keys = (LOADING, [*LOADING]) if args.what == "data" else (TIMES, [*TIMES, MEMORY])
+    times_of = {"data": LOADING, "save": SAVING}.get(args.what, TIMES)
+    keys = [*times_of, MEMORY] if args.what == "step" else [*times_of]
     if args.only and args.only not in keys:
         raise ValueError(f"--only {args.only} is none of {', '.join(keys)}")
     table = Table(title=f"{args.threads} threads, medians of {args.runs} runs in turn")

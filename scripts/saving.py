@@ -1,0 +1,78 @@
+"""What a checkpoint costs: three steps with one, written at once or in a thread, and without.
+
+Tiny on 8 images; weights, two moments and config, 384 MB, to the disk of temporary files.
+"""
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from fcmae import FCMAE, checkpoint, draw_visible
+from fcmae.checkpoint import TrainState, Writer
+
+Work = Callable[[], object]
+STEPS = 3
+
+
+class Training:
+    """A model that takes steps, and saves after the first of them, or not."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.model = FCMAE(name="convnextv2_tiny", generator=generator)
+        self.images = torch.randn(8, 3, 224, 224, generator=generator)
+        self.visible = draw_visible(8, self.model.n, self.model.ratio, generator=generator)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+        self.run = Path(tempfile.mkdtemp())
+        self.writer = Writer(self.run, keep=1)
+        atexit.register(shutil.rmtree, self.run)
+
+    def step(self) -> None:
+        """As pretrain.py takes it."""
+        self.model(self.images, self.visible)[0].backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def steps(self, save: Callable[[], object] | None) -> None:
+        """`STEPS` of them, with `save` after the first."""
+        for number in range(STEPS):
+            self.step()
+            if number == 0 and save is not None:
+                save()
+        self.writer.wait()
+
+    def at_once(self) -> None:
+        """Save, and go on when it is on the disk."""
+        checkpoint.save(self.run, TrainState(1, 8), self.snapshot(), "")
+
+    def behind(self) -> None:
+        """Copy, and go on while a thread writes, for which the last step waits."""
+        self.writer.write(TrainState(1, 8), self.snapshot(), "")
+
+    def snapshot(self) -> checkpoint.Files:
+        """The copy that both write."""
+        return checkpoint.snapshot(self.model, self.optimizer)
+
+
+def against(way: str) -> tuple[Work, Work]:
+    """Steps with a save of the one kind, and of another or none."""
+    training = Training()
+    behind, none = (partial(training.steps, save) for save in (training.behind, None))
+    works = {
+        "at_once_over_behind": (partial(training.steps, training.at_once), behind),
+        "behind_over_none": (behind, none),
+        "snapshot_over_none": (partial(training.steps, training.snapshot), none),
+    }
+    return works[way]
+
+
+SAVING: dict[str, tuple[Callable[[], tuple[Work, Work]], str]] = {
+    "save_at_once_over_behind": (partial(against, "at_once_over_behind"), "> 1"),
+    "save_behind_over_none": (partial(against, "behind_over_none"), "near 1"),
+    "snapshot_over_none": (partial(against, "snapshot_over_none"), "near 1"),
+}
