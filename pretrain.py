@@ -35,7 +35,6 @@ from data.transforms import Normalise
 from fcmae import FCMAE, checkpoint, collapse, rundir
 from fcmae.checkpoint import TrainState
 from fcmae.config import flatten, parse, run_program, to_tree, to_yaml
-from fcmae.convert import Metadata, create_timm, to_timm
 from fcmae.ema import Ema
 from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
@@ -45,8 +44,6 @@ from fcmae.processes import Processes
 from fcmae.reconstruct import reconstruct, save_views
 from fcmae.stopping import STATUS, Stop
 from fcmae.weights import InitConfig, load_decoder, load_encoder
-from finetune.features import LabelledData
-from finetune.knn import knn_accuracy
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PLAIN = (bool, int, float, str)  # what trackers take
@@ -411,6 +408,10 @@ def online_knn(
     accelerator: Accelerator,
 ) -> float:
     """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
+    from fcmae.convert import Metadata, create_timm, to_timm  # timm: a tenth of the time of a start
+    from finetune.features import LabelledData
+    from finetune.knn import knn_accuracy
+
     metadata = Metadata(
         model=config.model.name,
         image_size=image_size,

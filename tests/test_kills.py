@@ -204,6 +204,7 @@ def test_a_rank_that_dies_ends_the_job_and_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_every_rank_with_its_samples(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = ("--optim.base_lr", "1e30", "--run.log_every", "5", "--run.save_every", "100000")
@@ -221,6 +222,7 @@ def test_a_loss_that_is_not_finite_stops_every_rank_with_its_samples(tmp_path: P
     assert all("train-00000" in sample and "sample '" in sample for sample in report["samples"])
 
 
+@pytest.mark.slow
 def test_an_unwritable_directory_ends_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert pretrain(run, "--optim.steps", "2").returncode == 0

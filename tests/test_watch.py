@@ -149,6 +149,7 @@ def test_a_longer_run_is_a_resumed_one(tmp_path: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["optim"]["steps"] == 8
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_all_of_another(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert pretrain(first, "--optim.steps", "20", "--optim.base_lr", "0.02").returncode == 0
