@@ -210,6 +210,7 @@ def test_a_slurm_job_is_requeued_after_status_75_alone(
         assert calls.read_text() == f"requeue {os.getpid()}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_slurm_job_trains_in_all_its_tasks_and_ends_with_0(tmp_path: Path) -> None:
     job = slurm(tmp_path, "--run.dir", str(tmp_path / "run"), *SHORT, "--optim.steps", "2")
@@ -337,6 +338,7 @@ def test_the_pods_share_the_run_directory_and_have_what_they_mount() -> None:
     assert cpus >= int(environment_of(0)["PET_NPROC_PER_NODE"]) * (parsed.data.workers + 1)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_pods_meet_train_and_save_when_one_is_evicted(tmp_path: Path) -> None:
     with socket.socket() as free:
