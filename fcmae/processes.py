@@ -8,8 +8,9 @@ meets knows more: who stops writes why, and who has not written is the one that 
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Thread
 
 from torch import distributed as dist
 from torch.distributed import DistError, PrefixStore, Store  # type: ignore[attr-defined]
@@ -23,6 +24,9 @@ class Processes:
 
     Args:
         timeout: seconds after which a collective operation gives up on a process.
+
+    Raises:
+        ConnectionError: they do not find each other.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -30,10 +34,19 @@ class Processes:
         self.store: Store | None = None
         if self.world > 1:
             limit = timedelta(seconds=timeout)
-            self.store, self.rank, self.world = next(rendezvous("env://", timeout=limit))
-            dist.init_process_group(
-                store=self.store, rank=self.rank, world_size=self.world, timeout=limit
-            )
+            try:
+                self.store, self.rank, self.world = next(rendezvous("env://", timeout=limit))
+                dist.init_process_group(
+                    store=self.store, rank=self.rank, world_size=self.world, timeout=limit
+                )
+            except RuntimeError as error:
+                place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+                why = str(error).strip().partition("\n")[0]
+                raise ConnectionError(
+                    f"rank {self.rank}: the {self.world} processes did not meet at {place} ({why});"
+                    " start all of them, check that each host reaches the others there and through"
+                    f" GLOO_SOCKET_IFNAME, or raise run.timeout={timeout:g}"
+                ) from error
             self.store = PrefixStore("stopped", self.store)
             self.store.set_timeout(timedelta(seconds=PATIENCE))
 
@@ -49,34 +62,55 @@ class Processes:
             if self.store is None:
                 raise
             why = " ".join(f"{type(error).__name__}: {error}".split())
-            cause = self._cause(self.store, why, ask=isinstance(error, RuntimeError))
+            cause = self._cause(self.store, why, ask=_of_group(error))
             if cause is None:
                 raise
             raise ConnectionError(cause) from error
 
     def _cause(self, store: Store, why: str, *, ask: bool) -> str | None:
-        """What stopped the others, None if this process was the first or does not ask."""
-        try:
-            place = store.add("count", 1)
-            store.set(f"{self.rank}", f"{place} {why}")
-            if not ask:
-                return None
-            silent = [str(rank) for rank in range(self.world)]
-            until = time.monotonic() + PATIENCE
-            while silent and time.monotonic() < until:
-                silent = [rank for rank in silent if not store.check([rank])]
-                time.sleep(0.05)
-            if silent:
-                names = f"rank{'s' * (len(silent) > 1)} {', '.join(silent)} of {self.world}"
-                return f"{names} died or cannot be reached; restart the same command to go on"
-            stops = [store.get(str(rank)).decode() for rank in range(self.world)]
-        except DistError:
-            return (
-                f"rank 0 of {self.world}, where the processes meet, died or cannot be reached;"
-                " restart the same command to go on"
-            )
+        """What stopped the others, None if this process was the first or does not ask.
+
+        A thread talks to the store: where the link went silently, TCPStore waits for the answer to
+        a write without any time-out, and until TCP gives up after a quarter of an hour.
+        """
+        told: list[str | None] = []
+
+        def talk() -> None:
+            with suppress(DistError):
+                told.append(self._told(store, why, ask=ask))
+
+        thread = Thread(target=talk, name="naming", daemon=True)
+        thread.start()
+        thread.join(PATIENCE + 1)
+        if told:
+            return told[0]
+        return self._gone("rank 0", ", where the processes meet,") if ask else None
+
+    def _told(self, store: Store, why: str, *, ask: bool) -> str | None:
+        place = store.add("count", 1)
+        store.set(f"{self.rank}", f"{place} {why}")
+        if not ask:
+            return None
+        silent = [str(rank) for rank in range(self.world)]
+        until = time.monotonic() + PATIENCE
+        while silent and time.monotonic() < until:
+            silent = [rank for rank in silent if not store.check([rank])]
+            time.sleep(0.05)
+        if silent:
+            return self._gone(f"rank{'s' * (len(silent) > 1)} {', '.join(silent)}")
+        stops = [store.get(str(rank)).decode() for rank in range(self.world)]
         first = next(rank for rank, stop in enumerate(stops) if stop.startswith("1 "))
         return None if first == self.rank else f"rank {first} stopped: {stops[first][2:]}"
+
+    def _gone(self, ranks: str, which: str = "") -> str:
+        lost = f"{ranks} of {self.world}{which} died or cannot be reached"
+        return f"{lost}; restart the same command to go on"
+
+
+def _of_group(error: Exception) -> bool:
+    """Whether a collective operation failed; a lack of memory, say, is a RuntimeError as well."""
+    gloo = isinstance(error, RuntimeError) and "gloo" in str(error)  # its source file
+    return gloo or isinstance(error, DistError)
 
 
 WHO = {"RANK": "0", "WORLD_SIZE": "1"}
