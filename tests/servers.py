@@ -15,15 +15,15 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, folder: Path, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__((host, port), Handler)
         self.folder, self.lock = folder, Lock()
         self.faults: list[str] = []
         self.gets: list[tuple[str, int, int]] = []  # name, first byte, end
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.server_address[0]}:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is no news."""
