@@ -16,6 +16,7 @@ from torch import distributed as dist
 from torch.distributed import DistError, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+WHO = {"RANK": "0", "WORLD_SIZE": "1"}  # set by launchers; without one, this process is alone
 PATIENCE = 5.0  # seconds in which those that still live see the failure and write
 
 
@@ -111,6 +112,3 @@ def _of_group(error: Exception) -> bool:
     """Whether a collective operation failed; a lack of memory, say, is a RuntimeError as well."""
     gloo = isinstance(error, RuntimeError) and "gloo" in str(error)  # its source file
     return gloo or isinstance(error, DistError)
-
-
-WHO = {"RANK": "0", "WORLD_SIZE": "1"}

@@ -21,7 +21,7 @@ from braceexpand import braceexpand
 from safetensors.torch import load_file
 
 from fcmae import checkpoint
-from tests.test_training import metrics
+from tests.runs import metrics
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
