@@ -266,7 +266,8 @@ def train(config: PretrainConfig, run: RunConfig, processes: Processes) -> None:
     )
     for step in steps:
         after = step + 1
-        last, saving = after == end, after == end or after % run.save_every == 0
+        last = after == end
+        saving = last or after % run.save_every == 0
         logging = saving or after % run.log_every == 0
         lr = lr_at(
             step,

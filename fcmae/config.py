@@ -22,6 +22,8 @@ T = TypeVar("T")
 def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
     """Make a `config` from `[RECIPE.yaml] --flag value ...`; `--help` prints every flag and exits.
 
+    A flag of a bool that has no value is True.
+
     Raises:
         ValueError: the recipe is no mapping or has a key that `config` has not.
         OSError: the recipe cannot be read.
@@ -32,7 +34,7 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
         flags = recipe_flags(Path(flags[0]), config) + flags[1:]
     return tyro.cli(
         config,
-        args=flags,
+        args=list(with_values(flags, config)),
         description=description,
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
@@ -59,15 +61,29 @@ def recipe_flags(path: Path, config: type) -> list[str]:
     return flags
 
 
-def field_names(config: type, prefix: str = "") -> Iterator[str]:
+def with_values(flags: Sequence[str], config: type) -> Iterator[str]:
+    """`--dry_run --seed 1` to `--dry_run True --seed 1`, where dry_run is a bool."""
+    switches = {f"--{name}" for name, kind in fields(config) if kind is bool}
+    for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
+        yield flag
+        if flag.replace("-", "_").replace("__", "--", 1) in switches and following.startswith("--"):
+            yield "True"
+
+
+def field_names(config: type) -> Iterator[str]:
     """Dotted names of all leaves of a dataclass of dataclasses."""
+    return (name for name, _ in fields(config))
+
+
+def fields(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Likewise, with the types."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
-            yield from field_names(cast("type", kind), f"{prefix}{field.name}.")
+            yield from fields(cast("type", kind), f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name
+            yield prefix + field.name, kind
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -40,7 +40,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -75,7 +74,7 @@ class PlanConfig(PretrainConfig):
     """GB/s that a node can send; of a single node, that its GPUs can send to each other."""
     image_kb: float = 110.0
     """Average size of an image file in kB; ImageNet's is 108."""
-    json: tyro.conf.UseCounterAction[int] = 0
+    json: bool = False
     """Print one JSON object as the last line."""
 
 

@@ -116,3 +116,11 @@ def test_a_program_turns_an_expected_error_into_one_line(
     with pytest.raises(SystemExit) as exit_:
         run_program(main)
     assert exit_.value.args == ("error: size=3 is odd",)
+
+
+def test_a_switch_needs_no_value(tmp_path: Path) -> None:
+    flags = ["--data.train", "a.tar", "--run.dir", str(tmp_path)]
+    for switch in (["--dry-run"], ["--dry_run"], ["--dry_run", "True"], ["--dry-run=True"]):
+        assert parse(PretrainConfig, [*switch, *flags], description="").dry_run
+        assert parse(PretrainConfig, [*flags, *switch], description="").dry_run
+    assert not parse(PretrainConfig, [*flags, "--dry_run", "False"], description="").dry_run

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae import FCMAE, checkpoint, draw_visible
+from fcmae.convert import convert, load_timm
 from tests.runs import assert_same_bits, losses, metrics, newest, pretrain, torchrun
 
 FSDP = {"ACCELERATE_USE_FSDP": "true"}
@@ -88,6 +89,16 @@ def test_shards_go_on_from_one_process_and_one_process_from_shards(
     assert [start["fsdp"] for start in starts] == [False, True, False]
     files = {path.name for path in newest(run).iterdir()}
     assert files == {path.name for path in newest(alone).iterdir()}
+
+
+def test_the_average_converts_as_the_weights_do(alone: Path, tmp_path: Path) -> None:
+    averages = load_file(newest(alone) / checkpoint.EMA)
+    convert(newest(alone) / checkpoint.EMA, tmp_path / "ema.safetensors", to="timm")
+    convert(alone, tmp_path / "last.safetensors", to="timm")
+    found, last = (load_timm(tmp_path / f"{name}.safetensors") for name in ("ema", "last"))
+    ours, other = found.state_dict()["stem.0.weight"], last.state_dict()["stem.0.weight"]
+    assert torch.equal(ours, averages["encoder.stem.0.weight"])
+    assert not torch.equal(ours, other)
 
 
 def test_two_runs_of_one_process_are_the_same_to_the_last_bit(alone: Path, tmp_path: Path) -> None:
