@@ -202,10 +202,8 @@ def extract(
         labels.append(batch["label"])
         broken += batch["broken"]
     order = torch.cat([torch.arange(r, len(images), world) for r in range(world)]).argsort()
-    whole = [torch.tensor([not line for line in broken])]
-    x, y, whole = (
-        torch.cat(gather_object([torch.cat(part)]))[order] for part in (rows, labels, whole)
-    )
+    whole = [torch.tensor([not line for line in broken], dtype=torch.bool)]
+    x, y, whole = (torch.cat(gather_object(part))[order] for part in (rows, labels, whole))
     bad = BrokenSamples(len(images), data.max_bad_fraction)
     for message in bad.add(gather_object(broken)):
         accelerator.print(f"skipped {message}")

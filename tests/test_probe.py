@@ -29,9 +29,9 @@ from finetune.features import (
 )
 from finetune.knn import accuracies, neighbours, vote
 from finetune.linear_probe import accuracy, train_grid
+from tests.runs import ROOT, torchrun
 from tests.test_pipeline import png
 
-ROOT = Path(__file__).parents[1]
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 
 
@@ -265,11 +265,11 @@ RANDOM_FLAGS = [
 
 
 def run_program(
-    module: str, folder: Path, *flags: str, launcher: tuple[str, ...] = ()
+    module: str, folder: Path, *flags: str, launcher: tuple[str, ...] = (), tests: int = 12
 ) -> subprocess.CompletedProcess[str]:
     patterns = [
         *("--data.train", write_images(folder, "train", 60)),
-        *("--data.test", write_images(folder, "test", 12)),
+        *("--data.test", write_images(folder, "test", tests)),
         *("--out", str(folder / "out.json")),
     ]
     return subprocess.run(
@@ -298,9 +298,8 @@ def test_knn_reports_json_and_a_table_on_converted_weights(tmp_path: Path) -> No
 
 @pytest.mark.dist
 def test_two_processes_share_the_extraction_and_agree_with_one(tmp_path: Path) -> None:
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     results = []
-    for start in ((), launcher):
+    for start in ((), torchrun(2)):
         done = run_program("linear_probe", tmp_path, *RANDOM_FLAGS, launcher=start)
         assert done.returncode == 0, done.stderr
         results.append(json.loads((tmp_path / "out.json").read_text()))
@@ -308,6 +307,13 @@ def test_two_processes_share_the_extraction_and_agree_with_one(tmp_path: Path) -
     assert one == two
     assert one["test_accuracy"]["mean"] == 1.0
     assert set(one["chosen"][0]) == {"lr", "weight_decay"}
+
+
+@pytest.mark.dist
+def test_a_process_without_a_sample_waits_for_the_others(tmp_path: Path) -> None:
+    done = run_program("knn", tmp_path, *RANDOM_FLAGS, "--ks", "5", launcher=torchrun(3), tests=2)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out.json").read_text())["test_samples"] == 2
 
 
 def test_more_neighbours_than_samples_end_in_one_line(tmp_path: Path) -> None:
