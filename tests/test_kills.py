@@ -200,7 +200,8 @@ def test_a_rank_that_dies_ends_the_job_and_is_named(tmp_path: Path) -> None:
     assert time.monotonic() - died < 40  # torchrun gives survivors 30 s before it kills them
     assert process.returncode == 1
     assert "error: rank 1 of 2 died or cannot be reached" in output
-    assert "Traceback" not in output.partition("error: rank 1")[0]
+    # data workers that outlive the killed rank may print some; the one that lives prints none
+    assert "[rank0]: Traceback" not in output
 
 
 @pytest.mark.dist
