@@ -166,8 +166,8 @@ def train(config: PretrainConfig, run: RunConfig, processes: Processes) -> None:
     bad = BrokenSamples(order.samples, config.data.max_bad_fraction)
     total, warmup = total_steps(optim, order.samples), warmup_steps(optim, order.samples)
     # one process looks, or those that see another disk would start from another step
-    whole = checkpoint.newest_whole(run.dir, print) if main_process else None
-    (newest,) = broadcast_object_list([whole])
+    seen = checkpoint.newest_whole(run.dir, print) if main_process else None
+    (newest,) = broadcast_object_list([seen])
     changed = rundir.compare(run.dir, config, free=FREE, length=LENGTH)
     for change in changed:
         accelerator.print(f"{change}: the schedule is that of the new length from here on")
@@ -409,7 +409,7 @@ def online_knn(
     accelerator: Accelerator,
 ) -> float:
     """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
-    from fcmae.convert import Metadata, create_timm, to_timm  # timm: a tenth of the time of a start
+    from fcmae.convert import Metadata, as_timm  # timm: a tenth of the time of a start
     from finetune.features import LabelledData
     from finetune.knn import knn_accuracy
 
@@ -430,8 +430,7 @@ def online_knn(
         pixels=config.data.pixels,
         source=config.data.source,
     )
-    model = create_timm(metadata)
-    model.load_state_dict(to_timm(weights, metadata))
+    model = as_timm(weights, metadata)
     return knn_accuracy(model, metadata, data, config.watch.knn_k, accelerator)
 
 

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -134,11 +135,11 @@ def save(run: Path, state: TrainState, files: Files, config_yaml: str) -> Path:
         for left in run.glob("step_*.tmp"):  # what a kill left of an earlier save or removal
             shutil.rmtree(left)
         partial.mkdir(parents=True)
-        contents = {STATE: json.dumps(asdict(state)).encode(), CONFIG: config_yaml.encode()}
+        texts = {STATE: json.dumps(asdict(state)).encode(), CONFIG: config_yaml.encode()}
         sums = []
         # serialised one at a time; writing and hashing, unlike that, let training go on
-        for name, make in _contents(files, contents):
-            content = make()
+        serialised = ((name, to_bytes(tensors)) for name, tensors in files.items())
+        for name, content in chain(serialised, texts.items()):
             (partial / name).write_bytes(content)
             sums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
         (partial / SUMS).write_text("".join(sums))
@@ -155,11 +156,6 @@ def save(run: Path, state: TrainState, files: Files, config_yaml: str) -> Path:
             " and restart the same command"
         ) from error
     return final
-
-
-def _contents(files: Files, texts: dict[str, bytes]) -> list[tuple[str, Callable[[], bytes]]]:
-    tensors = [(name, lambda t=tensors: to_bytes(t)) for name, tensors in files.items()]
-    return [*tensors, *((name, lambda t=text: t) for name, text in texts.items())]
 
 
 def drop_old(run: Path, keep: int, keep_every: int | None) -> None:
@@ -284,11 +280,6 @@ def like(target: Tensor, value: Tensor) -> Tensor:
     if isinstance(target, DTensor):  # every process has read all of it: nothing is sent
         return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
     return value
-
-
-def load_model(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    """Load weights strictly; raises as `fill`."""
-    fill(model.state_dict(), tensors, path)
 
 
 @torch.no_grad()

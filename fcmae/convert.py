@@ -71,6 +71,13 @@ def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tens
     return {k: v.reshape(target[k].shape).contiguous() for k, v in source.items()}
 
 
+def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
+    """The timm model, without a classifier, of the same weights; raises as `to_timm`."""
+    model = create_timm(metadata)
+    model.load_state_dict(to_timm(tensors, metadata))
+    return model
+
+
 def to_official(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tensor]:
     """The same under the official dense names and shapes.
 
@@ -141,7 +148,7 @@ def load_timm(path: Path, num_classes: int = 0) -> nn.Module:
     model = create_timm(read_metadata(path), num_classes)
     kept = {k: v for k, v in load_file(path).items() if not k.startswith(CLASSIFIER)}
     fresh = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIER)}
-    checkpoint.load_model(model, kept | fresh, path)
+    checkpoint.fill(model.state_dict(), kept | fresh, path)
     return model
 
 

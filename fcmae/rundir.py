@@ -78,6 +78,17 @@ def add_metrics(run: Path, line: Mapping[str, Any]) -> None:
         print(json.dumps(line), file=file)
 
 
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+
+
+def count_metrics(run: Path) -> int:
+    """How many lines there are while a run writes them: whole ones, none before the first."""
+    file = run / METRICS
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
 def numbers(line: Mapping[str, Any]) -> dict[str, int | float | None]:
     """A line of metrics as trackers take it: lists and mappings under `name/key`."""
     flat: dict[str, int | float | None] = {}
@@ -125,7 +136,7 @@ def report_not_finite(run: Path, step: int, lr: float, samples: Sequence[str]) -
 
 def summary(run: Path, steps: int, batch_size: int) -> str:
     """What the steps of a dry run took, and what `steps` of them would take."""
-    lines = [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    lines = read_metrics(run)
     settled = lines[len(lines) // 4 :]  # the first steps compile and fill queues
     speed, wait = (median(line[key] for line in settled) for key in ("images_per_s", "data_wait"))
     newest = checkpoint.latest(run)

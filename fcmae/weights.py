@@ -252,5 +252,5 @@ def load_decoder(decoder: nn.Module, source: Path) -> str:
     tensors, _ = read_checkpoint(path)
     prefix = "decoder."
     kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    checkpoint.load_model(decoder, kept, path)
+    checkpoint.fill(decoder.state_dict(), kept, path)
     return f"decoder from {path}"

@@ -8,7 +8,7 @@ from torch import nn
 
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from fcmae import FCMAE
-from fcmae.convert import Metadata, create_timm, load_timm, read_metadata, to_timm
+from fcmae.convert import Metadata, as_timm, load_timm, read_metadata
 from fcmae.model import ModelConfig
 
 
@@ -56,6 +56,4 @@ def backbone(weights: str, random: RandomConfig) -> tuple[nn.Module, Metadata]:
         stem_stride=random.stem_stride,
         step=0,
     )
-    model = create_timm(metadata)
-    model.load_state_dict(to_timm(start.state_dict(), metadata))
-    return model, metadata
+    return as_timm(start.state_dict(), metadata), metadata

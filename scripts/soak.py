@@ -1,6 +1,5 @@
 """A long run under random kills against one that was left alone; see soak.sh."""
 
-import json
 import os
 import random
 import shutil
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 
 from fcmae import checkpoint
 from fcmae.config import parse, run_program
+from fcmae.rundir import count_metrics, read_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,17 +58,6 @@ def start(run: Path, steps: int) -> subprocess.Popen[bytes]:
     )
 
 
-def lines_of(run: Path) -> list[dict[str, float]]:
-    """The metrics."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def lines_written(run: Path) -> int:
-    """How many lines of metrics there are, the last one perhaps half."""
-    file = run / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
-
-
 def finish(process: subprocess.Popen[bytes]) -> None:
     """Wait for a run that nobody kills.
 
@@ -87,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
 
     began = time.monotonic()
     finish(start(timed, 40))
-    lines = lines_of(timed)
+    lines = read_metrics(timed)
     step = 32 / sorted(line["images_per_s"] for line in lines)[len(lines) // 2]
     overhead = time.monotonic() - began - 40 * step
     # a kill costs a start, and half of what lies between two checkpoints
@@ -106,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     for kill, target in enumerate(targets, 1):
         process = start(killed, steps)
         if kill % 3:  # somewhere in a step, a save or a removal
-            while lines_written(killed) < target:
+            while count_metrics(killed) < target:
                 if process.poll() is not None:
                     raise ValueError(f"the run ended with status {process.returncode}")
                 time.sleep(0.01)
@@ -116,14 +105,16 @@ def main(argv: Sequence[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         newest = checkpoint.latest(killed)
-        at = f"step {lines_written(killed)}, checkpoint {newest.name if newest else 'none'}"
+        at = f"step {count_metrics(killed)}, checkpoint {newest.name if newest else 'none'}"
         print(f"{time.monotonic() - began:.0f} s: kill {kill} at {at}", flush=True)
     finish(start(killed, steps))
     print(f"{time.monotonic() - began:.0f} s: the killed run has ended", flush=True)
     finish(undisturbed)
     print(f"{time.monotonic() - began:.0f} s: the other, too")
 
-    losses = [[(line["step"], line["loss"]) for line in lines_of(run)] for run in (killed, alone)]
+    losses = [
+        [(line["step"], line["loss"]) for line in read_metrics(run)] for run in (killed, alone)
+    ]
     if losses[0] != losses[1] or [at for at, _ in losses[0]] != list(range(1, steps + 1)):
         raise ValueError("the metrics differ, or a step is missing or twice there")
     for file in (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.EMA):

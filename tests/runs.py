@@ -1,6 +1,5 @@
 """Starting pretrain.py as a process, short and small, and reading what it left."""
 
-import json
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae import checkpoint
+from fcmae.rundir import read_metrics
 
 ROOT = Path(__file__).parents[1]
 RECIPE = "scripts/recipes/demo.yaml"
@@ -72,14 +72,9 @@ def start(
     )
 
 
-def metrics(run: Path) -> list[dict]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def losses(run: Path) -> list[tuple[int, float]]:
     """Step and loss of each line."""
-    return [(line["step"], line["loss"]) for line in metrics(run)]
+    return [(line["step"], line["loss"]) for line in read_metrics(run)]
 
 
 def newest(run: Path) -> Path:

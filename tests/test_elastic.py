@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from fcmae import FCMAE, checkpoint, draw_visible
 from fcmae.convert import convert, load_timm
-from tests.runs import assert_same_bits, losses, metrics, newest, pretrain, torchrun
+from fcmae.rundir import read_metrics
+from tests.runs import assert_same_bits, losses, newest, pretrain, torchrun
 
 FSDP = {"ACCELERATE_USE_FSDP": "true"}
 
@@ -153,7 +154,7 @@ def test_two_hundred_steps_in_half_precision_stay_finite_and_near(
     assert all(abs(half[step] - full[step]) < 0.05 * full[step] for step in full)
     weights = load_file(newest(tmp_path / precision) / checkpoint.MODEL)
     assert all(w.dtype == torch.float32 and w.isfinite().all() for w in weights.values())
-    scales = [line.get("loss_scale", 0) for line in metrics(tmp_path / precision)]
+    scales = [line.get("loss_scale", 0) for line in read_metrics(tmp_path / precision)]
     assert all(scale >= 1024 if precision == "fp16" else scale == 0 for scale in scales)
 
 
@@ -176,7 +177,7 @@ def test_a_compiled_model_takes_the_same_steps(alone: Path, tmp_path: Path) -> N
     done = pretrain(run, "--optim.ema", "0.9", "--compile", "True", "--watch.collapse_every", "2")
     assert done.returncode == 0, done.stderr
     assert_close(run, alone, rtol=1e-4)
-    assert [line["step"] for line in metrics(run) if "collapse" in line] == [2, 4, 6]
+    assert [line["step"] for line in read_metrics(run) if "collapse" in line] == [2, 4, 6]
 
 
 @pytest.mark.dist

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae import checkpoint
+from fcmae.rundir import count_metrics, read_metrics
 from fcmae.stopping import INTERRUPTED, PREEMPTED
-from tests.runs import assert_same_bits, losses, metrics, newest, pretrain, start, torchrun
+from tests.runs import assert_same_bits, losses, newest, pretrain, start, torchrun
 
 LONG = ("--optim.steps", "16", "--run.save_every", "3", "--run.picture_every", "0")
 ENDLESS = ("--optim.steps", "100000", "--run.save_every", "100000", "--run.picture_every", "0")
@@ -40,12 +41,7 @@ def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> No
 
 def logged(run: Path, steps: int) -> Callable[[], bool]:
     """Whether that many lines of metrics have been written."""
-
-    def happened() -> bool:
-        file = run / "metrics.jsonl"
-        return file.exists() and file.read_bytes().count(b"\n") >= steps
-
-    return happened
+    return lambda: count_metrics(run) >= steps
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -145,7 +141,7 @@ def test_a_signal_to_all_processes_of_a_job_saves_and_asks_for_another_start(
     assert process.returncode == PREEMPTED, output
     step = checkpoint.step_of(newest(run))
     assert f"{number.name}: stopped and saved at step {step}" in output
-    assert step == len(metrics(run))  # nothing was lost
+    assert step == len(read_metrics(run))  # nothing was lost
     assert pretrain(run, *LONG).returncode == 0
     assert_same_bits(run, finished)
 
@@ -161,7 +157,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> N
     os.kill(ranks[1], signal.SIGUSR1)
     output, _ = process.communicate(timeout=60)
     assert "SIGUSR1: stopped and saved at step" in output
-    assert checkpoint.step_of(newest(run)) == len(metrics(run))
+    assert checkpoint.step_of(newest(run)) == len(read_metrics(run))
     assert output.count(f"exitcode  : {PREEMPTED}") >= 1
 
 
@@ -177,7 +173,7 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
     assert checkpoint.step_of(newest(run)) >= 3
 
     process = start(run, *ENDLESS, "--optim.batch_size", "8")
-    wait_for(logged(run, len(metrics(run)) + 1), process)
+    wait_for(logged(run, len(read_metrics(run)) + 1), process)
     saved = newest(run)
     os.kill(process.pid, signal.SIGSTOP)  # both signals arrive before it runs again
     os.kill(process.pid, signal.SIGINT)

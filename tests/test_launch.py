@@ -27,10 +27,11 @@ from torch.distributed.run import get_args_parser
 from data.sources import is_remote
 from fcmae import checkpoint
 from fcmae.config import field_names, parse
+from fcmae.rundir import read_metrics
 from fcmae.stopping import PREEMPTED
 from pretrain import PretrainConfig
 from scripts.plan import PlanConfig
-from tests.runs import RECIPE, SHORT, metrics
+from tests.runs import RECIPE, SHORT
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "scripts" / "launch"
@@ -133,7 +134,7 @@ def test_accelerate_starts_two_processes_on_cpus(name: str, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stderr
     assert starts(tmp_path / "run") == [(2, "fsdp2" in name)]
-    assert len(metrics(tmp_path / "run")) == 2
+    assert len(read_metrics(tmp_path / "run")) == 2
 
 
 def test_the_slurm_script_has_no_syntax_errors() -> None:
@@ -217,7 +218,7 @@ def test_a_slurm_job_trains_in_all_its_tasks_and_ends_with_0(tmp_path: Path) -> 
     out, _ = job.communicate()
     assert job.returncode == 0, out
     assert starts(tmp_path / "run") == [(2, False)]
-    assert len(metrics(tmp_path / "run")) == 2
+    assert len(read_metrics(tmp_path / "run")) == 2
     assert not (tmp_path / "calls").exists()
 
 
@@ -252,7 +253,7 @@ def test_a_slurm_job_that_is_signalled_saves_requeues_and_goes_on(tmp_path: Path
     assert job.returncode == 0, out
     assert f"resuming from {newest}" in out
     assert starts(run) == [(2, True), (2, True)]
-    assert [line["step"] for line in metrics(run)] == list(range(1, step + 2))
+    assert [line["step"] for line in read_metrics(run)] == list(range(1, step + 2))
 
 
 def kubernetes() -> dict[str, dict[str, Any]]:

@@ -22,8 +22,9 @@ from fcmae import FCMAE, checkpoint
 from fcmae.config import field_names, parse
 from fcmae.convert import convert
 from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
+from fcmae.rundir import read_metrics
 from pretrain import PretrainConfig
-from tests.runs import ROOT, metrics, newest, pretrain, torchrun
+from tests.runs import ROOT, newest, pretrain, torchrun
 
 
 def assert_same_step(run: Path, other: Path) -> None:
@@ -32,7 +33,7 @@ def assert_same_step(run: Path, other: Path) -> None:
     The sums are in another order. AdamW divides gradients by their size, so that neither the loss
     nor the weights would show a gradient that is too large.
     """
-    assert metrics(run)[0]["loss"] == pytest.approx(metrics(other)[0]["loss"], rel=1e-5)
+    assert read_metrics(run)[0]["loss"] == pytest.approx(read_metrics(other)[0]["loss"], rel=1e-5)
     a, b = (load_file(r / "step_0000002" / checkpoint.OPTIMIZER) for r in (run, other))
     assert a.keys() == b.keys()
     moments = [key for key in a if key.endswith(":exp_avg")]
@@ -49,7 +50,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_leaves_config_environment_metrics_pictures_and_checkpoints(finished: Path) -> None:
-    lines = metrics(finished)
+    lines = read_metrics(finished)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert [line["samples_seen"] for line in lines] == [8, 16, 24, 32, 40, 48]
     keys = {"step", "samples_seen", "loss", "lr", "grad_norm", "images_per_s", "data_wait"}
@@ -95,14 +96,14 @@ def test_a_run_starts_from_encoder_weights_with_a_fresh_decoder(
     for key, tensor in began.items():
         assert torch.equal(tensor, (source if key.startswith("encoder.") else fresh)[key]), key
 
-    lines = metrics(run)
+    lines = read_metrics(run)
     shutil.rmtree(run / "step_0000002")
     weights.unlink()
     result = pretrain(run, *flags)
     assert result.returncode == 0, result.stderr
     assert f"init.weights={weights} is ignored: {run} resumes" in result.stdout
     assert f"resuming from {run}/step_0000001" in result.stdout
-    assert [line["loss"] for line in metrics(run)] == [line["loss"] for line in lines]
+    assert [line["loss"] for line in read_metrics(run)] == [line["loss"] for line in lines]
 
 
 def test_weights_of_another_model_end_before_the_first_step(finished: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from braceexpand import braceexpand
 from safetensors.torch import load_file
 
 from fcmae import checkpoint
-from tests.runs import metrics
+from fcmae.rundir import count_metrics, read_metrics
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -207,8 +207,7 @@ def finish(processes: list[subprocess.Popen[str]]) -> None:
 
 
 def until_logged(run: Path, steps: int, processes: list[subprocess.Popen[str]]) -> None:
-    log = run / "metrics.jsonl"
-    while not (log.exists() and log.read_text().count("\n") >= steps):
+    while count_metrics(run) < steps:
         for process in processes:
             assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
@@ -225,7 +224,7 @@ def error_of(process: subprocess.Popen[str], deadline: float) -> str:
 
 
 def test_two_nodes_train_as_one_process_does(alone: Path, uninterrupted: Path) -> None:
-    ours, theirs = metrics(uninterrupted), metrics(alone)
+    ours, theirs = read_metrics(uninterrupted), read_metrics(alone)
     assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
     assert [line["samples_seen"] for line in ours] == [line["samples_seen"] for line in theirs]
     ours, theirs = ([line["loss"] for line in lines] for lines in (ours, theirs))
@@ -244,10 +243,10 @@ def test_a_link_that_goes_silent_ends_both_nodes_which_name_each_other_and_go_on
         assert zero == ONE_LOST
         url = rf"http://{HOSTS[0]}:{WEB}/train-00000\d\.tar\.gz"
         assert re.fullmatch(rf"{ZERO_LOST}|{url} could not be read in 2 attempts .*", one)
-        assert 7 <= len(metrics(run)) < STEPS
+        assert 7 <= len(read_metrics(run)) < STEPS
 
     finish(nodes.pretrain(run))
-    ours, theirs = metrics(run), metrics(uninterrupted)
+    ours, theirs = read_metrics(run), read_metrics(uninterrupted)
     assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
     assert [line["loss"] for line in ours] == [line["loss"] for line in theirs]
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):

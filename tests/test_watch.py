@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from fcmae import rundir
-from tests.runs import ROOT, SHORT, environment, losses, metrics, pretrain
+from fcmae.rundir import read_metrics
+from tests.runs import ROOT, SHORT, environment, losses, pretrain
 
 DEMO = "data/demo/train-{000000..000000}.tar.gz"
 COUNT = """
@@ -93,7 +94,7 @@ def test_knn_and_collapse_are_measured_and_change_nothing(tmp_path: Path) -> Non
         done = pretrain(tmp_path / name, *flags)
         assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "plain") == losses(tmp_path / "watched")
-    lines = metrics(tmp_path / "watched")
+    lines = read_metrics(tmp_path / "watched")
     assert [line["step"] for line in lines if "collapse" in line] == [2, 4, 6]
     assert all(0 < distance < 0.6 for distance in lines[1]["collapse"])
     assert len(lines[1]["collapse"]) == 12
