@@ -186,6 +186,7 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_and_is_named(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(run, *ENDLESS, launcher=torchrun(2))

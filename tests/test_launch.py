@@ -120,6 +120,7 @@ def test_configs_of_cpus_are_those_of_gpus_with_two_processes() -> None:
 
 @pytest.mark.dist
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("cpu")])
+@pytest.mark.slow
 def test_accelerate_starts_two_processes_on_cpus(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [

@@ -310,6 +310,7 @@ def test_two_processes_share_the_extraction_and_agree_with_one(tmp_path: Path) -
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_a_process_without_a_sample_waits_for_the_others(tmp_path: Path) -> None:
     done = run_program("knn", tmp_path, *RANDOM_FLAGS, "--ks", "5", launcher=torchrun(3), tests=2)
     assert done.returncode == 0, done.stderr

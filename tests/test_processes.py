@@ -58,6 +58,7 @@ def test_a_process_that_fails_by_itself_blames_no_other() -> None:
 
 @pytest.mark.dist
 @pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.slow
 def test_processes_that_do_not_meet_say_where_they_waited(rank: int) -> None:
     ((status, stderr),) = start([rank], timeout=1)
     assert status == 1

@@ -137,6 +137,7 @@ def test_lists_and_mappings_of_a_line_become_names_for_trackers() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_a_resumed_one(tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert pretrain(run).returncode == 0
