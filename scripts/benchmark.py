@@ -318,7 +318,7 @@ def growth(args: Benchmark) -> dict[str, list[dict[str, float]]]:
 
 def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
     """The three curves of `growth`, time for a visible patch, each axis from zero."""
-    import matplotlib as mpl  # only here: an extra
+    import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
