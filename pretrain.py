@@ -6,7 +6,6 @@ Restarting the same command resumes from the last checkpoint. SIGTERM, SIGUSR1 a
 run after the step with a checkpoint, and exit status 75 (130 for Ctrl-C).
 """
 
-import hashlib
 import math
 import os
 import signal
@@ -34,7 +33,7 @@ from data.shards import open_shards
 from data.transforms import Normalise
 from fcmae import FCMAE, checkpoint, collapse, rundir
 from fcmae.checkpoint import TrainState
-from fcmae.config import flatten, parse, run_program, to_tree, to_yaml
+from fcmae.config import parse, run_program, to_yaml
 from fcmae.ema import Ema
 from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
@@ -46,7 +45,6 @@ from fcmae.stopping import STATUS, Stop
 from fcmae.weights import InitConfig, load_decoder, load_encoder
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PLAIN = (bool, int, float, str)  # what trackers take
 REHEARSAL = 20  # steps of a dry run
 # what may differ when a run resumes: it changes no number, or only how long the run is
 FREE = ("run.", "watch.", "dry_run", "data.workers", "data.source.", "data.max_bad_fraction")
@@ -54,30 +52,16 @@ LENGTH = ("optim.epochs", "optim.steps")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class PretrainRun(rundir.RunConfig):
     """What cannot change a number."""
 
     dir: Path
     """Directory of the run: config, metrics, checkpoints, pictures."""
-    save_every: int = 500
-    """Steps between checkpoints; one is always written at the end."""
-    keep: int = 3
-    """Checkpoints to keep, the newest ones."""
-    keep_every: int | None = None
-    """Keep for good, too, those whose step is a multiple of this."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl; only then does the device have to be waited for."""
     picture_every: int = 500
     """Steps between reconstruction grids, also drawn at the end; 0 draws none."""
-    verify: bool = True
-    """Compare the shards with their SHA-256 before step 0; sizes are always compared."""
     recompute: tuple[int, ...] = ()
     """Stages (0 to 3) whose activations are computed again in the backward pass: a third more work
     there for less memory. The first stages are the large ones."""
-    timeout: float = 600.0
-    """Seconds after which processes give up on one that does not answer."""
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
-    """Where metrics go beside metrics.jsonl; each needs its package."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +85,7 @@ class PretrainConfig:
     """FCMAE pretraining."""
 
     data: DataConfig
-    run: RunConfig
+    run: PretrainRun
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -121,9 +105,7 @@ def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched."""
     config = parse(PretrainConfig, argv, description=str(__doc__))
     run = config.run
-    for name in ("save_every", "keep", "log_every"):
-        if getattr(run, name) < 1:
-            raise ValueError(f"run.{name}={getattr(run, name)} must be at least 1")
+    run.check()
     processes = Processes(run.timeout)
     with processes.naming_the_lost():
         if not config.dry_run:
@@ -134,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
             train(config, scratch, processes)
 
 
-def train(config: PretrainConfig, run: RunConfig, processes: Processes) -> None:
+def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> None:
     """Set up, resume, train, save; a dry run has a `run` of its own."""
     optim, watch = config.optim, config.watch
     accelerator = Accelerator(
@@ -237,10 +219,8 @@ def train(config: PretrainConfig, run: RunConfig, processes: Processes) -> None:
         rundir.begin(run.dir, config, state.step, **where, changed=changed)
     accelerator.wait_for_everyone()
     if run.trackers:
-        flat = {k: v if type(v) in PLAIN else str(v) for k, v in flatten(to_tree(config)).items()}
-        same_run = hashlib.sha256(str(run.dir.resolve()).encode()).hexdigest()[:16]
-        wandb = {"dir": str(run.dir), "name": run.dir.name, "id": same_run, "resume": "allow"}
-        accelerator.init_trackers("fcmae", flat, init_kwargs={"wandb": wandb})
+        flat, init_kwargs = rundir.of_trackers(run.dir, config)
+        accelerator.init_trackers("fcmae", flat, init_kwargs=init_kwargs)
     accelerator.print(
         f"{config.model.name} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
         f" parameters, {order.samples} images, {total} steps of {optim.batch_size}"

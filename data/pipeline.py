@@ -6,20 +6,24 @@ import signal
 import threading
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.decode import IMAGE_SUFFIXES, Pixels, image_suffix, open_image
+from data.decode import IMAGE_SUFFIXES, Picture, Pixels, image_suffix, open_image
 from data.index import Shard
 from data.order import GlobalBatches
 from data.shards import LOCAL, read_sample
 from data.sources import SourceConfig
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD, Crop, centre_crop
+from data.targets import ClassTarget, Target, Unlabelled
+from data.transforms import IMAGENET_MEAN, IMAGENET_STD, Crop, Image, centre_crop
+
+Crops = Callable[[Picture, tuple[int, int], random.Random], Image]
+CLASS = ClassTarget()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +55,14 @@ class DataConfig:
 class ShardImages(Dataset[dict[str, Any]]):
     """Images of shards, by (epoch, sample).
 
-    An item is `{"image": UInt8|Float32[c, h, w], "epoch": int, "sample": int, "label": int,
-    "broken": str}`. The label is -1 where a sample has none, and with random crops, which serve no
-    labels. A sample is broken if it has no image, one that cannot be decoded, or a label that is
-    no integer.
+    An item is `{"image": UInt8|Float32[c, h, w], "epoch": int, "sample": int, "label": target,
+    "broken": str}`. A sample is broken if it has no image, one that cannot be decoded, or a label
+    that is none of its target's kind; one without a label is not.
 
-    With random crops the next sample of its shard that can be read takes the place of a broken one,
-    cropped and masked as the broken one would have been, so that batches stay full and depend on
-    nothing else. `broken` has a line for each sample that was passed over, or nothing; it names the
-    shard, by its URL where several have the name. With the centre crop, where samples count, a
-    broken one gives zeros and label -1.
+    A broken sample gives zeros and a missing label. With `replace` the next one of its shard that
+    can be read takes its place, cropped and masked as the broken one would have been, so that
+    batches stay full and depend on nothing else. `broken` has a line for each sample that was
+    passed over, or nothing; it names the shard, by its URL where several have the name.
 
     Args:
         shards: in the order in which their samples are numbered.
@@ -68,7 +70,9 @@ class ShardImages(Dataset[dict[str, Any]]):
         in_chans: channels of the images.
         pixels: "uint8" or "float32".
         seed: with epoch and sample it determines the crop and flip.
-        crop: random crop, or None for the centre.
+        crop: a random crop, a function of its generator; None for the centre.
+        target: what samples are labelled with.
+        replace: broken samples, which serves pretraining.
         source: how remote shards are read.
 
     Raises:
@@ -83,10 +87,13 @@ class ShardImages(Dataset[dict[str, Any]]):
         in_chans: int,
         pixels: Pixels = "uint8",
         seed: int = 0,
-        crop: Crop | None = None,
+        crop: Crops | None = None,
+        target: Target = CLASS,
+        replace: bool = False,
         source: SourceConfig = LOCAL,
     ) -> None:
         self.shards, self.size, self.in_chans = shards, size, in_chans
+        self.target, self.replace = target, replace
         self.pixels: Pixels = pixels
         self.seed, self.crop, self.source = seed, crop, source
         self.ends = list(accumulate(shard.samples for shard in shards))
@@ -124,9 +131,10 @@ class ShardImages(Dataset[dict[str, Any]]):
                 break
             except ValueError as error:
                 broken.append(f"{named}: sample {members['__key__']!r}: {error}")
-                if self.crop is None:
+                if not self.replace:
                     shape = (self.in_chans, *self.size)
-                    image, label = torch.zeros(shape, dtype=getattr(torch, self.pixels)), -1
+                    image = torch.zeros(shape, dtype=getattr(torch, self.pixels))
+                    label = self.target.missing
                     break
         else:
             raise ValueError(
@@ -143,16 +151,25 @@ class ShardImages(Dataset[dict[str, Any]]):
 
     def _decode(
         self, members: dict[str, str | bytes], rng: random.Random
-    ) -> tuple[torch.Tensor, int]:
+    ) -> tuple[torch.Tensor, Any]:
         suffix = image_suffix(members)
         if suffix is None:
             raise ValueError(f"no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
         encoded = members[suffix]
         assert isinstance(encoded, bytes)
         picture = open_image(encoded, suffix, self.in_chans, self.pixels)
-        if self.crop is not None:
-            return self.crop(picture, self.size, rng), -1
-        return centre_crop(picture, self.size), int(members.get("cls", -1))
+        crop = self.crop
+        image = centre_crop(picture, self.size) if crop is None else crop(picture, self.size, rng)
+        return image, self.target(members)
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Samples by (epoch, number): all of some shards, or some of them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]: ...
 
 
 def train_loader(
@@ -172,6 +189,8 @@ def train_loader(
         pixels=config.pixels,
         seed=batches.order.seed,
         crop=Crop(config.scale, config.flip),
+        target=Unlabelled(),
+        replace=True,
         source=config.source,
     )
     return DataLoader(
@@ -201,8 +220,9 @@ def outlive_signals(worker: int) -> None:
 
 
 def eval_loader(
-    images: ShardImages, *, batch_size: int, workers: int, rank: int = 0, world: int = 1
+    images: Samples, *, batch_size: int, workers: int, rank: int = 0, world: int = 1
 ) -> DataLoader[dict[str, Any]]:
     """Every world-th sample from `rank` on, once, in order; the last batch may be smaller."""
     mine = [(0, sample) for sample in range(rank, len(images), world)]
-    return DataLoader(images, batch_size=batch_size, sampler=mine, num_workers=workers)
+    dataset = cast("Dataset[dict[str, Any]]", images)
+    return DataLoader(dataset, batch_size=batch_size, sampler=mine, num_workers=workers)

@@ -33,8 +33,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SUFFIXES = {"timm": (".safetensors",), "official": (".pt", ".pth")}
 
 
-def create_timm(metadata: Metadata, num_classes: int = 0) -> nn.Module:
+def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0) -> nn.Module:
     """The timm model that the weights belong to, with fresh weights.
+
+    `drop_path` is the largest rate of stochastic depth, that of the last block.
 
     `timm.create_model(model, in_chans=..., patch_size=stem_stride)` does the same for stem strides
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
@@ -48,6 +50,7 @@ def create_timm(metadata: Metadata, num_classes: int = 0) -> nn.Module:
         num_classes=num_classes,
         depths=size.depths,
         dims=size.widths,
+        drop_path_rate=drop_path,
         patch_size=1 if metadata.stem_stride == 1 else 4,
     )
     if metadata.stem_stride == 2:
@@ -98,9 +101,9 @@ def complete(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | norm
 
 
-def save_timm(path: Path, tensors: dict[str, Tensor], metadata: Metadata) -> None:
-    """Write timm weights with their metadata in the header."""
-    header = {"format": "pt", HEADER: json.dumps(asdict(metadata))}
+def save_timm(path: Path, tensors: dict[str, Tensor], metadata: Metadata, **beside: str) -> None:
+    """Write timm weights with their metadata in the header, and what else is to stand there."""
+    header = {"format": "pt", HEADER: json.dumps(asdict(metadata)), **beside}
     partial = path.with_name(path.name + ".tmp")
     partial.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, partial, metadata=header)
@@ -135,7 +138,7 @@ def read_metadata(path: Path) -> Metadata:
         ) from error
 
 
-def load_timm(path: Path, num_classes: int = 0) -> nn.Module:
+def load_timm(path: Path, num_classes: int = 0, drop_path: float = 0.0) -> nn.Module:
     """A timm model with converted weights; only a classifier, if asked for, starts fresh.
 
     A classifier in the file is of other classes and stays there: `timm.create_model(model,
@@ -145,7 +148,7 @@ def load_timm(path: Path, num_classes: int = 0) -> nn.Module:
         FileNotFoundError: no such file.
         ValueError: see `read_metadata`; or the tensors are not the model's.
     """
-    model = create_timm(read_metadata(path), num_classes)
+    model = create_timm(read_metadata(path), num_classes, drop_path)
     kept = {k: v for k, v in load_file(path).items() if not k.startswith(CLASSIFIER)}
     fresh = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIER)}
     checkpoint.fill(model.state_dict(), kept | fresh, path)

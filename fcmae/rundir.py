@@ -1,5 +1,6 @@
 """The run directory: its config, where it was started, and its metrics, across restarts."""
 
+import hashlib
 import json
 import platform
 import resource
@@ -7,24 +8,52 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 import yaml
 
 from fcmae import checkpoint
 from fcmae.checkpoint import write_text
-from fcmae.config import differences, to_tree, to_yaml
+from fcmae.config import differences, flatten, to_tree, to_yaml
 
 METRICS, ENVIRONMENT = "metrics.jsonl", "environment.json"
 PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate", "webdataset"),
     *("numba", "numpy", "pillow", "simplejpeg"),
 )
+PLAIN = (bool, int, float, str)  # what trackers take
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What cannot change a number, of pretraining and of fine-tuning."""
+
+    save_every: int = 500
+    """Steps between checkpoints; one is always written at the end."""
+    keep: int = 3
+    """Checkpoints to keep, the newest ones."""
+    keep_every: int | None = None
+    """Keep for good, too, those whose step is a multiple of this."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl; only then does the device have to be waited for."""
+    verify: bool = True
+    """Compare the shards with their SHA-256 before step 0; sizes are always compared."""
+    timeout: float = 600.0
+    """Seconds after which processes give up on one that does not answer."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
+    """Where metrics go beside metrics.jsonl; each needs its package."""
+
+    def check(self) -> None:
+        """Raise ValueError for an interval or a number of checkpoints below 1."""
+        for name in ("save_every", "keep", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"run.{name}={getattr(self, name)} must be at least 1")
 
 
 def compare(run: Path, config: Any, *, free: tuple[str, ...], length: tuple[str, ...]) -> list[str]:
@@ -99,6 +128,14 @@ def numbers(line: Mapping[str, Any]) -> dict[str, int | float | None]:
         else:
             flat[name] = value
     return flat
+
+
+def of_trackers(run: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The config as trackers take it, and arguments that make a restart go on in wandb."""
+    flat = {k: v if type(v) in PLAIN else str(v) for k, v in flatten(to_tree(config)).items()}
+    same_run = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
+    wandb = {"dir": str(run), "name": run.name, "id": same_run, "resume": "allow"}
+    return flat, {"wandb": wandb}
 
 
 def peak_memory(device: torch.device) -> float:

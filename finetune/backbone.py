@@ -47,13 +47,19 @@ def backbone(weights: str, random: RandomConfig) -> tuple[nn.Module, Metadata]:
         stem_stride=random.stem_stride,
     )
     start = FCMAE(**vars(config), generator=torch.Generator().manual_seed(random.seed))
-    metadata = Metadata(
-        model=random.name,
-        image_size=start.image_size,
+    metadata = of_flags(random, random.name, step=0)
+    return as_timm(start.state_dict(), metadata), metadata
+
+
+def of_flags(random: RandomConfig, model: str, step: int | None) -> Metadata:
+    """The metadata of a backbone that no file tells of."""
+    size = random.image_size
+    return Metadata(
+        model=model,
+        image_size=(size, size) if isinstance(size, int) else size,
         in_chans=random.in_chans,
         mean=random.mean,
         std=random.std,
         stem_stride=random.stem_stride,
-        step=0,
+        step=step,
     )
-    return as_timm(start.state_dict(), metadata), metadata

@@ -292,7 +292,9 @@ def report(name: str, result: dict[str, Any], out: Path, accelerator: Accelerato
     table.add_column("field")
     table.add_column("value")
     for key, value in result.items():
-        if isinstance(value, dict) and "mean" in value:
+        if isinstance(value, dict) and "mean" not in value:
+            continue  # a table of its own
+        if isinstance(value, dict):
             value = f"{value['mean']:.4f} +- {value['std']:.4f} over {len(value['values'])} seeds"
-        table.add_row(key, str(value))
+        table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
     Console().print(table)

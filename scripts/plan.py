@@ -48,7 +48,7 @@ from fcmae.config import parse, run_program
 from fcmae.encoder import MODELS, SIZES
 from fcmae.masking import patch_grid, visible_count
 from fcmae.model import ModelConfig
-from pretrain import PretrainConfig, RunConfig
+from pretrain import PretrainConfig, PretrainRun
 
 Numbers = dict[str, int | float]
 BUCKET = 25 * 2**20  # bytes: DistributedDataParallel's bucket_cap_mb
@@ -62,7 +62,7 @@ class PlanConfig(PretrainConfig):
     `model`, `optim.batch_size`, `optim.accumulate`, `optim.ema` and `precision` are read."""
 
     data: DataConfig = field(default_factory=lambda: DataConfig(train=()))
-    run: RunConfig = field(default_factory=lambda: RunConfig(dir=Path("runs")))
+    run: PretrainRun = field(default_factory=lambda: PretrainRun(dir=Path("runs")))
     nodes: int = 1
     """Machines."""
     gpus: int = 8

@@ -31,7 +31,7 @@ def write(directory: Path, broken: set[int], count: int = 32) -> list[Shard]:
 
 def test_the_next_sample_of_the_shard_takes_the_place_of_a_broken_one(tmp_path):
     shards = write(tmp_path, {3, 4, 15})
-    images = ShardImages(shards, size=(16, 16), in_chans=3, crop=CROP)
+    images = ShardImages(shards, size=(16, 16), in_chans=3, crop=CROP, replace=True)
     item = images[(2, 3)]
     assert [line.partition(": 8 bytes")[0] for line in item["broken"].splitlines()] == [
         "train-000000.tar: sample 's3'",
@@ -45,13 +45,18 @@ def test_the_next_sample_of_the_shard_takes_the_place_of_a_broken_one(tmp_path):
 
 def test_a_substitute_is_a_function_of_seed_epoch_and_sample(tmp_path):
     shards = write(tmp_path, {3})
-    a, b = (ShardImages(shards, size=(16, 16), in_chans=3, seed=1, crop=CROP) for _ in range(2))
+    a, b = (
+        ShardImages(shards, size=(16, 16), in_chans=3, seed=1, crop=CROP, replace=True)
+        for _ in range(2)
+    )
     assert torch.equal(a[(2, 3)]["image"], b[(2, 3)]["image"])
     assert not torch.equal(a[(2, 3)]["image"], a[(3, 3)]["image"])
 
 
 def test_a_shard_without_a_single_image_is_an_error(tmp_path):
-    images = ShardImages(write(tmp_path, set(range(16))), size=(8, 8), in_chans=3, crop=CROP)
+    images = ShardImages(
+        write(tmp_path, set(range(16))), size=(8, 8), in_chans=3, crop=CROP, replace=True
+    )
     with pytest.raises(ValueError, match=r"000000\.tar: none of its 16 samples can be read .*'s2'"):
         images[(0, 2)]
 
@@ -74,7 +79,7 @@ def test_a_sample_without_image_or_with_a_wrong_label_is_broken(member, message,
 
 def test_broken_samples_of_shards_of_one_name_count_each(tmp_path):
     shards = [*write(tmp_path / "a", {0}, 16), *write(tmp_path / "b", {0}, 16)]
-    images = ShardImages(shards, size=(8, 8), in_chans=3, crop=CROP)
+    images = ShardImages(shards, size=(8, 8), in_chans=3, crop=CROP, replace=True)
     bad = BrokenSamples(32, 1.0)
     bad.add(images[(0, sample)]["broken"] for sample in (0, 16))
     assert bad.by_shard() == {shard.url: 1 for shard in shards}

@@ -1,0 +1,132 @@
+"""The model of a task: a backbone of this project or of timm, and a fresh head on it."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+from safetensors.torch import load_file
+from torch import nn
+
+from fcmae import checkpoint
+from fcmae.convert import Metadata, create_timm, load_timm, read_metadata, save_timm
+from fcmae.weights import header_of
+from finetune.augment import seeded
+from finetune.backbone import RandomConfig, backbone, of_flags
+from finetune.tasks import Task
+
+TIMM = "timm:"  # in front of the names of models that are timm's alone
+HEAD_STD = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What fine-tuning starts from."""
+
+    weights: str = "none"
+    """Converted weights, OUT.safetensors, or none for the random initialisation."""
+    backbone: str | None = None
+    """timm:NAME, any model of timm, in place of weights; of the size, channels, mean and std that
+    --random.* tell."""
+    pretrained: bool = False
+    """Start from timm's own weights of that model, which timm may have to download."""
+    random: RandomConfig = field(default_factory=RandomConfig)
+    image_size: int | tuple[int, int] | None = None
+    """Side, or height and width, in pixels, for another size than that of the weights."""
+    drop_path: float = 0.0
+    """Stochastic depth: the rate of the last block, to which that of the others grows."""
+    head_init_scale: float = 0.001
+    """The fresh head's weights, of standard deviation 0.02, times this."""
+
+
+def create(config: ModelConfig, outputs: int, seed: int) -> tuple[nn.Module, Metadata]:
+    """The model with a fresh head of `outputs` values, and how it takes images.
+
+    Raises:
+        OSError, ValueError: see `finetune.backbone.backbone`; no model of timm, or two backbones.
+    """
+    with seeded("model", seed):  # timm's own initialisation
+        if config.backbone is not None:
+            if config.weights != "none":
+                raise ValueError(
+                    f"weights={config.weights} and backbone={config.backbone}: give one of them"
+                )
+            metadata = of_flags(config.random, config.backbone, step=None)
+            if config.image_size is not None:
+                raise ValueError(
+                    f"image_size={config.image_size} is for weights: give --random.image_size"
+                )
+            model = create_any(metadata, outputs, config.drop_path, config.pretrained)
+        elif config.pretrained:
+            raise ValueError("pretrained=True is for timm's weights: give --backbone timm:NAME")
+        elif config.weights == "none":
+            start, metadata = backbone("none", config.random)
+            model = create_timm(metadata, outputs, config.drop_path)
+            model.load_state_dict(model.state_dict() | start.state_dict())
+        else:
+            path = Path(config.weights)
+            model, metadata = load_timm(path, outputs, config.drop_path), read_metadata(path)
+        head = cast("nn.Module", cast("Any", model).get_classifier())
+        for name, parameter in head.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.trunc_normal_(parameter, std=HEAD_STD)
+                parameter.data.mul_(config.head_init_scale)
+    size = config.image_size or metadata.image_size
+    return model, replace(metadata, image_size=(size, size) if isinstance(size, int) else size)
+
+
+def create_any(
+    metadata: Metadata, outputs: int, drop_path: float = 0.0, pretrained: bool = False
+) -> nn.Module:
+    """A model of this project, or the timm model of `timm:NAME`.
+
+    Raises:
+        ValueError: timm has no model of this name.
+    """
+    if not metadata.model.startswith(TIMM):
+        if metadata.model.startswith("convnext"):
+            return create_timm(metadata, outputs, drop_path)
+        raise ValueError(f"backbone={metadata.model} must be {TIMM}NAME")
+    name = metadata.model.removeprefix(TIMM)
+    if ":" not in name and not timm.is_model(name):  # local-dir: and hf-hub: are timm's to find
+        close = get_close_matches(name, timm.list_models())
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
+        raise ValueError(f"backbone={metadata.model}: timm has no such model; {hint}")
+    fixed = ":" not in name and timm.get_pretrained_cfg(name).fixed_input_size  # type: ignore[union-attr]
+    return timm.create_model(
+        name,
+        pretrained=pretrained,
+        in_chans=metadata.in_chans,
+        num_classes=outputs,
+        drop_path_rate=drop_path or None,  # not every model has it
+        img_size=metadata.image_size if fixed else None,
+    )
+
+
+def save(path: Path, model: nn.Module, metadata: Metadata, task: Task) -> None:
+    """Write a fine-tuned model under timm's names; its task is in the header."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_timm(
+        path, tensors, metadata, classes=json.dumps(task.names), task=json.dumps(asdict(task))
+    )
+
+
+def load(path: Path) -> tuple[nn.Module, Metadata, Task]:
+    """A fine-tuned model, as `save` wrote it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it has no head, or its tensors are not those of its model.
+    """
+    metadata = read_metadata(path)
+    header = header_of(path)
+    if "task" not in header:
+        raise ValueError(f"{path} has no head; fine-tune it with python -m finetune.train")
+    task = Task.of_json(header["task"])
+    model = create_any(metadata, task.outputs)
+    checkpoint.fill(model.state_dict(), load_file(path), path)
+    return model, metadata, task

@@ -1,0 +1,287 @@
+"""The loop of fine-tuning: a model with a head, a loss, samples; resumable, over processes.
+
+Crops and augmentations are functions of (seed, epoch, sample), and the order of samples of (seed,
+epoch), as in pretraining; stochastic depth is one of (seed, step, rank). A run that was stopped
+ends as one that was not.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data.broken import BrokenSamples
+from data.order import GlobalBatches, Order
+from data.pipeline import outlive_signals
+from data.transforms import Normalise
+from fcmae import checkpoint, rundir
+from fcmae.checkpoint import TrainState
+from fcmae.config import to_yaml
+from fcmae.convert import Metadata
+from fcmae.ema import Ema
+from fcmae.optim import OptimConfig, lr_at, total_steps, warmup_steps
+from fcmae.processes import Processes
+from fcmae.stopping import STATUS, Stop
+from finetune.augment import AugmentConfig, Mix, erase, seeded
+from finetune.groups import By, parameter_groups
+from finetune.samples import Chosen
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# what may differ when a run resumes: it changes no number
+FREE = ("run.", "out", "data.workers", "data.source.", "data.max_bad_fraction", "data.batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptimConfig(OptimConfig):
+    """The optimiser and its schedule. The defaults are for hundreds to thousands of labels."""
+
+    batch_size: int = 32
+    """Images a step over all processes and accumulated micro-batches."""
+    epochs: float = 50.0
+    """Length of the run in passes over the data, unless steps is given."""
+    warmup_epochs: float = 5.0
+    """Linear warm-up in passes over the data; at most a tenth of a run that is given in steps."""
+    base_lr: float = 4e-3
+    """Peak learning rate for a batch of 256; it grows in proportion to batch_size."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the first and second moment."""
+    ema: float | None = None
+    """Decay of an average of the weights over the steps, which is what is evaluated and written;
+    0.9999 is usual in long runs. None keeps none."""
+    layer_decay: float = 0.9
+    """Learning rate of a layer in parts of that of the next one; 1: all alike."""
+    layer_decay_by: By = "layer"
+    """layer: a block is one. group: three blocks are, as the paper has it for base and larger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """What training a model with a head takes, whatever the head."""
+
+    optim: FitOptimConfig = field(default_factory=FitOptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    run: rundir.RunConfig = field(default_factory=rundir.RunConfig)
+    seed: int = 0
+    """Of the head, the order, crops, augmentations and stochastic depth."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 are mixed precision; fp16 scales the loss."""
+
+
+def fit(
+    directory: Path,
+    model: nn.Module,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    images: Chosen,
+    config: FitConfig,
+    *,
+    metadata: Metadata,
+    mix: Mix,
+    max_bad_fraction: float,
+    workers: int,
+    processes: Processes,
+    accelerator: Accelerator,
+) -> None:
+    """Train `model` in place; with an average of the weights, that is what it holds at the end.
+
+    Args:
+        directory: of the run: config, metrics, checkpoints; one that has some is resumed.
+        model: timm's, on any device.
+        loss: of outputs and targets, a mean over the batch.
+        images: to learn from.
+        config: of the whole program, which is what a resumed run is compared with.
+        metadata: how the model takes images.
+        mix: of images and targets of a batch.
+        max_bad_fraction: share of the samples that may be broken.
+        workers: processes that decode images, for each process.
+        processes: that were launched.
+        accelerator: made of them.
+
+    Raises:
+        OSError, ValueError: see `fcmae.rundir.compare`, `fcmae.checkpoint.load`.
+        FloatingPointError: the loss is not finite.
+        SystemExit: a signal came; the run is saved.
+    """
+    optim, run = config.optim, config.run
+    device, main_process = accelerator.device, accelerator.is_main_process
+    total, warmup = total_steps(optim, len(images)), warmup_steps(optim, len(images))
+    seen = checkpoint.newest_whole(directory, print) if main_process else None
+    (newest,) = broadcast_object_list([seen])
+    rundir.compare(directory, config, free=FREE, length=())
+    bad = BrokenSamples(len(images), max_bad_fraction)
+
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    trained = accelerator.prepare(model) if processes.world > 1 else model
+    groups = parameter_groups(model, optim.weight_decay, optim.layer_decay, optim.layer_decay_by)
+    optimizer = torch.optim.AdamW(groups, lr=optim.base_lr, betas=optim.betas, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    ema = None if optim.ema is None else Ema(model, optim.ema)
+    averages = None if ema is None else ema.averages
+    state = TrainState()
+    if newest is not None:
+        state = checkpoint.load(newest, model, optimizer, averages)
+        if state.scaler:
+            scaler.load_state_dict(state.scaler)
+        accelerator.print(f"resuming from {newest}")
+    batches = GlobalBatches(
+        Order([len(images)], config.seed, window=1),
+        batch_size=optim.batch_size,
+        start=state.samples_seen,
+        steps=total - state.step,
+        rank=processes.rank,
+        world=processes.world,
+        micro_batches=optim.accumulate,
+    )
+    normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
+    loader = DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers if state.step < total else 0,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=outlive_signals,
+    )
+    if main_process:
+        rundir.begin(directory, config, state.step, world_size=processes.world, device=str(device))
+    accelerator.wait_for_everyone()
+    if run.trackers:
+        flat, init_kwargs = rundir.of_trackers(directory, config)
+        accelerator.init_trackers("fcmae", flat, init_kwargs=init_kwargs)
+    accelerator.print(
+        f"{metadata.model} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
+        f" parameters, {len(images)} images, {total} steps of {optim.batch_size}"
+        f" on {processes.world} x {device.type}"
+    )
+
+    writer = checkpoint.Writer(directory, run.keep, run.keep_every)
+    stop, signalled = Stop(run.timeout), 0
+    trained.train()
+    micro_batches = iter(loader)
+    failed_at, found = torch.full((), math.inf, device=device), list[str]()
+    since, logged = time.perf_counter(), state.step
+    steps = tqdm(
+        range(state.step, total),
+        initial=state.step,
+        total=total,
+        unit="step",
+        disable=not (main_process and sys.stderr.isatty()),
+    )
+    for step in steps:
+        after = step + 1
+        saving = after == total or after % run.save_every == 0
+        logging = saving or after % run.log_every == 0
+        lr = lr_at(
+            step,
+            total=total,
+            warmup=warmup,
+            base_lr=optim.base_lr,
+            batch_size=optim.batch_size,
+            min_lr=optim.min_lr,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["scale"]
+        value = torch.zeros((), device=device)
+        for micro in range(1, optim.accumulate + 1):
+            batch = next(micro_batches)
+            found += bad.new(batch["broken"])
+            x = normalise(batch["image"].to(device, non_blocking=True))
+            drawn = zip(batch["epoch"].tolist(), batch["sample"].tolist(), strict=True)
+            x = erase(x, config.augment.erasing, [(config.seed, *item) for item in drawn])
+            target = batch["label"].to(device, non_blocking=True)
+            x, target = mix(x, target, config.seed, step, micro)
+            with (
+                nullcontext() if micro == optim.accumulate else accelerator.no_sync(trained),
+                seeded("drop", config.seed, step, micro, processes.rank),
+            ):
+                with torch.autocast(
+                    device.type, DTYPES[config.precision], enabled=config.precision != "fp32"
+                ):
+                    outputs = trained(x.contiguous(memory_format=torch.channels_last))
+                part = loss(outputs.float(), target)
+                scaler.scale(part / optim.accumulate).backward()
+            value += part.detach() / optim.accumulate
+        norm = torch.zeros(())
+        if logging or optim.clip_grad is not None:
+            scaler.unscale_(optimizer)
+            norm = nn.utils.clip_grad_norm_(model.parameters(), optim.clip_grad or math.inf)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        if ema is not None:
+            ema.update(step)
+        failed_at = torch.where(value.isfinite(), failed_at, failed_at.clamp(max=after))
+        state = TrainState(after, state.samples_seen + optim.batch_size)
+        signalled = stop.agreed()
+        if not (logging or signalled):
+            if writer.failed():
+                break  # and say why below
+            continue
+        # from here on the device is waited for
+        mine = torch.stack([value, failed_at, torch.full_like(value, len(found))])
+        everyone = cast("Tensor", accelerator.gather(mine[None])).tolist()
+        losses, failures, founds = zip(*everyone, strict=True)
+        if not (norm.isfinite() or scaler.is_enabled()):  # the scaler takes no such step
+            failures = [min(at, after) for at in failures]
+        if min(failures) <= after:
+            first = int(min(failures))
+            samples = batches.of_step(first - 1, failures.index(first))
+            named = images.name(samples) if main_process else []
+            rundir.report_not_finite(directory, first, lr, named)
+        if any(founds):  # every process learns of them, and stops where one does
+            for message in bad.add(gather_object(found)):
+                accelerator.print(f"skipped {message}")
+            found = []
+        if logging:
+            speed = (after - logged) * optim.batch_size / (time.perf_counter() - since)
+            line: dict[str, Any] = {
+                "step": after,
+                "samples_seen": state.samples_seen,
+                "loss": sum(losses) / processes.world,
+                "lr": lr,
+                "grad_norm": norm.item() if norm.isfinite() else None,
+                "images_per_s": round(speed, 2),
+                "memory_gb": round(rundir.peak_memory(device), 3),
+                "bad_samples": bad.by_shard(),
+            }
+            if main_process:
+                rundir.add_metrics(directory, line)
+                steps.set_postfix_str(f"loss {line['loss']:.4f}, {speed:.0f} images/s")
+                if steps.disable:
+                    eta = tqdm.format_interval((total - after) * optim.batch_size / speed)
+                    print(
+                        f"step {after}/{total}  loss {line['loss']:.4f}  lr {lr:.2e}"
+                        f"  {speed:.0f} images/s  ETA {eta}",
+                        flush=True,
+                    )
+            if run.trackers:
+                accelerator.log(rundir.numbers(line), step=after)
+            since, logged = time.perf_counter(), after
+        if saving or signalled:
+            state = replace(state, scaler=scaler.state_dict())
+            files = checkpoint.snapshot(model, optimizer, averages, keep=main_process)
+            if main_process:
+                writer.write(state, files, to_yaml(config))
+        if signalled:
+            break
+    writer.wait()
+    accelerator.wait_for_everyone()
+    if run.trackers:
+        accelerator.end_training()
+    if signalled:
+        accelerator.print(
+            f"{signal.Signals(signalled).name}: stopped and saved at step {state.step}"
+        )
+        sys.exit(STATUS[signalled])
+    if averages is not None:
+        checkpoint.fill(dict(model.named_parameters()), averages, directory)
+    model.eval()

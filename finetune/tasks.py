@@ -1,0 +1,180 @@
+"""What a head is trained for: one class of several, any of several labels, or a value."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from timm.loss import BinaryCrossEntropy  # type: ignore[attr-defined]
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.targets import ClassTarget, LabelsTarget, Target, ValueTarget
+
+Kind = Literal["class", "labels", "value"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """The head and its loss."""
+
+    kind: Kind = "class"
+    """class: one of several, in .cls. labels: any of several, a list of classes in a field of
+    .json. value: a number in a field of .json."""
+    field: str = ""
+    """That field, for labels and value."""
+    classes: int | None = None
+    """How many; by default as many as classes.json beside the shards names, or as the labels of
+    the training data go up to. Labels need it without a classes.json."""
+    loss: Literal["ce", "bce"] = "ce"
+    """Of a class: cross-entropy, or binary cross-entropy of each class (Wightman et al. 2021)."""
+    smoothing: float = 0.1
+    """Label smoothing, of a class."""
+    balance: float = 0.0
+    """Exponent of the inverse class frequencies that weigh the loss; 0: none, 1: all classes weigh
+    the same, 0.5 lies between. For labels, of absent to present."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task as the training data have it; it travels with the weights."""
+
+    kind: Kind
+    field: str
+    names: tuple[str, ...]
+    """Of the classes; of the field, for a value."""
+    mean: float = 0.0
+    """Of the training values, which are learned standardised."""
+    std: float = 1.0
+
+    @staticmethod
+    def of_json(text: str) -> "Task":
+        """The task in a header."""
+        fields = json.loads(text)
+        return Task(**(fields | {"names": tuple(fields["names"])}))
+
+    @property
+    def outputs(self) -> int:
+        """Values that the head gives."""
+        return len(self.names)
+
+    @property
+    def target(self) -> Target:
+        """How labels are read."""
+        return target_of(self.kind, self.field, self.outputs)
+
+    def answers(self, outputs: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+        """Probabilities of the classes, or values."""
+        if self.kind == "class":
+            return outputs.softmax(1)
+        return outputs.sigmoid() if self.kind == "labels" else outputs * self.std + self.mean
+
+
+def target_of(kind: Kind, field: str, classes: int | None) -> Target:
+    """How labels of this kind are read.
+
+    Raises:
+        ValueError: the field, or how many labels there are, is not known.
+    """
+    if kind == "class":
+        return ClassTarget()
+    if not field:
+        raise ValueError(f"task.kind={kind} is in a field of .json: name it with --task.field")
+    if kind == "value":
+        return ValueTarget(field)
+    if not classes:
+        raise ValueError("task.kind=labels needs --task.classes, or a classes.json of their names")
+    return LabelsTarget(field, classes)
+
+
+class Loss:
+    """The loss of a task.
+
+    Cross-entropy is torch's, which equals timm's LabelSmoothingCrossEntropy and, of mixed targets,
+    SoftTargetCrossEntropy, and can weigh classes; binary cross-entropy is timm's. Values have the
+    smooth L1 loss.
+
+    Args:
+        task: what is learned.
+        config: how.
+        labels: of the training data, Int[n] or Float[n, k].
+        device: where the loss will be taken.
+    """
+
+    def __init__(
+        self, task: Task, config: TaskConfig, labels: Tensor, device: torch.device
+    ) -> None:
+        self.task, self.smoothing, self.weight = task, config.smoothing, None
+        if config.balance and task.kind == "value":
+            raise ValueError(f"task.balance={config.balance} is for classes, not for values")
+        if config.balance:
+            self.weight = class_weights(task, labels, config.balance).to(device)
+        self.bce = None
+        if config.loss == "bce":
+            if task.kind != "class":
+                raise ValueError(f"task.loss=bce is for task.kind=class, not {task.kind}")
+            self.bce = BinaryCrossEntropy(config.smoothing, pos_weight=self.weight)
+
+    def __call__(self, outputs: Float[Tensor, "b k"], target: Tensor) -> Float[Tensor, ""]:
+        """Mean over the batch; a class may be given as its number or as a mixed row of ones."""
+        if self.task.kind == "value":
+            return F.smooth_l1_loss(outputs, (target - self.task.mean) / self.task.std)
+        if self.task.kind == "labels":
+            return F.binary_cross_entropy_with_logits(outputs, target, pos_weight=self.weight)
+        if self.bce is not None:
+            return self.bce(outputs, target)
+        smoothing = 0.0 if target.is_floating_point() else self.smoothing  # mixed: smooth already
+        return F.cross_entropy(outputs, target, self.weight, label_smoothing=smoothing)
+
+
+def class_weights(task: Task, labels: Tensor, balance: float) -> Float[Tensor, " k"]:
+    """Inverse frequencies to the power of `balance`, of mean 1 over the training samples; for
+    labels, those without each to those with it."""
+    if task.kind == "labels":
+        present = labels.sum(0).clamp_min(1)
+        return ((len(labels) - present) / present) ** balance
+    counts = labels.bincount(minlength=task.outputs).clamp_min(1).float()
+    weights = counts**-balance
+    return weights / (weights * counts).sum() * len(labels)
+
+
+def make_task(config: TaskConfig, named: Sequence[str], labels: Tensor, where: str) -> Task:
+    """The task of these training labels.
+
+    Args:
+        config: what the flags say.
+        named: the names in classes.json, if there is one.
+        labels: of the training samples, Int[n] or Float[n, k].
+        where: the training shards, for errors.
+
+    Raises:
+        ValueError: labels and classes do not fit, or a class has no sample.
+    """
+    if config.kind == "value":
+        values = labels.double()
+        std = float(values.std())
+        if not std > 0:
+            raise ValueError(f"all values of {config.field!r} in {where} are {float(values[0])}")
+        return Task(
+            kind="value",
+            field=config.field,
+            names=(config.field,),
+            mean=float(values.mean()),
+            std=std,
+        )
+    counts = labels.bincount() if config.kind == "class" else labels.sum(0).long()
+    classes = config.classes or len(named) or len(counts)
+    if len(counts) > classes:
+        raise ValueError(
+            f"{where} have labels up to {len(counts) - 1}, but there are {classes} classes: correct"
+            " --task.classes or classes.json"
+        )
+    names = tuple(named) if len(named) == classes else tuple(str(i) for i in range(classes))
+    empty = [names[i] for i in range(classes) if i >= len(counts) or not counts[i]]
+    if empty:
+        raise ValueError(
+            f"no training sample is of class {', '.join(empty)}: add some, or take the class out"
+        )
+    return Task(kind=config.kind, field=config.field, names=names)

@@ -1,0 +1,216 @@
+"""Fine-tune a pretrained encoder, or any timm model, on labelled shards, and report on a test.
+
+    accelerate launch --quiet -m finetune.train scripts/recipes/finetune/small.yaml \
+        --weights OUT.safetensors --data.train SHARDS --data.test SHARDS --out RESULT.json
+
+Restarting the same command resumes. The run lies in RESULT/ beside RESULT.json: config, metrics,
+checkpoints as pretraining writes them, weights.safetensors (timm's names, task in the header) and
+confusion.png.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from jaxtyping import Int
+from rich.console import Console
+from torch import Tensor
+
+from data.broken import BrokenSamples
+from data.pipeline import ShardImages
+from data.shards import open_shards
+from fcmae.config import parse, run_program
+from fcmae.convert import Metadata
+from fcmae.processes import Processes
+from finetune import classifier
+from finetune.augment import AugmentedCrop, Mix
+from finetune.classifier import ModelConfig
+from finetune.features import LabelledData, groups_of, report
+from finetune.fit import FitConfig, fit
+from finetune.measures import draw_confusion, measure, table_of
+from finetune.outputs import outputs_of
+from finetune.samples import Chosen, class_names, held_out, read_labels
+from finetune.tasks import Loss, Task, TaskConfig, make_task, target_of
+
+WEIGHTS, CONFUSION = "weights.safetensors", "confusion.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(FitConfig, ModelConfig):
+    """Fine-tuning."""
+
+    data: LabelledData
+    out: Path
+    """The JSON file to write; the run lies in a directory of its name, without .json."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    report_on: Literal["test", "held_out"] = "test"
+    """held_out: learn from the training data without a share of it, data.held_out, and report on
+    that share; for choosing hyper-parameters, since the test data is not read then."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The training samples whose labels can be read."""
+
+    labels: Tensor
+    samples: Int[Tensor, " n"]
+    groups: Int[Tensor, " n"]
+    task: Task
+
+
+def main(argv: Sequence[str]) -> None:
+    """Train, in however many processes were launched, and report."""
+    config = parse(TrainConfig, argv, description=str(__doc__))
+    config.run.check()
+    if config.out.suffix != ".json":
+        raise ValueError(f"out={config.out} must end in .json")
+    processes = Processes(config.run.timeout)
+    with processes.naming_the_lost():
+        accelerator = start(processes)
+        labelled = read(config, accelerator)
+        everything = torch.arange(len(labelled.samples))
+        result = train(config, labelled, everything, processes, accelerator)
+        if accelerator.is_main_process and "per_class" in result:
+            Console().print(table_of(result["per_class"]))
+        report("fine-tuning", result, config.out, accelerator)
+        accelerator.end_training()
+
+
+def start(processes: Processes) -> Accelerator:
+    """The accelerator of these processes.
+
+    Raises:
+        ValueError: accelerate sees other processes.
+    """
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    if accelerator.num_processes != processes.world:
+        raise ValueError(
+            f"{processes.world} processes were launched but accelerate sees"
+            f" {accelerator.num_processes} on {accelerator.device}: launch one, or set"
+            " ACCELERATE_USE_CPU=1"
+        )
+    return accelerator
+
+
+def read(config: TrainConfig, accelerator: Accelerator) -> Labelled:
+    """The labels of the training data, and what there is to learn.
+
+    Raises:
+        OSError: shards cannot be read.
+        ValueError: see `finetune.samples.read_labels` and `finetune.tasks.make_task`.
+    """
+    shards = open_shards(config.data.train, config.run.verify, config.data.source)
+    images = ShardImages(shards, size=(1, 1), in_chans=1, source=config.data.source)
+    named = class_names(images)
+    classes = config.task.classes or len(named)
+    images.target = target_of(config.task.kind, config.task.field, classes)
+    found = None
+    if accelerator.is_main_process:  # the others need not read all of it too
+        bad = BrokenSamples(len(images), config.data.max_bad_fraction)
+        labels, samples = read_labels(images, bad)
+        found = labels, samples, groups_of(images, config.data.group, samples.tolist())
+    (found,) = broadcast_object_list([found])
+    assert found is not None
+    labels, samples, groups = found
+    task = make_task(config.task, named, labels, " ".join(config.data.train))
+    return Labelled(labels, samples, groups, task)
+
+
+def train(
+    config: TrainConfig,
+    labelled: Labelled,
+    chosen: Int[Tensor, " k"],
+    processes: Processes,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Fine-tune on some of the training samples and measure; what is to be reported.
+
+    Args:
+        config: of the program.
+        labelled: the training samples.
+        chosen: places among them to learn from.
+        processes: that were launched.
+        accelerator: made of them.
+
+    Raises:
+        OSError, ValueError, FloatingPointError: see `finetune.fit.fit`.
+    """
+    data, task, directory = config.data, labelled.task, config.out.with_suffix("")
+    model, metadata = classifier.create(config, task.outputs, config.seed)
+    classes = task.outputs if task.kind == "class" else None
+    fitted, held = chosen, None
+    if config.report_on == "held_out":
+        generator = torch.Generator().manual_seed(config.seed)
+        out = held_out(labelled.groups[chosen], data.held_out, generator)
+        fitted, held = chosen[~out], chosen[out]
+    images = images_of(config, data.train, metadata, task)
+    images.crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
+    fit(
+        directory,
+        model,
+        Loss(task, config.task, labelled.labels[fitted], accelerator.device),
+        Chosen(images, labelled.samples[fitted]),
+        config,
+        metadata=metadata,
+        mix=Mix(config.augment, config.task.smoothing, classes),
+        max_bad_fraction=data.max_bad_fraction,
+        workers=data.workers,
+        processes=processes,
+        accelerator=accelerator,
+    )
+    if held is None:
+        unseen = images_of(config, data.test, metadata, task)
+        places = torch.arange(len(unseen))
+    else:
+        unseen, places = images_of(config, data.train, metadata, task), labelled.samples[held]
+    asked = Chosen(unseen, places, replace=False)
+    outputs, labels, whole = outputs_of(model, asked, metadata, data, accelerator)
+    answers = task.answers(outputs[whole])
+    labels = labels[whole]
+    check_labels(task, labels, asked)
+    if accelerator.is_main_process:
+        classifier.save(directory / WEIGHTS, model, metadata, task)
+        if task.kind == "class":
+            draw_confusion(directory / CONFUSION, task.names, answers, labels)
+    return {
+        "weights": config.weights,
+        "model": metadata.model,
+        "image_size": metadata.image_size,
+        "train_samples": len(fitted),
+        f"{config.report_on}_samples": len(labels),
+        "skipped_samples": int((~whole).sum()),
+        **measure(task, answers, labels),
+    }
+
+
+def images_of(
+    config: TrainConfig, spec: tuple[str, ...], metadata: Metadata, task: Task
+) -> ShardImages:
+    """The images of these shards as the model takes them, with their labels."""
+    return ShardImages(
+        open_shards(spec, source=config.data.source),
+        size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        pixels=config.data.pixels,
+        seed=config.seed,
+        target=task.target,
+        source=config.data.source,
+    )
+
+
+def check_labels(task: Task, labels: Tensor, images: Chosen) -> None:
+    """Raise ValueError for whole samples without a label, or of a class that was not learned."""
+    missing = labels < 0 if task.kind == "class" else labels.isnan().any(1)
+    shards = f"{images.images.shards[0].url} and the others"
+    if missing.any():
+        raise ValueError(f"{int(missing.sum())} samples of {shards} have no label")
+    if task.kind == "class" and (unknown := labels[labels >= task.outputs].unique()).any():
+        raise ValueError(f"{shards} have classes {unknown.tolist()} that the training data lacks")
+
+
+if __name__ == "__main__":
+    run_program(main)
