@@ -275,11 +275,12 @@ def load(
 
 
 def like(target: Tensor, value: Tensor) -> Tensor:
-    """`value` on the device of `target`, and split over processes as it is."""
-    value = value.to(target.device)
+    """`value` on the device of `target`, split over processes and laid out in memory as it is."""
     if isinstance(target, DTensor):  # every process has read all of it: nothing is sent
+        value = value.to(target.device)
         return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
-    return value
+    # the fused AdamW goes through a channels-last parameter and its moments side by side
+    return torch.empty_like(target, dtype=value.dtype).copy_(value)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from timm.loss import BinaryCrossEntropy  # type: ignore[attr-defined]
+from timm.loss.binary_cross_entropy import BinaryCrossEntropy
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -87,7 +87,9 @@ def test_policies_refuse_what_they_cannot_work_on(options: dict, message: str) -
 
 def test_mixing_refuses_odd_batches_and_targets_that_are_no_classes() -> None:
     config = AugmentConfig(mixup=0.8)
-    with pytest.raises(ValueError, match="3 on each process are odd: choose another optim.batch"):
+    with pytest.raises(ValueError, match=r"3 on each process are odd: choose another optim\.batch"):
         Mix(config, 0.1, 5)(torch.zeros(3, 3, 8, 8), torch.zeros(3, dtype=torch.long), 0)
-    with pytest.raises(ValueError, match="mixup=0.8 and cutmix=0.0 mix classes, which this task"):
+    with pytest.raises(
+        ValueError, match=r"mixup=0\.8 and cutmix=0\.0 mix classes, which this task"
+    ):
         Mix(config, 0.1, None)

@@ -1,0 +1,296 @@
+"""Fine-tuning as processes: what a run leaves, resumes, reports and refuses."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from data.write import write_shards
+from fcmae import checkpoint
+from fcmae.convert import save_timm
+from fcmae.rundir import count_metrics, read_metrics
+from finetune import classifier
+from finetune.backbone import RandomConfig, backbone
+from tests.runs import ROOT, environment, torchrun
+
+RANDOM = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
+SMALL = ("--random.image_size", "16", "--random.stem_stride", "1")
+SMALL += ("--random.mean", "0.5", "--random.std", "0.25")
+SHORT = ("--optim.steps", "6", "--optim.batch_size", "8", "--data.workers", "1")
+SHORT += ("--run.log_every", "1", "--run.save_every", "3", "--data.max_bad_fraction", "0.2")
+
+
+def write_images(folder: Path, name: str, n: int, *, classes: int = 3, broken: int = -1) -> str:
+    """A shard of images whose colour tells the class; returns its path."""
+
+    def sample(i: int) -> dict:
+        pixels = np.random.default_rng(i).integers(0, 60, (16, 16, 3), dtype=np.uint8)
+        pixels[..., i % 3] += 180
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png")
+        record = {"tags": [i % 3, 2], "size": float(i % 3), "object": i // 3}
+        content = b"nonsense" if i == broken else file.getvalue()
+        return {"__key__": f"s{i}", "png": content, "json": record, "cls": i % classes}
+
+    write_shards((sample(i) for i in range(n)), folder, name, n)
+    return str(folder / f"{name}-000000.tar")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("shards")
+    (folder / "classes.json").write_text('["red", "green", "blue"]')
+    return {
+        "train": write_images(folder, "train", 30, broken=4),
+        "test": write_images(folder, "test", 12),
+    }
+
+
+def command(
+    shards: dict[str, str], out: Path, *flags: str, launcher: tuple[str, ...] = ()
+) -> list[str]:
+    data = ("--data.train", shards["train"], "--data.test", shards["test"], "--out", str(out))
+    return [sys.executable, *(launcher or ()), "-m", "finetune.train", *data, *SHORT, *flags]
+
+
+def train(
+    shards: dict[str, str], out: Path, *flags: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(shards, out, *flags, launcher=launcher),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Converted weights, of the random initialisation."""
+    path = tmp_path_factory.mktemp("weights") / "encoder.safetensors"
+    model, metadata = backbone("none", RANDOM)
+    save_timm(path, model.state_dict(), metadata)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(
+    shards: dict[str, str], weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """An undisturbed run, with everything that draws: what the others are compared with."""
+    out = tmp_path_factory.mktemp("run") / "whole.json"
+    return out, train(shards, out, "--weights", str(weights), *DRAWING)
+
+
+DRAWING = ("--drop_path", "0.2", "--augment.mixup", "0.8", "--augment.cutmix", "1.0")
+DRAWING += ("--optim.ema", "0.9")
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    """Equal losses, and equal tensors in the last checkpoints and the written weights."""
+    runs = [out.with_suffix("") for out in (one, other)]
+    a, b = ([(line["step"], line["loss"]) for line in read_metrics(run)] for run in runs)
+    assert a == b
+    for file in ("step_0000006/model.safetensors", "step_0000006/ema.safetensors"):
+        ours, theirs = (load_file(run / file) for run in runs)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), file
+    ours, theirs = (load_file(run / "weights.safetensors") for run in runs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+def test_a_run_leaves_result_weights_metrics_and_picture(run) -> None:
+    out, done = run
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert result["train_samples"] == 30
+    assert result["test_samples"] == 12
+    assert 0 <= result["accuracy"] <= 1
+    assert set(result["per_class"]) == {"red", "green", "blue"}
+    directory = out.with_suffix("")
+    assert [line["step"] for line in read_metrics(directory)] == [1, 2, 3, 4, 5, 6]
+    assert (directory / "confusion.png").is_file()
+    assert checkpoint.latest(directory) == directory / "step_0000006"
+
+
+def test_a_broken_training_image_is_named_and_another_chosen_one_learned(run) -> None:
+    out, done = run
+    assert "skipped train-000000.tar: sample 's4': 8 bytes cannot be decoded" in done.stdout
+    assert read_metrics(out.with_suffix(""))[-1]["bad_samples"] == {"train-000000.tar": 1}
+
+
+def test_the_written_model_is_the_average_and_knows_its_task(run) -> None:
+    out, _ = run
+    directory = out.with_suffix("")
+    model, metadata, task = classifier.load(directory / "weights.safetensors")
+    averages = load_file(directory / "step_0000006" / "ema.safetensors")
+    named = dict(model.named_parameters())
+    assert all(torch.equal(named[name], average) for name, average in averages.items())
+    assert task.names == ("red", "green", "blue")
+    assert metadata.image_size == (16, 16)
+
+
+def test_the_written_model_loads_through_timm(run) -> None:
+    path = run[0].with_suffix("") / "weights.safetensors"
+    options = {"num_classes": 3, "patch_size": 1, "checkpoint_path": str(path)}
+    theirs = timm.create_model("convnextv2_atto", **options).eval()
+    ours, _, _ = classifier.load(path)
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(ours.eval()(x), theirs(x))
+
+
+def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
+    run, shards: dict[str, str], weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed.json"
+    argv = command(shards, out, "--weights", str(weights), *DRAWING)
+    process = subprocess.Popen(
+        argv,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+    )
+    directory = out.with_suffix("")
+    while checkpoint.latest(directory) is None and process.poll() is None:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = train(shards, out, "--weights", str(weights), *DRAWING)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stdout
+    assert_same_bits(run[0], out)
+
+
+def test_a_signal_saves_and_exits_with_the_status_of_pretraining(
+    run, shards: dict[str, str], weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped.json"
+    flags = ("--weights", str(weights), *DRAWING, "--run.save_every", "1000")
+    process = subprocess.Popen(
+        command(shards, out, *flags),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+    )
+    while count_metrics(out.with_suffix("")) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    told, _ = process.communicate()
+    assert process.returncode == 75, told
+    assert "SIGTERM: stopped and saved at step" in told
+    done = train(shards, out, *flags)
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(run[0], out)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_two_processes_learn_from_the_same_samples(
+    shards: dict[str, str], weights: Path, tmp_path: Path
+) -> None:
+    flags = ("--weights", str(weights), "--optim.accumulate", "1")
+    for name, launcher in (("one", ()), ("two", torchrun(2))):
+        done = train(shards, tmp_path / f"{name}.json", *flags, launcher=launcher)
+        assert done.returncode == 0, done.stderr
+    one, two = ([line["loss"] for line in read_metrics(tmp_path / n)] for n in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-4)  # sums in another order
+    one, two = (json.loads((tmp_path / f"{n}.json").read_text()) for n in ("one", "two"))
+    assert two["test_samples"] == one["test_samples"] == 12
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "measured"),
+    [
+        ("labels", ("--task.field", "tags", "--task.balance", "0.5"), "map"),
+        ("value", ("--task.field", "size"), "mae"),
+    ],
+)
+def test_labels_and_values_are_learned_too(
+    kind: str, flags: tuple[str, ...], measured: str, shards: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    steps = ("--optim.steps", "2", "--random.image_size", "16", *SMALL)
+    done = train(shards, out, "--task.kind", kind, *flags, *steps)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())[measured] >= 0
+    assert classifier.load(tmp_path / "out" / "weights.safetensors")[2].kind == kind
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
+def test_any_timm_backbone_runs_under_the_same_protocol(
+    name: str, shards: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    flags = ("--backbone", f"timm:{name}", "--random.image_size", "32", "--optim.steps", "2")
+    done = train(shards, out, *flags, "--drop_path", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(out.read_text())["model"] == f"timm:{name}"
+    classifier.load(tmp_path / "out" / "weights.safetensors")
+
+
+def test_held_out_groups_are_reported_on_and_the_test_is_not_read(
+    shards: dict[str, str], weights: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    flags = ("--weights", str(weights), "--report_on", "held_out", "--data.group", "object")
+    done = train(shards | {"test": "nowhere.tar"}, out, *flags)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    # 2 of 10 objects of 3 images each
+    assert (result["train_samples"], result["held_out_samples"]) in ((24, 6), (24, 5))
+    assert "test_samples" not in result
+
+
+def test_another_config_in_the_same_place_is_refused(run, shards, weights: Path) -> None:
+    out, _ = run
+    done = train(shards, out, "--weights", str(weights), *DRAWING, "--optim.base_lr", "1.0")
+    assert done.returncode == 1
+    assert "holds a run with another config (optim.base_lr: 0.004 -> 1.0)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--backbone", "timm:resnet8"), "timm has no such model; did you mean"),
+        (("--backbone", "resnet18"), "backbone=resnet18 must be timm:NAME"),
+        (("--pretrained",), "pretrained=True is for timm's weights: give --backbone timm:NAME"),
+        (("--weights", "a", "--backbone", "timm:resnet18"), "weights=a and backbone=timm:resnet18"),
+        (("--backbone", "timm:resnet18", "--image_size", "8"), "give --random.image_size"),
+        (("--task.classes", "2"), "labels up to 2, but there are 2 classes"),
+        (("--task.classes", "4"), "no training sample is of class 3"),
+        (("--optim.layer_decay", "0"), "optim.layer_decay=0.0 must lie in (0, 1]"),
+        (("--run.log_every", "0"), "run.log_every=0 must be at least 1"),
+        (("--data.group", "patient"), "has no json field 'patient'"),
+    ],
+)
+def test_flags_that_cannot_be_meant_end_in_one_line(
+    flags: tuple[str, ...], message: str, shards: dict[str, str], tmp_path: Path, capsys
+) -> None:
+    from fcmae.config import run_program
+    from finetune.train import main
+
+    argv = command(shards, tmp_path / "out.json", *SMALL, *flags)[3:]
+    sys_argv, sys.argv = sys.argv, ["finetune.train", *argv]
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run_program(main)
+    finally:
+        sys.argv = sys_argv
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)

@@ -1,0 +1,156 @@
+"""Tasks: their targets, losses against timm's, class weights, and what they are measured by."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch.nn import functional as F
+
+from data.targets import ClassTarget, LabelsTarget, ValueTarget
+from finetune.measures import draw_confusion, measure
+from finetune.tasks import Loss, Task, TaskConfig, class_weights, make_task, target_of
+
+CPU = torch.device("cpu")
+THREE = Task(kind="class", field="", names=("a", "b", "c"))
+TAGS = Task(kind="labels", field="tags", names=("a", "b", "c"))
+VALUE = Task(kind="value", field="size", names=("size",), mean=10.0, std=2.0)
+LABELS = torch.tensor([0, 0, 0, 0, 1, 1, 2])
+
+
+def loss(task: Task = THREE, labels: torch.Tensor = LABELS, **options: Any) -> Loss:
+    return Loss(task, TaskConfig(**options), labels, CPU)
+
+
+def test_cross_entropy_is_timms_smoothed_and_mixed() -> None:
+    outputs, target = torch.randn(7, 3), LABELS
+    torch.testing.assert_close(
+        loss(smoothing=0.2)(outputs, target), LabelSmoothingCrossEntropy(0.2)(outputs, target)
+    )
+    mixed = torch.rand(7, 3).softmax(1)
+    torch.testing.assert_close(
+        loss(smoothing=0.2)(outputs, mixed), SoftTargetCrossEntropy()(outputs, mixed)
+    )
+
+
+def test_balanced_classes_weigh_the_same_in_all() -> None:
+    weights = class_weights(THREE, LABELS, 1.0)
+    per_class = weights * LABELS.bincount()
+    torch.testing.assert_close(per_class, per_class[:1].expand(3))
+    torch.testing.assert_close(weights[LABELS].mean(), torch.tensor(1.0))
+    torch.testing.assert_close(class_weights(THREE, LABELS, 0.0), torch.ones(3))
+    outputs = torch.randn(7, 3)
+    expected = F.cross_entropy(outputs, LABELS, weights)
+    torch.testing.assert_close(loss(balance=1.0, smoothing=0.0)(outputs, LABELS), expected)
+
+
+def test_balanced_labels_weigh_presence_by_the_odds_of_absence() -> None:
+    present = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 0, 1], [1, 0, 0]])
+    torch.testing.assert_close(class_weights(TAGS, present, 1.0), torch.tensor([1 / 3, 3, 3]))
+
+
+def test_values_are_learned_standardised_and_answered_as_they_are() -> None:
+    outputs, target = torch.tensor([[0.0], [1.0]]), torch.tensor([[10.0], [12.0]])
+    assert loss(VALUE)(outputs, target).item() == 0
+    torch.testing.assert_close(VALUE.answers(outputs), target)
+
+
+def test_binary_cross_entropy_takes_classes_as_numbers_or_rows() -> None:
+    outputs = torch.randn(7, 3)
+    bce = loss(loss="bce", smoothing=0.0)
+    rows = F.one_hot(LABELS, 3).float()
+    torch.testing.assert_close(bce(outputs, LABELS), bce(outputs, rows))
+
+
+def test_targets_are_read_from_their_members() -> None:
+    members = {"cls": b"2", "json": b'{"tags": [0, 2], "size": 3}'}
+    assert ClassTarget()(members) == 2
+    assert LabelsTarget("tags", 3)(members).tolist() == [1, 0, 1]
+    assert ValueTarget("size")(members).tolist() == [3]
+    assert ClassTarget()({}) == -1
+    assert LabelsTarget("tags", 3)({}).isnan().all()
+    assert ValueTarget("other")(members).isnan().all()
+    with pytest.raises(ValueError, match=r"'tags' is \[0, 2\], not a list of classes 0 to 1"):
+        LabelsTarget("tags", 2)(members)
+    with pytest.raises(ValueError, match=r"'tags' is \[0, 2\], not a number"):
+        ValueTarget("tags")(members)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        ([0, 2, 2], {}, "no training sample is of class 1: add some, or take the class out"),
+        ([0, 1, 3], {"classes": 3}, r"labels up to 3, but there are 3 classes: correct --task"),
+        ([0, 1, 1], {"classes": 3}, "no training sample is of class 2"),
+    ],
+)
+def test_labels_have_to_fit_their_classes(labels: list, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_task(TaskConfig(**options), [], torch.tensor(labels), "train.tar")
+
+
+def test_a_task_takes_the_names_beside_the_shards_and_survives_json() -> None:
+    task = make_task(TaskConfig(), ["a", "b", "c"], LABELS, "train.tar")
+    assert task == THREE
+    assert Task.of_json(json.dumps(asdict(task))) == task
+    values = torch.tensor([[8.0], [10.0], [12.0]])
+    task = make_task(TaskConfig(kind="value", field="size"), [], values, "train.tar")
+    assert (task.mean, task.std) == (10, 2)
+
+
+def test_options_that_do_not_fit_the_task_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"task\.balance=1\.0 is for classes, not for values"):
+        loss(VALUE, balance=1.0)
+    with pytest.raises(ValueError, match=r"task\.loss=bce is for task\.kind=class, not labels"):
+        loss(TAGS, torch.zeros(2, 3), loss="bce")
+    with pytest.raises(ValueError, match=r"task\.kind=value is in a field of \.json: name it"):
+        target_of("value", "", None)
+    with pytest.raises(ValueError, match=r"task\.kind=labels needs --task\.classes"):
+        target_of("labels", "tags", 0)
+    with pytest.raises(ValueError, match=r"all values of 'size' in t\.tar are 3\.0"):
+        make_task(TaskConfig(kind="value", field="size"), [], torch.full((4, 1), 3.0), "t.tar")
+
+
+def test_measures_of_classes_are_their_definitions() -> None:
+    p = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.2, 0.7]])
+    found = measure(THREE, p, torch.tensor([0, 1, 1, 2]))
+    assert found["accuracy"] == pytest.approx(3 / 4)
+    assert found["balanced_accuracy"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert found["auc"] == pytest.approx(1.0)
+    # each alone in its bin, but the two of 0.7
+    assert found["calibration_error"] == pytest.approx((0.2 + 0.6 + 2 * 0.3) / 4, abs=1e-6)
+    assert found["per_class"]["b"] == {
+        "precision": pytest.approx(1.0),
+        "recall": pytest.approx(0.5),
+        "f1": pytest.approx(2 / 3),
+        "samples": 2,
+    }
+    assert "top5_accuracy" not in found
+
+
+def test_measures_of_two_classes_have_the_auc_of_the_second() -> None:
+    p = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.65, 0.35], [0.2, 0.8]])
+    two = Task(kind="class", field="", names=("good", "bad"))
+    assert measure(two, p, torch.tensor([0, 0, 1, 1]))["auc"] == pytest.approx(3 / 4)
+
+
+def test_measures_of_labels_and_values() -> None:
+    p = torch.tensor([[0.9, 0.2, 0.8], [0.1, 0.7, 0.6]])
+    found = measure(TAGS, p, torch.tensor([[1.0, 0, 1], [0, 1, 0]]))
+    assert found["exact_match"] == pytest.approx(1 / 2)
+    assert found["map"] == pytest.approx(1.0)
+    found = measure(VALUE, torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[1.0], [3.0], [5.0]]))
+    assert found["mae"] == pytest.approx(2 / 3)
+    assert found["rmse"] == pytest.approx((2 / 3) ** 0.5)
+    assert found["spearman"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_confusion_matrix_is_a_picture(tmp_path: Path) -> None:
+    draw_confusion(tmp_path / "confusion.png", THREE.names, torch.eye(3), torch.arange(3))
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert min(picture.size) > 300
