@@ -70,17 +70,17 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"out={config.out} must end in .json")
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
-        accelerator = start(processes)
+        accelerator = start_accelerator(processes)
         labelled = read(config, accelerator)
-        everything = torch.arange(len(labelled.samples))
-        result = train(config, labelled, everything, processes, accelerator)
+        chosen, held = sides(config, labelled)
+        result = train(config, labelled, chosen, held, processes, accelerator)
         if accelerator.is_main_process and "per_class" in result:
             Console().print(table_of(result["per_class"]))
         report("fine-tuning", result, config.out, accelerator)
         accelerator.end_training()
 
 
-def start(processes: Processes) -> Accelerator:
+def start_accelerator(processes: Processes) -> Accelerator:
     """The accelerator of these processes.
 
     Raises:
@@ -120,10 +120,27 @@ def read(config: TrainConfig, accelerator: Accelerator) -> Labelled:
     return Labelled(labels, samples, groups, task)
 
 
+def sides(
+    config: TrainConfig, labelled: Labelled
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " m"] | None]:
+    """Places of the samples to learn from, and of those held out, if it is them to report on.
+
+    Raises:
+        ValueError: see `finetune.samples.held_out`.
+    """
+    places = torch.arange(len(labelled.samples))
+    if config.report_on == "test":
+        return places, None
+    generator = torch.Generator().manual_seed(config.seed)
+    out = held_out(labelled.groups, config.data.held_out, generator)
+    return places[~out], places[out]
+
+
 def train(
     config: TrainConfig,
     labelled: Labelled,
     chosen: Int[Tensor, " k"],
+    held: Int[Tensor, " m"] | None,
     processes: Processes,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
@@ -133,6 +150,7 @@ def train(
         config: of the program.
         labelled: the training samples.
         chosen: places among them to learn from.
+        held: places to report on, in place of the test.
         processes: that were launched.
         accelerator: made of them.
 
@@ -142,18 +160,13 @@ def train(
     data, task, directory = config.data, labelled.task, config.out.with_suffix("")
     model, metadata = classifier.create(config, task.outputs, config.seed)
     classes = task.outputs if task.kind == "class" else None
-    fitted, held = chosen, None
-    if config.report_on == "held_out":
-        generator = torch.Generator().manual_seed(config.seed)
-        out = held_out(labelled.groups[chosen], data.held_out, generator)
-        fitted, held = chosen[~out], chosen[out]
     images = images_of(config, data.train, metadata, task)
     images.crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
     fit(
         directory,
         model,
-        Loss(task, config.task, labelled.labels[fitted], accelerator.device),
-        Chosen(images, labelled.samples[fitted]),
+        Loss(task, config.task, labelled.labels[chosen], accelerator.device),
+        Chosen(images, labelled.samples[chosen]),
         config,
         metadata=metadata,
         mix=Mix(config.augment, config.task.smoothing, classes),
@@ -162,15 +175,9 @@ def train(
         processes=processes,
         accelerator=accelerator,
     )
-    if held is None:
-        unseen = images_of(config, data.test, metadata, task)
-        places = torch.arange(len(unseen))
-    else:
-        unseen, places = images_of(config, data.train, metadata, task), labelled.samples[held]
-    asked = Chosen(unseen, places, replace=False)
+    asked = to_report_on(config, labelled, held, metadata)
     outputs, labels, whole = outputs_of(model, asked, metadata, data, accelerator)
-    answers = task.answers(outputs[whole])
-    labels = labels[whole]
+    answers, labels = task.answers(outputs[whole]), labels[whole]
     check_labels(task, labels, asked)
     if accelerator.is_main_process:
         classifier.save(directory / WEIGHTS, model, metadata, task)
@@ -180,11 +187,22 @@ def train(
         "weights": config.weights,
         "model": metadata.model,
         "image_size": metadata.image_size,
-        "train_samples": len(fitted),
+        "train_samples": len(chosen),
         f"{config.report_on}_samples": len(labels),
         "skipped_samples": int((~whole).sum()),
         **measure(task, answers, labels),
     }
+
+
+def to_report_on(
+    config: TrainConfig, labelled: Labelled, held: Int[Tensor, " m"] | None, metadata: Metadata
+) -> Chosen:
+    """The test data, or what is held out of the training data."""
+    if held is None:
+        images = images_of(config, config.data.test, metadata, labelled.task)
+        return Chosen(images, torch.arange(len(images)), replace=False)
+    images = images_of(config, config.data.train, metadata, labelled.task)
+    return Chosen(images, labelled.samples[held], replace=False)
 
 
 def images_of(
