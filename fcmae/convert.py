@@ -1,16 +1,16 @@
-"""Encoder weights to timm's or the official names, from any file that holds some.
+"""Encoder weights to what others load, from any file that holds some.
 
     python -m fcmae.convert runs/demo OUT.safetensors --to timm
     python -m fcmae.convert convnextv2_atto_1k_224_fcmae.pt OUT.safetensors --to timm
     python -m fcmae.convert OUT.safetensors OUT.pt --to official
+    python -m fcmae.convert OUT.safetensors DIRECTORY --to hub
 
-Sparse weights are dense weights. Both targets have a final norm, which FCMAE does not train: it is
+Sparse weights are dense weights. All targets have a final norm, which FCMAE does not train: it is
 kept where the source has one and the identity elsewhere. A classifier is kept if there is one.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,13 +24,23 @@ from torch import Tensor, nn
 from fcmae import checkpoint, names
 from fcmae.config import parse, run_program
 from fcmae.encoder import SIZES
+from fcmae.export import hub
 from fcmae.masking import patch_grid
 from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
-from fcmae.weights import HEADER, Metadata, header_of, read_weights
+from fcmae.weights import (
+    HEADER,
+    Metadata,
+    Weights,
+    count_classes,
+    header_for,
+    header_of,
+    read_weights,
+)
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as data.transforms has it, for files that do not tell
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SUFFIXES = {"timm": (".safetensors",), "official": (".pt", ".pth")}
+SUFFIXES = {"timm": (".safetensors",), "official": (".pt", ".pth"), "onnx": (".onnx",)}
+Target = Literal["timm", "official", "hub", "hf", "onnx"]
 
 
 def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0) -> nn.Module:
@@ -41,11 +51,22 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
     `timm.create_model(model, in_chans=..., patch_size=stem_stride)` does the same for stem strides
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
     convolution is exchanged instead. timm has no V1 huge: its large takes the widths.
+    `timm.data.resolve_model_data_config` of it is the preprocessing of `data.transforms`.
     """
     size = SIZES[metadata.model.split("_")[1]]
     name = metadata.model if timm.is_model(metadata.model) else "convnext_large"
     model = timm.create_model(
         name,
+        pretrained_cfg={
+            "input_size": (metadata.in_chans, *metadata.image_size),
+            "mean": metadata.channel_mean,
+            "std": metadata.channel_std,
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "num_classes": num_classes,
+            "first_conv": "stem.0",
+            "classifier": CLASSIFIER.rstrip("."),
+        },
         in_chans=metadata.in_chans,
         num_classes=num_classes,
         depths=size.depths,
@@ -67,17 +88,17 @@ def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tens
         ValueError: see `names.read`.
     """
     source = complete(names.read(tensors, metadata.architecture))
-    bias = source.get(f"{CLASSIFIER}bias")
     with torch.device("meta"):
-        target = create_timm(metadata, 0 if bias is None else len(bias)).state_dict()
+        target = create_timm(metadata, count_classes(source)).state_dict()
     assert source.keys() == target.keys()
     return {k: v.reshape(target[k].shape).contiguous() for k, v in source.items()}
 
 
 def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
-    """The timm model, without a classifier, of the same weights; raises as `to_timm`."""
-    model = create_timm(metadata)
-    model.load_state_dict(to_timm(tensors, metadata))
+    """The timm model of the same weights, with their classifier if any; raises as `to_timm`."""
+    named = to_timm(tensors, metadata)
+    model = create_timm(metadata, count_classes(named))
+    model.load_state_dict(named)
     return model
 
 
@@ -101,20 +122,31 @@ def complete(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors | norm
 
 
-def save_timm(path: Path, tensors: dict[str, Tensor], metadata: Metadata, **beside: str) -> None:
-    """Write timm weights with their metadata in the header, and what else is to stand there."""
-    header = {"format": "pt", HEADER: json.dumps(asdict(metadata)), **beside}
+def save_timm(
+    path: Path,
+    tensors: dict[str, Tensor],
+    metadata: Metadata,
+    classes: Sequence[str] | None = None,
+    **beside: str,
+) -> None:
+    """Write timm weights with their metadata, the names of classes and more in the header."""
+    header = {"format": "pt", **header_for(metadata, classes), **beside}
     partial = path.with_name(path.name + ".tmp")
     partial.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, partial, metadata=header)
     partial.replace(path)
 
 
-def save_official(path: Path, tensors: dict[str, Tensor], metadata: Metadata) -> None:
-    """Write official weights under the key `model`, with their metadata beside it."""
+def save_official(
+    path: Path,
+    tensors: dict[str, Tensor],
+    metadata: Metadata,
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Write official weights under the key `model`, with the rest beside it."""
     partial = path.with_name(path.name + ".tmp")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": tensors, HEADER: json.dumps(asdict(metadata))}, partial)
+    torch.save({"model": tensors, **header_for(metadata, classes)}, partial)
     partial.replace(path)
 
 
@@ -157,15 +189,18 @@ def load_timm(path: Path, num_classes: int = 0, drop_path: float = 0.0) -> nn.Mo
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig:
-    """Convert encoder weights between a checkpoint of ours, timm's names and the official ones."""
+    """Convert encoder weights to what timm, the official code, transformers or ONNX load."""
 
     source: Annotated[Path, tyro.conf.Positional]
     """A run (its newest checkpoint), a step_* directory, the model.safetensors or ema.safetensors
     in one; or a .safetensors, .pt or .pth file in timm's or the official names, dense or sparse."""
     out: Annotated[Path, tyro.conf.Positional]
-    """The file to write: .safetensors for timm, .pt or .pth for official."""
-    to: Literal["timm", "official"] = "timm"
-    """Whose names the weights get."""
+    """The file to write: .safetensors for timm, .pt or .pth for official, .onnx for onnx; the
+    directory for hub and hf. These three are not written over anything."""
+    to: Target = "timm"
+    """timm, official: whose names the weights get. hub: a directory in the format of timm's models
+    on the Hugging Face hub. hf: one for transformers. onnx: features, or logits where there is a
+    classifier, for images of any number and size."""
     image_size: int | tuple[int, int] | None = None
     """Side, or height and width, in pixels, of the images that SOURCE was trained on, where it does
     not tell; 224 otherwise."""
@@ -179,7 +214,7 @@ def convert(
     source: Path,
     out: Path,
     *,
-    to: Literal["timm", "official"] = "timm",
+    to: Target = "timm",
     image_size: int | tuple[int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -191,9 +226,10 @@ def convert(
     Raises:
         OSError: something cannot be read or written.
         ValueError: see `read_weights` and `metadata_from_flags`; flags for what the source tells
-            itself; or `out` has another target's suffix.
+            itself; `out` has another target's suffix; or the target cannot express the weights.
+        ModuleNotFoundError: the extra `export` is missing.
     """
-    if out.suffix not in SUFFIXES[to]:
+    if to in SUFFIXES and out.suffix not in SUFFIXES[to]:
         raise ValueError(f"out={out} must end in {' or '.join(SUFFIXES[to])} for --to {to}")
     weights = read_weights(source)
     metadata = weights.metadata
@@ -204,24 +240,47 @@ def convert(
             f"{source} tells itself of image_size={metadata.image_size}, mean={metadata.mean},"
             f" std={metadata.std}: leave these flags out"
         )
-    if to == "timm":
-        save_timm(out, to_timm(weights.tensors, metadata), metadata)
-    else:
-        save_official(out, to_official(weights.tensors, metadata), metadata)
+    count = count_classes(weights.tensors)
+    measured = write(out, to, weights, metadata)
     step = "unknown" if metadata.step is None else metadata.step
     told = [f"{out}: {to} {metadata.model}, step {step}"]
     if weights.dropped:
         told.append(f"{weights.dropped} tensors of the decoder dropped")
     kept = f"{FINAL_NORM}weight" in weights.tensors
     told.append("final norm kept" if kept else "final norm, not in the source, is the identity")
-    if f"{CLASSIFIER}bias" in weights.tensors:
-        told.append(f"classifier of {len(weights.tensors[f'{CLASSIFIER}bias'])} classes kept")
+    if count:
+        told.append(f"classifier of {count} classes kept")
     if weights.metadata is None:
         told.append(
             f"image_size={metadata.image_size}, mean={metadata.mean}, std={metadata.std} are not in"
             " the source but flags or defaults"
         )
-    return "; ".join(told)
+    return "; ".join(told + measured)
+
+
+def write(out: Path, to: Target, weights: Weights, metadata: Metadata) -> list[str]:
+    """Write the target; what was measured of it.
+
+    Raises: see `convert`.
+    """
+    tensors = weights.tensors
+    classes = weights.classes or [str(i) for i in range(count_classes(tensors))]
+    if to == "timm":
+        save_timm(out, to_timm(tensors, metadata), metadata, weights.classes)
+    elif to == "official":
+        save_official(out, to_official(tensors, metadata), metadata, weights.classes)
+    elif to == "hub":
+        hub.write(out, as_timm(tensors, metadata), metadata, classes)
+    elif to == "hf":
+        from fcmae.export import hf  # transformers takes seconds
+
+        hf.write(out, complete(tensors), metadata, classes)
+    else:
+        from fcmae.export import onnx
+
+        difference = onnx.write(out, as_timm(tensors, metadata), metadata, classes)
+        return [f"onnxruntime differs from torch by at most {difference:.1e}"]
+    return []
 
 
 def metadata_from_flags(

@@ -1,11 +1,12 @@
-"""Names and shapes of an encoder's weights: ours, timm's, the official dense and sparse ones.
+"""Names and shapes of an encoder's weights: ours, timm's, the official ones, transformers'.
 
 One table holds every tensor's names. Ours are timm's, which holds the linear layers of its smaller
 models as 1x1 convolutions. The official sparse model differs from the official dense one in what
 MinkowskiEngine makes: its convolutions hold a `kernel` `[k k, c_in, c_out]` (`[k k, c]` if
 depthwise, `[c_in, c_out]` if 1x1) whose first spatial axis, the rows, runs fastest, and biases
 `[1, c]`; its linear layers and norms are wrapped. GRN's two tensors are `[1, 1, 1, 4d]` in the
-dense model and `[1, 4d]` in the sparse one.
+dense model and `[1, 4d]` in the sparse one. Transformers has the dense model's shapes; its names
+are only written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ class Row(NamedTuple):
     ours: str
     dense: str
     sparse: str
+    hf: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,31 +76,35 @@ def table(model: str) -> list[Row]:
     family, size = model.split("_")
     rows: list[Row] = []
 
-    def add(ours: str, dense: str, wrapper: str = "", weight: str = "weight") -> None:
+    def add(ours: str, dense: str, hf: str, wrapper: str = "", weight: str = "weight") -> None:
         for leaf in ("weight", "bias"):
             sparse = f"{dense}.{wrapper}{weight if leaf == 'weight' else leaf}"
-            rows.append(Row(f"{ours}.{leaf}", f"{dense}.{leaf}", sparse))
+            rows.append(Row(f"{ours}.{leaf}", f"{dense}.{leaf}", sparse, f"{hf}.{leaf}"))
 
-    add("stem.0", "downsample_layers.0.0", weight="kernel")
-    add("stem.1", "downsample_layers.0.1", wrapper="ln.")
+    add("stem.0", "downsample_layers.0.0", "embeddings.patch_embeddings", weight="kernel")
+    add("stem.1", "downsample_layers.0.1", "embeddings.layernorm", wrapper="ln.")
     for i, depth in enumerate(SIZES[size].depths):
         if i > 0:
-            add(f"stages.{i}.downsample.0", f"downsample_layers.{i}.0", wrapper="ln.")
-            add(f"stages.{i}.downsample.1", f"downsample_layers.{i}.1", weight="kernel")
+            ours, dense = f"stages.{i}.downsample", f"downsample_layers.{i}"
+            hf = f"encoder.stages.{i}.downsampling_layer"
+            add(f"{ours}.0", f"{dense}.0", f"{hf}.0", wrapper="ln.")
+            add(f"{ours}.1", f"{dense}.1", f"{hf}.1", weight="kernel")
         for j in range(depth):
             ours, dense = f"stages.{i}.blocks.{j}", f"stages.{i}.{j}"
-            add(f"{ours}.conv_dw", f"{dense}.dwconv", weight="kernel")
-            add(f"{ours}.norm", f"{dense}.norm", wrapper="ln.")
-            add(f"{ours}.mlp.fc1", f"{dense}.pwconv1", wrapper="linear.")
+            hf = f"encoder.stages.{i}.layers.{j}"
+            add(f"{ours}.conv_dw", f"{dense}.dwconv", f"{hf}.dwconv", weight="kernel")
+            add(f"{ours}.norm", f"{dense}.norm", f"{hf}.layernorm", wrapper="ln.")
+            add(f"{ours}.mlp.fc1", f"{dense}.pwconv1", f"{hf}.pwconv1", wrapper="linear.")
             if family == "convnextv2":
                 for leaf, name in (("weight", "gamma"), ("bias", "beta")):
                     grn = f"{dense}.grn.{name}"
-                    rows.append(Row(f"{ours}.mlp.grn.{leaf}", grn, grn))
+                    rows.append(Row(f"{ours}.mlp.grn.{leaf}", grn, grn, f"{hf}.grn.{leaf}"))
             else:
-                rows.append(Row(f"{ours}.gamma", f"{dense}.gamma", f"{dense}.gamma"))
-            add(f"{ours}.mlp.fc2", f"{dense}.pwconv2", wrapper="linear.")
-    add("head.norm", "norm")
-    add("head.fc", "head")
+                gamma = f"{dense}.gamma"
+                rows.append(Row(f"{ours}.gamma", gamma, gamma, f"{hf}.layer_scale_parameter"))
+            add(f"{ours}.mlp.fc2", f"{dense}.pwconv2", f"{hf}.pwconv2", wrapper="linear.")
+    add("head.norm", "norm", "layernorm")
+    add("head.fc", "head", "classifier")
     return rows
 
 
@@ -225,9 +231,18 @@ def from_kernel(kernel: Tensor, shape: torch.Size) -> Float[Tensor, "o i k k"] |
 
 def to_official(tensors: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
     """What `read` gave, complete with a final norm, under the official dense names and shapes."""
-    rows = {row.ours: row.dense for row in table(model)}
+    return rename(tensors, {row.ours: row.dense for row in table(model)})
+
+
+def to_hf(tensors: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
+    """Likewise under the names that transformers' ConvNextModel and ConvNextV2Model have."""
+    return rename(tensors, {row.ours: row.hf for row in table(model)})
+
+
+def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors under other names, GRN's in the shape that dense models have outside timm."""
     return {
-        rows[name]: tensor.view(1, 1, 1, -1) if ".grn." in name else tensor
+        names[name]: tensor.view(1, 1, 1, -1) if ".grn." in name else tensor
         for name, tensor in tensors.items()
     }
 

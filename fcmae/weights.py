@@ -7,8 +7,8 @@ import argparse
 import json
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -27,6 +27,7 @@ from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
 # What torch.load raises of files that are cut short or no pickle, beside what it refuses.
 DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error)
 HEADER = "fcmae"  # key of the metadata in a safetensors header or beside `model` in a .pt file
+CLASSES = "classes"  # likewise of the names of a classifier's classes, a JSON list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,16 @@ class Metadata:
         """What decides names and shapes."""
         return Architecture(model=self.model, in_chans=self.in_chans, stem_stride=self.stem_stride)
 
+    @property
+    def channel_mean(self) -> tuple[float, ...]:
+        """One mean for each channel."""
+        return self.mean * (self.in_chans // len(self.mean))
+
+    @property
+    def channel_std(self) -> tuple[float, ...]:
+        """One standard deviation for each channel."""
+        return self.std * (self.in_chans // len(self.std))
+
     @staticmethod
     def of_json(text: str) -> "Metadata":
         """The metadata that a header holds.
@@ -66,6 +77,8 @@ class Weights:
     architecture: Architecture
     metadata: Metadata | None
     """None where the file has none: image size, mean and std are not known then."""
+    classes: tuple[str, ...] | None
+    """Names of the classifier's classes; None where the file has none."""
     dropped: int
     """Tensors of a decoder that were left out."""
 
@@ -109,22 +122,34 @@ def read_weights(source: Path) -> Weights:
     beside = (source.parent / checkpoint.STATE).is_file()
     ours = beside and source.name in (checkpoint.MODEL, checkpoint.EMA)
     if source.is_file() and not ours:
-        path, (tensors, metadata) = source, read_file(source)
+        path, (tensors, metadata, classes) = source, read_file(source)
     else:
         path = find_checkpoint(source)
         averaged = source.name == checkpoint.EMA
         tensors, metadata = read_checkpoint(path, checkpoint.EMA if averaged else checkpoint.MODEL)
+        classes = None
     try:
         known = metadata.architecture if metadata is not None else names.infer(tensors)
         kept = names.read(tensors, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    if classes is not None and len(classes) != count_classes(kept):
+        raise ValueError(
+            f"{path} names {len(classes)} classes, but its classifier has {count_classes(kept)}:"
+            f" correct {CLASSES!r} in its header"
+        )
     return Weights(
         tensors=kept,
         architecture=known,
         metadata=metadata,
+        classes=classes,
         dropped=len(tensors) - len(kept),
     )
+
+
+def count_classes(tensors: Mapping[str, Tensor]) -> int:
+    """Of the classifier among tensors under our names; 0 where there is none."""
+    return len(tensors.get(f"{CLASSIFIER}bias", ()))
 
 
 def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str, Tensor], Metadata]:
@@ -152,8 +177,8 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
     )
 
 
-def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
-    """The tensors of one file and the metadata in it, if there is any.
+def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, tuple[str, ...] | None]:
+    """The tensors of one file, the metadata in it and the names of classes, if there are any.
 
     Raises:
         OSError: it cannot be read.
@@ -170,10 +195,22 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
         raise ValueError(
             f"{path} ends in {path.suffix!r}; weights are read from .safetensors, .pt, .pth"
         )
+    if HEADER not in header:  # others may mean something else by CLASSES
+        return tensors, None, None
+    key = HEADER
     try:
-        return tensors, Metadata.of_json(header[HEADER]) if HEADER in header else None
+        metadata = Metadata.of_json(header[key])
+        key = CLASSES
+        classes = tuple(map(str, json.loads(header[key]))) if key in header else None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: the metadata under {HEADER!r} are damaged: {error}") from error
+        raise ValueError(f"{path}: the metadata under {key!r} are damaged: {error}") from error
+    return tensors, metadata, classes
+
+
+def header_for(metadata: Metadata, classes: Sequence[str] | None) -> dict[str, str]:
+    """What files of ours tell of themselves."""
+    header = {HEADER: json.dumps(asdict(metadata))}
+    return header if classes is None else header | {CLASSES: json.dumps(classes)}
 
 
 def header_of(path: Path) -> dict[str, str]:
@@ -212,7 +249,7 @@ def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} holds no state dict, neither under the key 'model' nor as a whole:"
             f" {len(foreign)} entries are no tensors{names.listing(foreign)}"
         )
-    header = {HEADER: outer[HEADER]} if HEADER in outer and found is not outer else {}
+    header = {k: outer[k] for k in (HEADER, CLASSES) if k in outer and found is not outer}
     return tensors, header
 
 

@@ -1,0 +1,116 @@
+"""A directory in the format of timm's models on the Hugging Face hub, with a model card.
+
+`timm.create_model("local-dir:DIRECTORY", pretrained=True)` loads it; uploaded, "hf-hub:USER/NAME".
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+from timm.models import save_for_hf
+from torch import nn
+
+from fcmae.encoder import SIZES
+from fcmae.export import staged
+from fcmae.weights import Metadata, header_for
+
+CARD = """\
+---
+library_name: timm
+pipeline_tag: {task}
+tags:
+- timm
+- {task}
+- {family}
+- fcmae
+---
+# {model}
+
+{title}{origin}.
+
+```python
+import timm
+
+model = timm.create_model("local-dir:DIRECTORY", pretrained=True).eval()  # or "hf-hub:USER/NAME"
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+features = model.forward_features(images).mean((2, 3))  # [batch, {dim}]
+```
+
+`features_only=True` gives the maps of the four stages, `num_classes=N` a fresh classifier.
+
+| | |
+|---|---|
+| parameters | {parameters:,} |
+| images | {in_chans} channels, trained at {height} x {width} px; sides are multiples of {patch} |
+| preprocessing | largest centred crop, resized bicubically, scaled to 0 ... 1, normalised |
+| mean | {mean} |
+| standard deviation | {std} |
+| classes | {classes} |
+"""
+
+
+def write(out: Path, model: nn.Module, metadata: Metadata, classes: Sequence[str]) -> None:
+    """Write the directory `out`.
+
+    Args:
+        out: an empty directory or none.
+        model: timm's, with the weights.
+        metadata: what becomes preprocessing and card; it goes into the weights' header too, which
+            brings `python -m fcmae.convert OUT/model.safetensors` back.
+        classes: names of the classifier's classes, none without one.
+
+    Raises:
+        FileExistsError: see `staged`.
+        ValueError: stem stride 2.
+    """
+    if metadata.stem_stride == 2:
+        raise ValueError(
+            "stem_stride=2 is not among timm's arguments, so that timm cannot load it from a"
+            " directory: take --to hf, or --to timm and fcmae.convert.load_timm"
+        )
+    size = SIZES[metadata.model.split("_")[1]]
+    with staged(out) as partial:
+        save_for_hf(
+            model,
+            str(partial),
+            model_config={"label_names": list(classes)},
+            model_args={  # which timm writes itself only in its newest versions
+                "in_chans": metadata.in_chans,
+                "depths": size.depths,
+                "dims": size.widths,
+                "patch_size": metadata.stem_stride,
+            },
+            safe_serialization=True,
+        )
+        save_file(  # again, since timm's has no header
+            model.state_dict(),
+            partial / "model.safetensors",
+            metadata={"format": "pt", **header_for(metadata, classes or None)},
+        )
+        (partial / "README.md").write_text(card(model, metadata, classes), encoding="utf-8")
+
+
+def card(model: nn.Module, metadata: Metadata, classes: Sequence[str]) -> str:
+    """What the weights are, how to load them, what they expect."""
+    family = metadata.model.split("_")[0]
+    return CARD.format(
+        task="image-classification" if classes else "image-feature-extraction",
+        family=family,
+        model=metadata.model,
+        title="ConvNeXt V2" if family == "convnextv2" else "ConvNeXt",
+        origin=(
+            ", converted from a file that tells nothing of its training"
+            if metadata.step is None
+            else ", pretrained without labels as a fully convolutional masked autoencoder"
+            f" ([FCMAE](https://arxiv.org/abs/2301.00808)), step {metadata.step}"
+        ),
+        dim=model.num_features,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        in_chans=metadata.in_chans,
+        height=metadata.image_size[0],
+        width=metadata.image_size[1],
+        patch=8 * metadata.stem_stride,
+        mean=", ".join(map(str, metadata.channel_mean)),
+        std=", ".join(map(str, metadata.channel_std)),
+        classes=", ".join(classes) or "none",
+    )

@@ -1,0 +1,122 @@
+"""One ONNX file for images of any number and size, compared with torch before it has its name."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.export import Dim
+
+from fcmae.export import staged
+from fcmae.weights import Metadata, header_for
+
+try:
+    from onnxruntime import InferenceSession
+    from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("--to onnx needs the extra: pip install 'fcmae[export]'") from error
+
+MOST_BYTES = 2**31  # of a file in protobuf
+# Of the largest output: both sum float32 in another order, which makes 1e-6 of it in atto and tiny,
+# and a wrong operator, axis or padding makes more than a hundredth.
+TOLERANCE = 1e-4
+
+
+class Outputs(nn.Module):
+    """What is exported of timm's model: its logits, or the features that the probes see."""
+
+    def __init__(self, model: nn.Module, *, logits: bool) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.logits = logits
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+        if self.logits:
+            return self.model(images)
+        return self.model.forward_features(images).mean((2, 3))
+
+
+def write(out: Path, model: nn.Module, metadata: Metadata, classes: Sequence[str]) -> float:
+    """Write the file `out`; the largest difference from torch, see `difference`.
+
+    Input `images`: float32 `[batch, channels, height, width]`, height and width multiples of p,
+    normalised. Output `logits` `[batch, classes]`, or `features` `[batch, d]` without a classifier.
+
+    Args:
+        out: a file that is not there.
+        model: timm's, with the weights.
+        metadata: goes into the file's metadata, with what the input has to be.
+        classes: names of the classifier's classes, none without one.
+
+    Raises:
+        FileExistsError: see `staged`.
+        ValueError: too large for one file; or see `difference`.
+    """
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if size >= MOST_BYTES:
+        raise ValueError(
+            f"{metadata.model} has {size / 1e9:.1f} GB of weights, and an ONNX file ends at"
+            f" {MOST_BYTES / 1e9:.1f} GB: take --to hub or --to hf"
+        )
+    outputs = Outputs(model, logits=bool(classes)).eval()
+    patch = 8 * metadata.stem_stride
+    dims = {0: Dim("batch"), 2: patch * Dim("rows"), 3: patch * Dim("columns")}
+    with staged(out) as partial:
+        program = torch.onnx.export(
+            outputs,
+            (torch.zeros(2, metadata.in_chans, 2 * patch, 3 * patch),),  # sizes of 1 become fixed
+            dynamo=True,
+            dynamic_shapes={"images": dims},
+            input_names=["images"],
+            output_names=["logits" if classes else "features"],
+            verbose=False,
+        )
+        assert program is not None
+        ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
+        program.model.metadata_props.update(described(metadata, classes))
+        program.save(partial, external_data=False)
+        return difference(partial, outputs, metadata)
+
+
+def described(metadata: Metadata, classes: Sequence[str]) -> dict[str, str]:
+    """What a user of the file must know; JSON but for the sentences."""
+    patch = 8 * metadata.stem_stride
+    return header_for(metadata, classes or None) | {
+        "input": f"images: float32 [batch, {metadata.in_chans}, height, width], RGB if there are"
+        f" three channels; height and width are multiples of {patch}",
+        "normalisation": "(x - mean) / std, x on the scale 0 to 1: a 255th of 8-bit pixels",
+        "mean": json.dumps(metadata.channel_mean),
+        "std": json.dumps(metadata.channel_std),
+    }
+
+
+@torch.no_grad()
+def difference(path: Path, outputs: nn.Module, metadata: Metadata) -> float:
+    """The largest absolute difference between the file in onnxruntime and torch, over noise.
+
+    Two batches of images: one as large as in training, and three larger by a patch.
+
+    Raises:
+        ValueError: it is more than `TOLERANCE` of the largest output.
+    """
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for batch, more in ((1, 0), (3, 8 * metadata.stem_stride)):
+        sides = [side + more for side in metadata.image_size]
+        images = torch.randn(batch, metadata.in_chans, *sides, generator=generator)
+        (found,) = session.run(None, {"images": images.numpy()})
+        wanted = outputs(images)
+        differs = (torch.from_numpy(cast("Any", found)) - wanted).abs().max().item()
+        most = wanted.abs().max().item()
+        if not differs <= TOLERANCE * most:  # NaN fails too
+            raise ValueError(
+                f"onnxruntime differs from torch by {differs:.1e} in outputs of up to {most:.1e},"
+                f" more than {TOLERANCE} of them: nothing is written; try the versions of"
+                " torch, onnxscript and onnxruntime in constraints.txt"
+            )
+        largest = max(largest, differs)
+    return largest
