@@ -127,10 +127,10 @@ def save_timm(
     tensors: dict[str, Tensor],
     metadata: Metadata,
     classes: Sequence[str] | None = None,
-    **beside: str,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Write timm weights with their metadata, the names of classes and more in the header."""
-    header = {"format": "pt", **header_for(metadata, classes), **beside}
+    header = {"format": "pt", **header_for(metadata, classes), **(beside or {})}
     partial = path.with_name(path.name + ".tmp")
     partial.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, partial, metadata=header)

@@ -254,7 +254,8 @@ def measured(cell: Cell) -> dict[str, Any] | None:
 def of_run(cell: Cell) -> TrainConfig:
     """The config of one fine-tuning."""
     kept: dict[str, Any] = {f.name: getattr(cell.config, f.name) for f in fields(TrainConfig)}
-    return TrainConfig(**(kept | {"out": cell.out}))
+    kept["out"] = cell.out
+    return TrainConfig(**kept)
 
 
 def summary(
