@@ -126,11 +126,10 @@ def save_timm(
     path: Path,
     tensors: dict[str, Tensor],
     metadata: Metadata,
-    classes: Sequence[str] | None = None,
     beside: Mapping[str, str] | None = None,
 ) -> None:
-    """Write timm weights with their metadata, the names of classes and more in the header."""
-    header = {"format": "pt", **header_for(metadata, classes), **(beside or {})}
+    """Write timm weights with their metadata in the header, and what else is to stand there."""
+    header = {"format": "pt", **header_for(metadata, beside or {})}
     partial = path.with_name(path.name + ".tmp")
     partial.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, partial, metadata=header)
@@ -138,15 +137,12 @@ def save_timm(
 
 
 def save_official(
-    path: Path,
-    tensors: dict[str, Tensor],
-    metadata: Metadata,
-    classes: Sequence[str] | None = None,
+    path: Path, tensors: dict[str, Tensor], metadata: Metadata, beside: Mapping[str, str]
 ) -> None:
     """Write official weights under the key `model`, with the rest beside it."""
     partial = path.with_name(path.name + ".tmp")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": tensors, **header_for(metadata, classes)}, partial)
+    torch.save({"model": tensors, **header_for(metadata, beside)}, partial)
     partial.replace(path)
 
 
@@ -240,7 +236,6 @@ def convert(
             f"{source} tells itself of image_size={metadata.image_size}, mean={metadata.mean},"
             f" std={metadata.std}: leave these flags out"
         )
-    count = count_classes(weights.tensors)
     measured = write(out, to, weights, metadata)
     step = "unknown" if metadata.step is None else metadata.step
     told = [f"{out}: {to} {metadata.model}, step {step}"]
@@ -248,8 +243,8 @@ def convert(
         told.append(f"{weights.dropped} tensors of the decoder dropped")
     kept = f"{FINAL_NORM}weight" in weights.tensors
     told.append("final norm kept" if kept else "final norm, not in the source, is the identity")
-    if count:
-        told.append(f"classifier of {count} classes kept")
+    if weights.classes:
+        told.append(f"classifier of {len(weights.classes)} classes kept")
     if weights.metadata is None:
         told.append(
             f"image_size={metadata.image_size}, mean={metadata.mean}, std={metadata.std} are not in"
@@ -263,22 +258,22 @@ def write(out: Path, to: Target, weights: Weights, metadata: Metadata) -> list[s
 
     Raises: see `convert`.
     """
-    tensors = weights.tensors
-    classes = weights.classes or [str(i) for i in range(count_classes(tensors))]
+    tensors, classes, beside = weights.tensors, weights.classes, weights.beside
     if to == "timm":
-        save_timm(out, to_timm(tensors, metadata), metadata, weights.classes)
+        save_timm(out, to_timm(tensors, metadata), metadata, beside)
     elif to == "official":
-        save_official(out, to_official(tensors, metadata), metadata, weights.classes)
+        save_official(out, to_official(tensors, metadata), metadata, beside)
     elif to == "hub":
-        hub.write(out, as_timm(tensors, metadata), metadata, classes)
+        hub.write(out, as_timm(tensors, metadata), metadata, classes, beside)
     elif to == "hf":
         from fcmae.export import hf  # transformers takes seconds
 
-        hf.write(out, complete(tensors), metadata, classes)
+        hf.write(out, complete(tensors), metadata, classes, beside)
     else:
         from fcmae.export import onnx
 
-        difference = onnx.write(out, as_timm(tensors, metadata), metadata, classes)
+        model = as_timm(tensors, metadata)
+        difference = onnx.write(out, model, metadata, classes, beside)
         return [f"onnxruntime differs from torch by at most {difference:.1e}"]
     return []
 

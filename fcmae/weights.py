@@ -7,7 +7,7 @@ import argparse
 import json
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,7 +27,7 @@ from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
 # What torch.load raises of files that are cut short or no pickle, beside what it refuses.
 DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error)
 HEADER = "fcmae"  # key of the metadata in a safetensors header or beside `model` in a .pt file
-CLASSES = "classes"  # likewise of the names of a classifier's classes, a JSON list
+CLASSES = "classes"  # likewise of the names of a classifier's classes, a JSON list of strings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,10 @@ class Weights:
     architecture: Architecture
     metadata: Metadata | None
     """None where the file has none: image size, mean and std are not known then."""
-    classes: tuple[str, ...] | None
-    """Names of the classifier's classes; None where the file has none."""
+    classes: tuple[str, ...]
+    """Names of the classifier's classes, their numbers where the file does not tell; or none."""
+    beside: dict[str, str]
+    """What else a file of ours tells, such as a fine-tuned one of its classes and task."""
     dropped: int
     """Tensors of a decoder that were left out."""
 
@@ -122,27 +124,24 @@ def read_weights(source: Path) -> Weights:
     beside = (source.parent / checkpoint.STATE).is_file()
     ours = beside and source.name in (checkpoint.MODEL, checkpoint.EMA)
     if source.is_file() and not ours:
-        path, (tensors, metadata, classes) = source, read_file(source)
+        path, (tensors, metadata, beside) = source, read_file(source)
     else:
         path = find_checkpoint(source)
         averaged = source.name == checkpoint.EMA
         tensors, metadata = read_checkpoint(path, checkpoint.EMA if averaged else checkpoint.MODEL)
-        classes = None
+        beside = {}
     try:
         known = metadata.architecture if metadata is not None else names.infer(tensors)
         kept = names.read(tensors, known)
+        classes = class_names(beside, count_classes(kept))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if classes is not None and len(classes) != count_classes(kept):
-        raise ValueError(
-            f"{path} names {len(classes)} classes, but its classifier has {count_classes(kept)}:"
-            f" correct {CLASSES!r} in its header"
-        )
     return Weights(
         tensors=kept,
         architecture=known,
         metadata=metadata,
         classes=classes,
+        beside=beside,
         dropped=len(tensors) - len(kept),
     )
 
@@ -150,6 +149,26 @@ def read_weights(source: Path) -> Weights:
 def count_classes(tensors: Mapping[str, Tensor]) -> int:
     """Of the classifier among tensors under our names; 0 where there is none."""
     return len(tensors.get(f"{CLASSIFIER}bias", ()))
+
+
+def class_names(beside: Mapping[str, str], count: int) -> tuple[str, ...]:
+    """The names that a file has for its `count` classes, or their numbers.
+
+    Raises:
+        ValueError: they are no list, or not as many.
+    """
+    if CLASSES not in beside:
+        return tuple(map(str, range(count)))
+    try:
+        found = tuple(map(str, json.loads(beside[CLASSES])))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the metadata under {CLASSES!r} are damaged: {error}") from error
+    if len(found) != count:
+        raise ValueError(
+            f"{len(found)} names for a classifier of {count} classes: correct {CLASSES!r} in the"
+            " header"
+        )
+    return found
 
 
 def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str, Tensor], Metadata]:
@@ -177,8 +196,8 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
     )
 
 
-def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, tuple[str, ...] | None]:
-    """The tensors of one file, the metadata in it and the names of classes, if there are any.
+def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, dict[str, str]]:
+    """The tensors of one file, the metadata in it if there is any, and what it tells beside that.
 
     Raises:
         OSError: it cannot be read.
@@ -195,22 +214,18 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, tuple[str
         raise ValueError(
             f"{path} ends in {path.suffix!r}; weights are read from .safetensors, .pt, .pth"
         )
-    if HEADER not in header:  # others may mean something else by CLASSES
-        return tensors, None, None
-    key = HEADER
+    if HEADER not in header:  # a file of others, who mean other things by CLASSES
+        return tensors, None, {}
     try:
-        metadata = Metadata.of_json(header[key])
-        key = CLASSES
-        classes = tuple(map(str, json.loads(header[key]))) if key in header else None
+        metadata = Metadata.of_json(header[HEADER])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: the metadata under {key!r} are damaged: {error}") from error
-    return tensors, metadata, classes
+        raise ValueError(f"{path}: the metadata under {HEADER!r} are damaged: {error}") from error
+    return tensors, metadata, {k: v for k, v in header.items() if k not in (HEADER, "format")}
 
 
-def header_for(metadata: Metadata, classes: Sequence[str] | None) -> dict[str, str]:
+def header_for(metadata: Metadata, beside: Mapping[str, str]) -> dict[str, str]:
     """What files of ours tell of themselves."""
-    header = {HEADER: json.dumps(asdict(metadata))}
-    return header if classes is None else header | {CLASSES: json.dumps(classes)}
+    return {HEADER: json.dumps(asdict(metadata)), **beside}
 
 
 def header_of(path: Path) -> dict[str, str]:
@@ -249,8 +264,7 @@ def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} holds no state dict, neither under the key 'model' nor as a whole:"
             f" {len(foreign)} entries are no tensors{names.listing(foreign)}"
         )
-    header = {k: outer[k] for k in (HEADER, CLASSES) if k in outer and found is not outer}
-    return tensors, header
+    return tensors, {key: value for key, value in outer.items() if isinstance(value, str)}
 
 
 def load_encoder(encoder: Encoder, source: Path, config: ModelConfig) -> str:

@@ -110,7 +110,8 @@ def create_any(
 def save(path: Path, model: nn.Module, metadata: Metadata, task: Task) -> None:
     """Write a fine-tuned model under timm's names; its task is in the header."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_timm(path, tensors, metadata, task.names, {"task": json.dumps(asdict(task))})
+    beside = {"classes": json.dumps(task.names), "task": json.dumps(asdict(task))}
+    save_timm(path, tensors, metadata, beside)
 
 
 def load(path: Path) -> tuple[nn.Module, Metadata, Task]:

@@ -27,11 +27,22 @@ import fcmae.export
 from data.decode import open_image
 from data.transforms import Normalise, centre_crop
 from fcmae import names
-from fcmae.convert import Target, as_timm, convert, create_timm, load_timm, save_timm, to_timm
+from fcmae.convert import (
+    Target,
+    as_timm,
+    convert,
+    create_timm,
+    load_timm,
+    read_metadata,
+    save_timm,
+    to_timm,
+)
 from fcmae.encoder import MODELS, Encoder
 from fcmae.export import onnx as export_onnx
 from fcmae.names import Architecture
 from fcmae.weights import Metadata, header_of, read_weights
+from finetune import classifier
+from finetune.tasks import Task
 
 NAMES = ["crack", "dent", "none"]
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.21, 0.22)
@@ -61,7 +72,8 @@ def weights(
         dim = len(tensors["head.norm.bias"])
         tensors["head.fc.weight"] = torch.randn(classes, dim, generator=generator)
         tensors["head.fc.bias"] = torch.randn(classes, generator=generator)
-    save_timm(path, tensors, metadata, class_names)
+    beside = {} if class_names is None else {"classes": json.dumps(class_names), "task": "{}"}
+    save_timm(path, tensors, metadata, beside)
     return path
 
 
@@ -174,6 +186,18 @@ def test_hub_weights_convert_back_to_equal_tensors_and_names(
     assert header_of(tmp_path / "back.safetensors") == header_of(fine_tuned)
 
 
+def test_fine_tuned_weights_keep_their_task(tmp_path: Path) -> None:
+    source = weights(tmp_path / "w.safetensors", classes=1)
+    metadata, task = (
+        read_metadata(source),
+        Task(kind="value", field="age", names=("age",), mean=40.0),
+    )
+    classifier.save(tmp_path / "tuned.safetensors", whole(source), metadata, task)
+    convert(tmp_path / "tuned.safetensors", tmp_path / "out", to="hub")
+    assert classifier.load(tmp_path / "out" / "model.safetensors")[1:] == (metadata, task)
+    assert '"mean": 40.0' in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_the_model_card_runs_and_tells_what_a_user_must_know(hub: Path) -> None:
     text = (hub / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
@@ -187,7 +211,13 @@ def test_the_model_card_runs_and_tells_what_a_user_must_know(hub: Path) -> None:
     scope = {"images": torch.randn(2, 3, 32, 32)}
     exec(code.replace("DIRECTORY", str(hub)), scope)
     assert scope["features"].shape == (2, 320)
-    for told in ("step 7", "32 x 32 px", "multiples of 8", "0.5, 0.4, 0.3", "crack, dent, none"):
+    for told in (
+        "step 7",
+        "32 x 32 px",
+        "multiples of 8",
+        "0.5, 0.4, 0.3",
+        '["crack", "dent", "none"]',
+    ):
         assert told in body
 
 
@@ -196,7 +226,7 @@ def test_the_model_card_of_foreign_weights_claims_no_pretraining(tmp_path: Path)
     save_file(load_file(source), tmp_path / "plain.safetensors")
     convert(tmp_path / "plain.safetensors", tmp_path / "out", to="hub", image_size=32)
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "converted from a file that tells nothing of its training" in text
+    assert "ConvNeXt V2, of no known pretraining." in text
     assert "image-feature-extraction" in text
 
 
@@ -244,6 +274,8 @@ def test_transformers_classifies_as_timm(tmp_path: Path, class_names: list[str] 
     model, told = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(told.values()), told
     assert model.config.id2label == dict(enumerate(class_names or ["0", "1", "2"]))
+    assert Metadata.of_json(model.config.fcmae["fcmae"]).mean == MEAN
+    assert ("task" in model.config.fcmae) == (class_names is not None)
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         found, wanted = model.eval()(images).logits, whole(source)(images)
@@ -383,7 +415,7 @@ def test_weights_beyond_one_onnx_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"convnextv2_huge has 2\.6 GB of weights, and an ONNX file"
     ):
-        export_onnx.write(tmp_path / "out.onnx", model, metadata, [])
+        export_onnx.write(tmp_path / "out.onnx", model, metadata, [], {})
 
 
 def test_an_onnx_file_has_its_suffix(fine_tuned: Path, tmp_path: Path) -> None:
@@ -432,7 +464,8 @@ def test_a_missing_extra_is_named(
 def test_class_names_fit_the_classifier(tmp_path: Path) -> None:
     source = weights(tmp_path / "w.safetensors", classes=3, class_names=NAMES[:2])
     with pytest.raises(
-        ValueError, match=r"names 2 classes, but its classifier has 3: correct 'classes' in"
+        ValueError,
+        match=r"w\.safetensors: 2 names for a classifier of 3 classes: correct 'classes' in",
     ):
         convert(source, tmp_path / "out", to="hub")
 

@@ -14,7 +14,7 @@ from fcmae import names
 from fcmae.encoder import SIZES
 from fcmae.export import staged
 from fcmae.layers import EPS
-from fcmae.weights import Metadata
+from fcmae.weights import Metadata, header_for
 
 try:
     from transformers import (
@@ -32,7 +32,11 @@ STRETCHED = 384  # px from which on ConvNextImageProcessor stretches images and 
 
 
 def write(
-    out: Path, tensors: Mapping[str, Tensor], metadata: Metadata, classes: Sequence[str]
+    out: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Metadata,
+    classes: Sequence[str],
+    beside: Mapping[str, str],
 ) -> None:
     """Write the directory `out`.
 
@@ -41,6 +45,7 @@ def write(
         tensors: under our names, complete with a final norm.
         metadata: what becomes configuration and preprocessing.
         classes: names of the classifier's classes, none without one.
+        beside: what else files of ours tell of these weights.
 
     Raises:
         FileExistsError: see `staged`.
@@ -57,6 +62,7 @@ def write(
         image_size=metadata.image_size[0],
         id2label=dict(enumerate(classes)),
         label2id={name: i for i, name in enumerate(classes)},
+        fcmae=header_for(metadata, beside),
     )
     kind = AutoModelForImageClassification if classes else AutoModel
     with torch.device("meta"):

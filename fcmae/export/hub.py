@@ -3,7 +3,7 @@
 `timm.create_model("local-dir:DIRECTORY", pretrained=True)` loads it; uploaded, "hf-hub:USER/NAME".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -45,11 +45,16 @@ features = model.forward_features(images).mean((2, 3))  # [batch, {dim}]
 | preprocessing | largest centred crop, resized bicubically, scaled to 0 ... 1, normalised |
 | mean | {mean} |
 | standard deviation | {std} |
-| classes | {classes} |
-"""
+{beside}"""
 
 
-def write(out: Path, model: nn.Module, metadata: Metadata, classes: Sequence[str]) -> None:
+def write(
+    out: Path,
+    model: nn.Module,
+    metadata: Metadata,
+    classes: Sequence[str],
+    beside: Mapping[str, str],
+) -> None:
     """Write the directory `out`.
 
     Args:
@@ -58,6 +63,7 @@ def write(out: Path, model: nn.Module, metadata: Metadata, classes: Sequence[str
         metadata: what becomes preprocessing and card; it goes into the weights' header too, which
             brings `python -m fcmae.convert OUT/model.safetensors` back.
         classes: names of the classifier's classes, none without one.
+        beside: what else files of ours tell of these weights.
 
     Raises:
         FileExistsError: see `staged`.
@@ -85,12 +91,14 @@ def write(out: Path, model: nn.Module, metadata: Metadata, classes: Sequence[str
         save_file(  # again, since timm's has no header
             model.state_dict(),
             partial / "model.safetensors",
-            metadata={"format": "pt", **header_for(metadata, classes or None)},
+            metadata={"format": "pt", **header_for(metadata, beside)},
         )
-        (partial / "README.md").write_text(card(model, metadata, classes), encoding="utf-8")
+        (partial / "README.md").write_text(card(model, metadata, classes, beside), encoding="utf-8")
 
 
-def card(model: nn.Module, metadata: Metadata, classes: Sequence[str]) -> str:
+def card(
+    model: nn.Module, metadata: Metadata, classes: Sequence[str], beside: Mapping[str, str]
+) -> str:
     """What the weights are, how to load them, what they expect."""
     family = metadata.model.split("_")[0]
     return CARD.format(
@@ -99,10 +107,10 @@ def card(model: nn.Module, metadata: Metadata, classes: Sequence[str]) -> str:
         model=metadata.model,
         title="ConvNeXt V2" if family == "convnextv2" else "ConvNeXt",
         origin=(
-            ", converted from a file that tells nothing of its training"
-            if metadata.step is None
-            else ", pretrained without labels as a fully convolutional masked autoencoder"
+            ", pretrained without labels as a fully convolutional masked autoencoder"
             f" ([FCMAE](https://arxiv.org/abs/2301.00808)), step {metadata.step}"
+            if metadata.step
+            else ", of no known pretraining"
         ),
         dim=model.num_features,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -112,5 +120,5 @@ def card(model: nn.Module, metadata: Metadata, classes: Sequence[str]) -> str:
         patch=8 * metadata.stem_stride,
         mean=", ".join(map(str, metadata.channel_mean)),
         std=", ".join(map(str, metadata.channel_std)),
-        classes=", ".join(classes) or "none",
+        beside="".join(f"| {key} | `{value}` |\n" for key, value in beside.items()),
     )

@@ -1,7 +1,7 @@
 """One ONNX file for images of any number and size, compared with torch before it has its name."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,7 +39,13 @@ class Outputs(nn.Module):
         return self.model.forward_features(images).mean((2, 3))
 
 
-def write(out: Path, model: nn.Module, metadata: Metadata, classes: Sequence[str]) -> float:
+def write(
+    out: Path,
+    model: nn.Module,
+    metadata: Metadata,
+    classes: Sequence[str],
+    beside: Mapping[str, str],
+) -> float:
     """Write the file `out`; the largest difference from torch, see `difference`.
 
     Input `images`: float32 `[batch, channels, height, width]`, height and width multiples of p,
@@ -50,6 +56,7 @@ def write(out: Path, model: nn.Module, metadata: Metadata, classes: Sequence[str
         model: timm's, with the weights.
         metadata: goes into the file's metadata, with what the input has to be.
         classes: names of the classifier's classes, none without one.
+        beside: what else files of ours tell of these weights.
 
     Raises:
         FileExistsError: see `staged`.
@@ -76,15 +83,15 @@ def write(out: Path, model: nn.Module, metadata: Metadata, classes: Sequence[str
         )
         assert program is not None
         ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
-        program.model.metadata_props.update(described(metadata, classes))
+        program.model.metadata_props.update(described(metadata, beside))
         program.save(partial, external_data=False)
         return difference(partial, outputs, metadata)
 
 
-def described(metadata: Metadata, classes: Sequence[str]) -> dict[str, str]:
+def described(metadata: Metadata, beside: Mapping[str, str]) -> dict[str, str]:
     """What a user of the file must know; JSON but for the sentences."""
     patch = 8 * metadata.stem_stride
-    return header_for(metadata, classes or None) | {
+    return header_for(metadata, beside) | {
         "input": f"images: float32 [batch, {metadata.in_chans}, height, width], RGB if there are"
         f" three channels; height and width are multiples of {patch}",
         "normalisation": "(x - mean) / std, x on the scale 0 to 1: a 255th of 8-bit pixels",
