@@ -1,0 +1,166 @@
+"""The results table of the README, made anew: scratch, FCMAE and timm's models on few labels.
+
+    python scripts/reproduce.py            # what is missing; goes on where it was stopped
+    python scripts/reproduce.py --table    # only the table, out of results that are there
+
+For each data set: pretrain without labels, convert, and fine-tune and probe on a part of the labels
+by `finetune.few_shot`, every model with `recipes/finetune/small.yaml`, over the same samples and
+seeds. Everything lies in runs/reproduce/; the table goes between two marks in the README.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+ROOT = Path(__file__).parents[1]
+RUNS = Path("runs/reproduce")
+LAUNCH = ("accelerate", "launch", "--quiet", "--num_processes", "1", "--num_machines", "1")
+LAUNCH += ("--mixed_precision", "no", "--dynamo_backend", "no")
+SMALL = "scripts/recipes/finetune/small.yaml"
+BASELINES = ("resnet18", "vit_tiny_patch16_224", "convnext_atto")
+BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
+SEEDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """One data set of the table."""
+
+    name: str
+    title: str
+    recipe: str
+    """Of the pretraining."""
+    train: str
+    test: str
+    group: str
+    fraction: float
+    """Of the training labels."""
+    size: int
+    """Side in pixels of the images that timm's models see."""
+    in_chans: int
+    mean: float
+    std: float
+    metrics: tuple[str, ...]
+
+    @property
+    def run(self) -> Path:
+        """Where its runs lie."""
+        return RUNS / self.name
+
+
+SETS = (
+    DataSet(
+        name="elpv",
+        title="ELPV, photographs of solar cells",
+        recipe="scripts/recipes/elpv.yaml",
+        train="datasets/elpv/train-{000000..000003}.tar",
+        test="datasets/elpv/test-000000.tar",
+        group="block",
+        fraction=0.1,
+        size=128,
+        in_chans=1,
+        mean=0.598,
+        std=0.163,
+        metrics=("balanced_accuracy", "auc"),
+    ),
+    DataSet(
+        name="emoji",
+        title="rendered emoji artwork",
+        recipe="scripts/recipes/demo.yaml",
+        train="data/demo/train-{000000..000003}.tar.gz",
+        test="data/demo/test-000000.tar.gz",
+        group="group",
+        fraction=0.1,
+        size=64,
+        in_chans=3,
+        mean=0.5,
+        std=0.25,
+        metrics=("accuracy", "balanced_accuracy"),
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Make the results table of the README anew."""
+
+    table: bool = False
+    """Only write the table, out of the results that are there."""
+
+
+def command(program: Sequence[str], run: Path, name: str) -> None:
+    """Run a program; its seconds are added to those of earlier calls in run/seconds.json."""
+    began = time.monotonic()
+    env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(os.cpu_count())} | os.environ
+    done = subprocess.run([*LAUNCH, *program], env=env, check=False)
+    run.mkdir(parents=True, exist_ok=True)
+    seconds = read(run / "seconds.json")
+    seconds[name] = seconds.get(name, 0) + time.monotonic() - began
+    (run / "seconds.json").write_text(json.dumps(seconds, indent=2) + "\n")
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing if it is not there."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def make(data: DataSet) -> None:
+    """Pretrain, convert and fine-tune; what is complete is passed over."""
+    run, weights = data.run, data.run / "encoder.safetensors"
+    if not weights.exists():
+        pretrained = run / "pretrain"
+        command(("pretrain.py", data.recipe, "--run.dir", str(pretrained)), run, "pretrain")
+        convert = (sys.executable, "-m", "fcmae.convert", str(pretrained), str(weights))
+        subprocess.run(convert, check=True)
+    shards = ("--data.train", data.train, "--data.test", data.test, "--data.group", data.group)
+    protocol = ("-m", "finetune.few_shot", SMALL, *shards, "--seeds", str(SEEDS))
+    protocol += ("--fractions", str(data.fraction), "--metric", data.metrics[0])
+    ours = ("--weights", str(weights), "--out", str(run / "fcmae.json"))
+    if not (run / "fcmae.json").exists():
+        command((*protocol, *ours), run, "fcmae")
+    images = ("--random.image_size", str(data.size), "--random.in_chans", str(data.in_chans))
+    images += ("--random.mean", str(data.mean), "--random.std", str(data.std))
+    for name in BASELINES:
+        out = run / f"{name}.json"
+        flags = ("--backbone", f"timm:{name}", "--methods", "finetune", "--out", str(out))
+        if not out.exists():
+            command((*protocol, *flags, *images), run, name)
+
+
+def rows_of(data: DataSet) -> list[list[str]]:
+    """The rows of a data set: model, measures, hours."""
+    seconds = read(data.run / "seconds.json")
+    own = {
+        "convnextv2_atto, random": ("fcmae", "random"),
+        "convnextv2_atto, FCMAE": ("fcmae", "pretrained"),
+    }
+    timm = {f"timm {name}": (name, f"timm_{name}") for name in BASELINES}
+    rows = []
+    for title, (folder, start) in (own | timm).items():
+        for method in ("probe", "finetune"):
+            cells = sorted((data.run / folder).glob(f"*-{start}-{method}.json"))
+            found = [read(cell)["measured"] for cell in cells]
+            if len(found) < SEEDS:
+                continue
+            measures = [mean_and_spread([f[metric] for f in found]) for metric in data.metrics]
+            rows.append([title, method, *measures])
+    hours = sum(seconds.values()) / 3600
+    rows.append([f"all of it: {hours:.1f} h", "", *("" for _ in data.metrics)])
+    return rows
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """As in the table."""
+    mean = sum(values) / len(values)
+    std = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
+    return f"{mean:.3f} ± {std:.3f}"
