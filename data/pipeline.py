@@ -55,9 +55,9 @@ class DataConfig:
 class ShardImages(Dataset[dict[str, Any]]):
     """Images of shards, by (epoch, sample).
 
-    An item is `{"image": UInt8|Float32[c, h, w], "epoch": int, "sample": int, "label": target,
-    "broken": str}`. A sample is broken if it has no image, one that cannot be decoded, or a label
-    that is none of its target's kind; one without a label is not.
+    An item is `{"image": UInt8|Float32[c, h, w], "key": str, "epoch": int, "sample": int,
+    "label": target, "broken": str}`. A sample is broken if it has no image, one that cannot be
+    decoded, or a label that is none of its target's kind; one without a label is not.
 
     A broken sample gives zeros and a missing label. With `replace` the next one of its shard that
     can be read takes its place, cropped and masked as the broken one would have been, so that
@@ -143,6 +143,7 @@ class ShardImages(Dataset[dict[str, Any]]):
             )
         return {
             "image": image,
+            "key": members["__key__"],
             "epoch": epoch,
             "sample": sample,
             "label": label,

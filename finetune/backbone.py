@@ -1,5 +1,6 @@
 """The frozen backbone: converted weights, or the random initialisation they are compared with."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,3 +64,11 @@ def of_flags(random: RandomConfig, model: str, step: int | None) -> Metadata:
         stem_stride=random.stem_stride,
         step=step,
     )
+
+
+def sha256_of(model: nn.Module, metadata: Metadata) -> str:
+    """Of all that decides the features of an image, in hexadecimal."""
+    digest = hashlib.sha256(repr(metadata).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

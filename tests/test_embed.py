@@ -1,0 +1,235 @@
+"""The file of features: its rows, who wrote them, kills, and what is refused."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from pyarrow import parquet
+
+from data.decode import open_image
+from data.transforms import centre_crop
+from data.write import write_shards
+from finetune.backbone import RandomConfig, backbone
+from finetune.embed import EmbedConfig, EmbedData, assemble, embed
+from tests.runs import ROOT, environment, torchrun
+from tests.test_kills import kill, wait_for
+from tests.test_pipeline import png
+
+TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
+DATA = EmbedData(batch_size=4, workers=0)
+N = 60
+
+
+def sample(i: int) -> dict:
+    """Every fourth has no label, and so has the one that is broken."""
+    if i == 7:
+        return {"__key__": "broken", "png": b"no image"}
+    return {"__key__": f"s{i}", "png": png(i), **({"cls": i % 3} if i % 4 else {})}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("shards")
+    write_shards((sample(i) for i in range(N)), folder, "train", N // 2)
+    return str(folder / "train-{000000..000001}.tar")
+
+
+def config_of(shards: str, out: Path) -> EmbedConfig:
+    lax = replace(DATA, max_bad_fraction=0.1)
+    return EmbedConfig(paths=(shards, str(out)), weights="none", data=lax, random=TINY, piece=10)
+
+
+def command(shards: str, out: Path, launcher: tuple[str, ...] = ()) -> list[str]:
+    """The same from a command line, in pieces of two."""
+    start = [sys.executable, *launcher, "-m", "finetune.embed", shards, str(out)]
+    flags = "--weights none --random.image_size 16 --random.stem_stride 1 --data.workers 0"
+    return [*start, *flags.split(), "--data.max_bad_fraction", "0.1", "--piece", "2"]
+
+
+def run(shards: str, out: Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(shards, out, launcher),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+
+
+def kill_at(parts: int, shards: str, out: Path, launcher: tuple[str, ...] = ()) -> None:
+    """Start, and kill all processes as soon as so many parts are there."""
+    process = subprocess.Popen(
+        command(shards, out, launcher),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(),
+        start_new_session=True,
+    )
+    folder = out.with_name(f"{out.name}.parts")
+    wait_for(lambda: len(list(folder.glob("part-*.parquet"))) >= parts, process)
+    kill(process)
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shards: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    out = tmp_path_factory.mktemp("embed") / "out.parquet"
+    done = run(shards, out)
+    assert done.returncode == 0, done.stderr
+    assert "features of 59 samples, 1 left out" in done.stdout
+    return out.read_bytes()
+
+
+def test_every_whole_sample_has_a_row(
+    shards: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accelerator, out = Accelerator(cpu=True), tmp_path / "out.parquet"
+    assert embed(config_of(shards, out), accelerator).endswith("59 samples, 1 left out")
+    assert "skipped train-000000.tar: sample 'broken': " in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]  # and no parts
+    rows, whole = parquet.read_table(out).to_pylist(), [i for i in range(N) if i != 7]
+    assert [row["key"] for row in rows] == [f"s{i}" for i in whole]
+    assert [row["label"] for row in rows] == [i % 3 if i % 4 else None for i in whole]
+    folder = Path(shards).parent
+    urls = [str(folder / f"train-{i:06d}.tar") for i in range(2)]
+    assert [row["url"] for row in rows] == [urls[i // 30] for i in whole]
+    model, _ = backbone("none", TINY)
+    for i in (0, 31):
+        image = centre_crop(open_image(png(i), "png", 3), (16, 16))
+        with torch.no_grad():
+            maps = model.eval().forward_features((image[None] / 255 - 0.5) / 0.25)  # type: ignore[operator]
+        found = torch.tensor(rows[whole.index(i)]["feature"])
+        # batches of other sizes take other convolution kernels
+        torch.testing.assert_close(found, maps.mean((2, 3))[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_file_says_what_it_was_made_with(shards: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    embed(config_of(shards, out), Accelerator(cpu=True))
+    file = parquet.ParquetFile(out)
+    made = {k.decode(): v.decode() for k, v in file.schema_arrow.metadata.items()}
+    assert (made["model"], made["weights"], made["step"]) == ("convnextv2_atto", "none", "0")
+    assert (made["image_size"], made["mean"], made["std"]) == ("[16, 16]", "[0.5]", "[0.25]")
+    types = [str(field.type) for field in file.schema_arrow]
+    assert types == ["string", "string", "int64", "fixed_size_list<element: float>[320]"]
+    assert file.num_row_groups == 6  # a piece each
+
+
+def test_other_batches_and_pieces_give_the_same_features(shards: str, tmp_path: Path) -> None:
+    tables = []
+    for piece, batch_size in ((10, 4), (7, 60)):
+        out = tmp_path / f"{piece}.parquet"
+        config = config_of(shards, out)
+        data = replace(config.data, batch_size=batch_size)
+        embed(replace(config, piece=piece, data=data), Accelerator(cpu=True))
+        tables.append(parquet.read_table(out))
+    one, other = (torch.tensor(table.column("feature").to_pylist()) for table in tables)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert tables[0].drop_columns("feature").equals(tables[1].drop_columns("feature"))
+
+
+@pytest.mark.dist
+def test_two_processes_finish_what_one_began_to_the_same_bytes(
+    uninterrupted: bytes, shards: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    kill_at(5, shards, out)
+    done = run(shards, out, torchrun(2))
+    assert done.returncode == 0, done.stderr
+    assert "of 30 parts are there already" in done.stdout
+    assert out.read_bytes() == uninterrupted
+    assert list(tmp_path.iterdir()) == [out]  # and no parts
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_two_processes_killed_three_times_end_with_the_bytes_of_one(
+    uninterrupted: bytes, shards: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.parquet"
+    for known in (1, 12, 20):
+        kill_at(known, shards, out, torchrun(2))
+    done = run(shards, out, torchrun(2))
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == uninterrupted
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_two_processes_end_with_the_bytes_of_one(
+    uninterrupted: bytes, shards: str, tmp_path: Path
+) -> None:
+    done = run(shards, tmp_path / "out.parquet", torchrun(2))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.parquet").read_bytes() == uninterrupted
+
+
+def test_broken_samples_of_finished_parts_count_too(shards: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    config, accelerator = config_of(shards, out), Accelerator(cpu=True)
+    strict = replace(config, data=replace(config.data, max_bad_fraction=0.01))
+    for _ in range(2):  # found in a batch, and noted in its part
+        with pytest.raises(ValueError, match=r"1 of 60 samples are broken.*sample 'broken'"):
+            embed(strict, accelerator)
+    assert len(list(tmp_path.glob("*.parts/part-*"))) == 1
+    assert "1 left out" in embed(config, accelerator)
+
+
+def test_parts_of_another_command_are_refused(shards: str, tmp_path: Path) -> None:
+    out, accelerator = tmp_path / "out.parquet", Accelerator(cpu=True)
+    config = config_of(shards, out)
+    with pytest.raises(ValueError, match="samples are broken"):
+        embed(replace(config, data=DATA), accelerator)
+    first = shards.replace("{000000..000001}", "000000")
+    for other, message in (
+        (replace(config, random=replace(TINY, seed=1)), r"weights_sha256: \w+ -> \w+"),
+        (replace(config, random=replace(TINY, std=(0.5,))), r"std: \[0.25\] -> \[0.5\]"),
+        (replace(config, data=replace(config.data, pixels="float32")), "pixels: uint8 -> float32"),
+        (replace(config, paths=(first, str(out))), "samples: 60 -> 30; shards_sha256: "),
+        (replace(config, piece=5), "piece: 10 -> 5"),
+    ):
+        with pytest.raises(ValueError, match=f"parts of another command.*{message}.*delete the"):
+            embed(other, accelerator)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"paths": ("a.tar", "b.tar")}, r"'a.tar b.tar' must be shards, then the file to write"),
+        ({"paths": ("out.parquet",)}, r"'out.parquet' must be shards, then the file to write: SHA"),
+        ({"paths": ()}, r"'' must be shards, then the file to write: SHARDS OUT.parquet"),
+        ({"piece": 0}, r"piece=0 must be at least 1"),
+        ({"data": EmbedData(batch_size=0)}, r"data.batch_size=0 must be at least 1"),
+    ],
+)
+def test_bad_options_are_named(options: dict, message: str, shards: str, tmp_path: Path) -> None:
+    config = config_of(shards, tmp_path / "out.parquet")
+    with pytest.raises(ValueError, match=message):
+        embed(replace(config, **options), Accelerator(cpu=True))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_exists_is_kept(shards: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    out.write_text("mine")
+    with pytest.raises(FileExistsError, match=r"out.parquet exists and is never overwritten"):
+        embed(config_of(shards, out), Accelerator(cpu=True))
+    assert out.read_text() == "mine"
+
+
+def test_a_part_on_another_disk_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"part-0.parquet is missing: all processes have"):
+        assemble([tmp_path / "part-0.parquet"], tmp_path / "out.parquet", {})
+
+
+def test_the_extra_is_named(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fcmae\[parquet\]'"):
+        embed(config_of(shards, tmp_path / "out.parquet"), Accelerator(cpu=True))
