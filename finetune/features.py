@@ -264,9 +264,14 @@ def whiten(fit: Features, *others: Features) -> tuple[Features, ...]:
     directions, so that empty ones are not blown up. Source: Jegou and Chum, ECCV 2012.
     """
     mean = fit.x.double().mean(0)
-    variance, directions = torch.linalg.eigh(torch.cov((fit.x - mean).T))
-    project = directions / (variance + RIDGE * variance.mean()).clamp_min(TINY).sqrt()
+    project = whitening(torch.cov((fit.x - mean).T), RIDGE)
     return tuple(Features(((f.x - mean) @ project).float(), f.y, f.groups) for f in (fit, *others))
+
+
+def whitening(covariance: Float[Tensor, "d d"], ridge: float) -> Float[Tensor, "d d"]:
+    """The projection to unit covariance; `ridge` mean variances are added to all directions."""
+    variance, directions = torch.linalg.eigh(covariance)
+    return directions / (variance + ridge * variance.mean()).clamp_min(TINY).sqrt()
 
 
 def spread(values: list[float]) -> dict[str, Any]:
