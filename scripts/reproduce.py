@@ -13,12 +13,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tyro
+
+from finetune.features import spread
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/reproduce")
@@ -137,30 +139,60 @@ def make(data: DataSet) -> None:
             command((*protocol, *flags, *images), run, name)
 
 
-def rows_of(data: DataSet) -> list[list[str]]:
-    """The rows of a data set: model, measures, hours."""
-    seconds = read(data.run / "seconds.json")
-    own = {
+def rows_of(data: DataSet) -> Iterator[list[str]]:
+    """The rows of a data set, of what is complete: model, method, measures."""
+    starts = {
         "convnextv2_atto, random": ("fcmae", "random"),
         "convnextv2_atto, FCMAE": ("fcmae", "pretrained"),
+        **{f"timm's {name}, random": (name, f"timm_{name}") for name in BASELINES},
     }
-    timm = {f"timm {name}": (name, f"timm_{name}") for name in BASELINES}
-    rows = []
-    for title, (folder, start) in (own | timm).items():
+    for title, (folder, start) in starts.items():
         for method in ("probe", "finetune"):
             cells = sorted((data.run / folder).glob(f"*-{start}-{method}.json"))
-            found = [read(cell)["measured"] for cell in cells]
-            if len(found) < SEEDS:
-                continue
-            measures = [mean_and_spread([f[metric] for f in found]) for metric in data.metrics]
-            rows.append([title, method, *measures])
-    hours = sum(seconds.values()) / 3600
-    rows.append([f"all of it: {hours:.1f} h", "", *("" for _ in data.metrics)])
-    return rows
+            if len(cells) == SEEDS:
+                found = [read(cell)["measured"] for cell in cells]
+                yield [title, method, *(cell_of([f[m] for f in found]) for m in data.metrics)]
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """As in the table."""
-    mean = sum(values) / len(values)
-    std = (sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5
-    return f"{mean:.3f} ± {std:.3f}"
+def cell_of(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    found = spread(values)
+    return f"{found['mean']:.3f} ± {found['std']:.3f}"
+
+
+def table(data: DataSet) -> list[str]:
+    """The lines of one data set; none before anything was measured."""
+    rows = list(rows_of(data))
+    if not rows:
+        return []
+    hours = sum(read(data.run / "seconds.json").values()) / 3600
+    names = ["AUC" if m == "auc" else m.replace("_", " ") for m in data.metrics]
+    return [
+        f"{data.title}, {100 * data.fraction:g} % of the training labels, {SEEDS} seeds,"
+        f" {hours:.1f} h:",
+        "",
+        f"| model | method | {' | '.join(names)} |",
+        "|---" * (2 + len(names)) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+
+
+def main() -> None:
+    """Run what is missing, then write the table into the README."""
+    args = tyro.cli(Reproduce, description=__doc__)
+    os.chdir(ROOT)
+    if not (args.table or Path("datasets/elpv").exists()):
+        subprocess.run([sys.executable, "-m", "data.elpv", "datasets/elpv"], check=True)
+    for data in SETS:
+        if not args.table:
+            make(data)
+    readme = Path("README.md")
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    lines = [BEGIN, "", *(line for data in SETS for line in table(data)), END]
+    readme.write_text(before + "\n".join(lines) + after)
+
+
+if __name__ == "__main__":
+    main()

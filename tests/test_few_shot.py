@@ -1,0 +1,116 @@
+"""Few labels: what is drawn, the table of a small run, and going on with it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune.few_shot import draw
+from tests.runs import ROOT, environment
+from tests.test_finetune import SMALL, write_images
+
+LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+CELLS = {
+    f"{size}-seed{seed}-random-{method}.json"
+    for size in ("20pc", "1_per_class")
+    for seed in (0, 1)
+    for method in ("probe", "finetune")
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(0.1, [6, 3, 1]), (0.01, [1, 1, 1]), (4, [4, 4, 4]), (1.0, [60, 30, 10])]
+)
+def test_shares_and_numbers_are_of_each_class(size: float | int, expected: list[int]) -> None:
+    chosen = draw(LABELS, size, generator())
+    assert len(chosen.unique()) == len(chosen)
+    assert LABELS[chosen].bincount().tolist() == expected
+
+
+def test_what_is_drawn_is_a_function_of_the_seed() -> None:
+    a, b, c = (draw(LABELS, 0.1, generator(seed)) for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (11, r"per_class has 11, but class 2 has 10 training samples: give fewer, or shares"),
+        (0, r"per_class has 0, but class 0 has 60"),
+        (1.5, r"fractions has 1\.5, which must lie in \(0, 1\]"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(size: float | int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw(LABELS, size, generator())
+
+
+def few_shot(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    data = ("--data.train", str(folder / "train-000000.tar"), "--data.workers", "0")
+    data += ("--data.test", str(folder / "test-000000.tar"), "--out", str(folder / "out.json"))
+    short = ("--optim.steps", "2", "--optim.batch_size", "4", "--seeds", "2")
+    short += ("--fractions", "0.2", "--per_class", "1", *SMALL)
+    return subprocess.run(
+        [sys.executable, "-m", "finetune.few_shot", *data, *short, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("few")
+    for name, n in (("train", 30), ("test", 12)):
+        write_images(folder, name, n)
+    finished = few_shot(folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
+
+
+def test_every_size_seed_and_method_is_run_and_summed_up(done: tuple[Path, str]) -> None:
+    folder, told = done
+    assert {path.name for path in (folder / "out").glob("*.json")} == CELLS
+    found = json.loads((folder / "out.json").read_text())
+    assert found["samples"] == {"20%": 6, "1 per class": 3}
+    assert found["results"].keys() == found["samples"].keys()
+    for row in found["results"].values():
+        assert row.keys() == {"random probe", "random finetune"}
+        assert all(len(column["values"]) == 2 for column in row.values())
+    assert "accuracy, 2 seeds" in told
+    assert (folder / "out.png").stat().st_size > 5000
+
+
+def test_a_restart_runs_what_is_missing_alone(done: tuple[Path, str]) -> None:
+    folder, _ = done
+    cells = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*-probe.json")}
+    missing, *kept = cells
+    missing.unlink()
+    again = few_shot(folder)
+    assert again.returncode == 0, again.stderr
+    assert missing.exists()
+    assert "steps of 4" not in again.stdout  # nothing was fine-tuned
+    assert json.loads((folder / "out.json").read_text())["samples"] == {"20%": 6, "1 per class": 3}
+    assert kept
+
+
+def test_results_of_another_config_are_not_taken_for_these(done: tuple[Path, str]) -> None:
+    again = few_shot(done[0], "--probe_lr", "0.5")
+    assert again.returncode == 1
+    assert "was made with another config (probe_lr: 0.01 -> 0.5); choose another" in again.stderr
+
+
+def test_a_measure_that_is_none_is_refused(done: tuple[Path, str]) -> None:
+    again = few_shot(done[0], "--metric", "iou")
+    assert again.returncode == 1
+    assert "metric=iou is none of accuracy, balanced_accuracy, macro_f1, auc" in again.stderr

@@ -1,0 +1,139 @@
+"""Predictions on files: table, JSON, every kind of head, and files that are no images."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fcmae.config import run_program
+from finetune import classifier
+from finetune.backbone import RandomConfig
+from finetune.classifier import ModelConfig
+from finetune.predict import main
+from finetune.tasks import Task
+from tests.runs import ROOT, environment
+from tests.test_pipeline import png
+
+RANDOM = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
+CLASSES = Task(kind="class", field="", names=("a", "b", "c"))
+
+
+def save(folder: Path, task: Task = CLASSES) -> Path:
+    path = folder / "weights.safetensors"
+    config = ModelConfig(random=RANDOM, head_init_scale=1.0)
+    model, metadata = classifier.create(config, task.outputs, 0)
+    classifier.save(path, model, metadata, task)
+    return path
+
+
+def images(folder: Path) -> Path:
+    inside = folder / "images"
+    inside.mkdir()
+    for i in range(2):
+        (inside / f"{i}.png").write_bytes(png(i))
+    (inside / "notes.txt").write_text("no image")
+    return inside
+
+
+def predict(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in argv])
+    told = capsys.readouterr()
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code, told.out, told.err
+
+
+def test_json_has_the_most_probable_classes_of_each_image(tmp_path: Path, capsys) -> None:
+    weights, folder = save(tmp_path), images(tmp_path)
+    status, out, _ = predict(capsys, folder, "--weights", weights, "--json", "--top", "2")
+    assert status == 0
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [Path(line["image"]).name for line in lines] == ["0.png", "1.png"]
+    for line in lines:
+        first, second = (row["probability"] for row in line["top"])
+        assert 1 >= first >= second >= 0
+    _, out, _ = predict(capsys, folder, "--weights", weights, "--json", "--top", "9")
+    top = json.loads(out.splitlines()[0])["top"]
+    assert {row["class"] for row in top} == {"a", "b", "c"}
+    assert sum(row["probability"] for row in top) == pytest.approx(1)
+
+
+def test_predictions_are_those_of_the_model(tmp_path: Path, capsys) -> None:
+    from data.decode import open_image
+    from data.transforms import Normalise, centre_crop
+
+    weights, folder = save(tmp_path), images(tmp_path)
+    model, metadata, _ = classifier.load(weights)
+    image = centre_crop(open_image(png(0), "png", 3), (16, 16))[None]
+    normalise = Normalise(metadata.mean, metadata.std, 3)
+    with torch.no_grad():
+        expected = model.eval()(normalise(image)).softmax(1)[0]
+    _, out, _ = predict(capsys, folder / "0.png", "--weights", weights, "--json")
+    found = {row["class"]: row["probability"] for row in json.loads(out)["top"]}
+    assert [found[name] for name in CLASSES.names] == pytest.approx(expected.tolist())
+
+
+def test_values_are_answered_on_their_scale(tmp_path: Path, capsys) -> None:
+    task = Task(kind="value", field="size", names=("size",), mean=100.0, std=1.0)
+    weights, folder = save(tmp_path, task), images(tmp_path)
+    _, out, _ = predict(capsys, folder, "--weights", weights, "--json")
+    assert all(90 < json.loads(line)["size"] < 110 for line in out.splitlines())
+
+
+def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys) -> None:
+    weights, folder = save(tmp_path), images(tmp_path)
+    (folder / "broken.png").write_bytes(b"nonsense")
+    status, out, err = predict(capsys, folder, "--weights", weights)
+    assert status == 1
+    assert "1.png" in out
+    assert err.splitlines() == [
+        f"error: {folder}/broken.png: 8 bytes cannot be decoded as an image (no known format)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("{folder}/nothing.png",), "nothing.png does not exist"),
+        (("{empty}",), "holds no jpg, jpeg, png"),
+        (("{folder}", "--top", "0"), "top=0 must be at least 1"),
+        (("{folder}", "--weights", "{folder}/x.safetensors"), "x.safetensors do not exist"),
+        (("{folder}", "--weights", "{headless}"), "has no head; fine-tune it with"),
+    ],
+)
+def test_bad_input_ends_in_one_line(
+    argv: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fcmae.convert import save_timm
+    from finetune.backbone import backbone
+
+    weights, folder = save(tmp_path), images(tmp_path)
+    (tmp_path / "empty").mkdir()
+    model, metadata = backbone("none", RANDOM)
+    headless = tmp_path / "encoder.safetensors"
+    save_timm(headless, model.state_dict(), metadata)
+    places = {"folder": folder, "empty": tmp_path / "empty", "headless": headless}
+    flags = [part.format(**places) for part in argv]
+    flags += [] if "--weights" in argv else ["--weights", str(weights)]
+    monkeypatch.setattr(sys, "argv", ["finetune.predict", *flags])
+    with pytest.raises(SystemExit) as stopped:
+        run_program(main)
+    assert message in str(stopped.value)
+    assert "\n" not in str(stopped.value)
+
+
+def test_the_program_prints_a_table(tmp_path: Path) -> None:
+    weights, folder = save(tmp_path), images(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune.predict", str(folder), "--weights", str(weights)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment({"COLUMNS": "200"}),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "class (probability)" in done.stdout
