@@ -1,12 +1,13 @@
-"""Features of labelled shards, extracted once: the final stage, averaged over positions."""
+"""Features of labelled shards, extracted once and pooled to one vector an image."""
 
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from data.transforms import Normalise
 from fcmae.checkpoint import write_text
 from fcmae.convert import Metadata
 from finetune.backbone import RandomConfig, backbone
+from finetune.pooling import Pool, pooled
 
 RIDGE = 1e-3  # of the mean variance, in whitening
 TINY = 1e-30  # features that do not vary at all stay zero
@@ -68,6 +70,8 @@ class ProbeConfig:
     """The JSON file to write."""
     cache: Path | None = None
     """Directory where features are kept for the next program that asks for the same ones."""
+    pool: Pool = "last"
+    """The last stage averaged over positions, or the averages of all four stages side by side."""
     random: RandomConfig = field(default_factory=RandomConfig)
     seeds: int = 3
     """Repetitions, each with its own held-out data and order; mean and spread are reported."""
@@ -93,7 +97,7 @@ def labelled_features(
 
     Raises:
         OSError, ValueError: shards or weights that cannot be used, missing labels, test classes
-            that the training data lacks.
+            that the training data lacks, or see `check_classes`.
     """
     model, metadata = backbone(config.weights, config.random)
     model = model.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -104,10 +108,12 @@ def labelled_features(
     unknown = sorted(set(test.y.tolist()) - set(train.y.tolist()))
     if unknown:
         raise ValueError(f"the test data has classes {unknown} that the training data lacks")
+    check_classes(train.y)
     made = {
         "weights": config.weights,
         "model": metadata.model,
         "step": metadata.step,
+        "pool": config.pool,
         "image_size": metadata.image_size,
         "train_samples": len(train.y),
         "test_samples": len(test.y),
@@ -115,6 +121,24 @@ def labelled_features(
         "classes": int(train.y.max()) + 1,
     }
     return train, test, made
+
+
+def check_classes(y: Int[Tensor, " n"]) -> None:
+    """Every class up to the largest has a sample.
+
+    Raises:
+        ValueError: some have none.
+    """
+    present, last = set(y.tolist()), int(y.max())
+    lacking = last + 1 - len(present)
+    if lacking:
+        named = islice((c for c in range(last) if c not in present), 10)  # a label may be huge
+        more = ", ..." if lacking > 10 else ""
+        raise ValueError(
+            f"{lacking} of the classes 0 to {last} have no training sample"
+            f" ({', '.join(map(str, named))}{more}): is a shard missing from --data.train? If not,"
+            " number the classes without gaps"
+        )
 
 
 def cached(
@@ -126,15 +150,16 @@ def cached(
 ) -> tuple[Features, int]:
     """The features of these shards, from the cache if it has them, and how many were broken.
 
-    A file's name is a hash of what its contents depend on: shards, weights, metadata, the share of
-    broken samples that was let pass.
+    A file's name is a hash of what its contents depend on: shards, weights, metadata, pooling, the
+    share of broken samples that was let pass.
     """
     data = config.data
     images = labelled_images(spec, metadata, data)
     path = None
     if config.cache is not None:
         # with the share, since features made under a laxer one may have too many broken samples
-        made_of = (metadata, data.pixels, data.max_bad_fraction, [s.sha256 for s in images.shards])
+        shards = [shard.sha256 for shard in images.shards]
+        made_of = (metadata, config.pool, data.pixels, data.max_bad_fraction, shards)
         key = hashlib.sha256(repr(made_of).encode())
         for name, tensor in model.state_dict().items():
             key.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -146,7 +171,7 @@ def cached(
     else:
         found = None
     if found is None:
-        x, y, whole = extract(model, images, metadata, data, accelerator)
+        x, y, whole = extract(model, images, metadata, data, config.pool, accelerator)
         found = {"x": x, "y": y, "whole": whole}
         if path is not None and accelerator.is_main_process:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +200,7 @@ def extract(
     images: ShardImages,
     metadata: Metadata,
     data: LabelledData,
+    pool: Pool,
     accelerator: Accelerator,
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"], Bool[Tensor, " n"]]:
     """Features and labels of all samples, and which were whole; broken ones have no meaning.
@@ -182,7 +208,7 @@ def extract(
     The processes share the work and each gets all of it.
 
     Raises:
-        ValueError: a sample without a label, or too many broken ones.
+        ValueError: a sample without a label, too many broken ones, or see `pooled`.
     """
     world = accelerator.num_processes
     loader = eval_loader(
@@ -193,12 +219,11 @@ def extract(
         world=world,
     )
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(accelerator.device)
-    forward = cast("Callable[[Tensor], Tensor]", model.forward_features)
     rows, labels, broken = [], [], list[str]()
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
     for batch in tqdm(loader, desc="features", unit="batch", disable=quiet):
         x = normalise(batch["image"].to(accelerator.device))
-        rows.append(forward(x).mean((2, 3)).float().cpu())
+        rows.append(pooled(model, x, pool).float().cpu())
         labels.append(batch["label"])
         broken += batch["broken"]
     order = torch.cat([torch.arange(r, len(images), world) for r in range(world)]).argsort()
@@ -238,24 +263,6 @@ def groups_of(images: ShardImages, name: str, samples: Sequence[int]) -> Int[Ten
     return torch.from_numpy(np.unique(values, return_inverse=True)[1])
 
 
-def hold_out(
-    train: Features, share: float, generator: torch.Generator
-) -> tuple[Features, Features]:
-    """Split off about `share` of the samples, by whole groups.
-
-    Raises:
-        ValueError: one side would be empty.
-    """
-    groups = train.groups.unique()
-    held = groups[torch.randperm(len(groups), generator=generator)[: round(share * len(groups))]]
-    side = torch.isin(train.groups, held)
-    if side.all() or not side.any():
-        raise ValueError(
-            f"data.held_out={share} of {len(groups)} groups leaves one side empty; choose another"
-        )
-    return train.take(~side), train.take(side)
-
-
 def whiten(fit: Features, *others: Features) -> tuple[Features, ...]:
     """Zero mean and unit covariance (PCA whitening), both measured on `fit`.
 
@@ -274,12 +281,12 @@ def whitening(covariance: Float[Tensor, "d d"], ridge: float) -> Float[Tensor, "
     return directions / (variance + ridge * variance.mean()).clamp_min(TINY).sqrt()
 
 
-def spread(values: list[float]) -> dict[str, Any]:
+def spread(values: Sequence[float]) -> dict[str, Any]:
     """Mean and sample standard deviation."""
     return {
         "mean": float(np.mean(values)),
         "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-        "values": values,
+        "values": list(values),
     }
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,15 +21,16 @@ from finetune.features import (
     LabelledData,
     ProbeConfig,
     extract,
-    hold_out,
     labelled_features,
     labelled_images,
     report,
     spread,
     whiten,
 )
+from finetune.splits import splits
 
 TEMPERATURE = 0.07
+STEPS = 2**24  # similarities are told apart to 2^-24, as float32 does just below 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,34 @@ class KnnConfig(ProbeConfig):
 
 
 def neighbours(
-    query: Float[Tensor, "q d"], bank: Float[Tensor, "n d"], k: int, chunk: int = 4096
+    query: Float[Tensor, "q d"], bank: Float[Tensor, "n d"], k: int, chunk: int = 1024
 ) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-    """Cosine similarity and index of the k nearest rows of `bank`, nearest first; exact."""
-    bank = F.normalize(bank, dim=1)
-    found = [(F.normalize(part, dim=1) @ bank.T).topk(k, dim=1) for part in query.split(chunk)]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    """Cosine similarity and index of the k nearest rows of `bank`, nearest first; exact.
+
+    Of rows equally similar to 2^-24 the first come first. Takes the memory of a few chunk x chunk
+    numbers beside arguments and results.
+    """
+    keys = torch.cat([nearest(part, bank, k, chunk) for part in query.split(chunk)])
+    steps, backwards = keys.div(len(bank), rounding_mode="floor"), keys % len(bank)
+    return steps / STEPS, len(bank) - 1 - backwards
+
+
+def nearest(
+    query: Float[Tensor, "q d"], bank: Float[Tensor, "n d"], k: int, chunk: int
+) -> Int[Tensor, "q k"]:
+    """The k largest keys, similarity in steps x n + (n - 1 - index).
+
+    All keys of a query differ, so that chunks cannot change which are largest. The products are
+    taken in float64, or equal rows would differ by how their chunk is summed.
+    """
+    n, query = len(bank), F.normalize(query.double(), dim=1)
+    best = torch.empty(len(query), 0, dtype=torch.int64)
+    backwards = torch.arange(n - 1, -1, -1)
+    for rows, order in zip(bank.split(chunk), backwards.split(chunk), strict=True):
+        steps = (query @ F.normalize(rows.double(), dim=1).T).mul_(STEPS).round_().long()
+        best = torch.cat([best, steps.mul_(n).add_(order)], dim=1)
+        best = best.topk(min(k, best.shape[1]), dim=1).values
+    return best
 
 
 def vote(
@@ -59,19 +83,25 @@ def vote(
 
 
 def accuracies(
-    bank: Features, query: Features, ks: Sequence[int], temperature: float
+    bank: Features,
+    query: Features,
+    ks: Sequence[int],
+    temperature: float,
+    accelerator: Accelerator,
 ) -> dict[int, float]:
-    """Share of correct answers for each k, after whitening on the bank."""
+    """Share of correct answers for each k, after whitening on the bank.
+
+    Every process has to call it with all the data; each answers its share of the queries.
+    """
     bank, query = whiten(bank, query)
+    world, total, classes = accelerator.num_processes, len(query.y), int(bank.y.max()) + 1
+    query = query.take(torch.arange(accelerator.process_index, total, world))
     similarity, index = neighbours(query.x, bank.x, max(ks))
-    labels, classes = bank.y[index], int(bank.y.max()) + 1
-    return {
-        k: (vote(similarity[:, :k], labels[:, :k], classes, temperature) == query.y)
-        .float()
-        .mean()
-        .item()
-        for k in ks
-    }
+    labels = bank.y[index]
+    answers = [vote(similarity[:, :k], labels[:, :k], classes, temperature) for k in ks]
+    right = torch.stack([(answer == query.y).sum() for answer in answers])
+    share = torch.stack(gather_object([right])).sum(0) / total
+    return dict(zip(ks, share.tolist(), strict=True))
 
 
 def knn_accuracy(
@@ -89,12 +119,12 @@ def knn_accuracy(
     sides = []
     for spec in (data.train, data.test):
         images = labelled_images(spec, metadata, data)
-        x, y, whole = extract(model, images, metadata, data, accelerator)
+        x, y, whole = extract(model, images, metadata, data, "last", accelerator)
         sides.append(Features(x[whole], y[whole], torch.arange(int(whole.sum()))))
     bank, query = sides
     if not 1 <= k <= len(bank.y):
         raise ValueError(f"k={k} must lie between 1 and the {len(bank.y)} training samples")
-    return accuracies(bank, query, (k,), TEMPERATURE)[k]
+    return accuracies(bank, query, (k,), TEMPERATURE, accelerator)[k]
 
 
 def main(argv: Sequence[str]) -> None:
@@ -103,16 +133,15 @@ def main(argv: Sequence[str]) -> None:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     train, test, result = labelled_features(config, accelerator)
     chosen, held_accuracy = [], []
-    for seed in range(config.seeds):
-        fit, held = hold_out(train, config.data.held_out, torch.Generator().manual_seed(seed))
+    for fit, held, _ in splits(train, config, accelerator):
         if not 1 <= min(config.ks) <= max(config.ks) <= len(fit.y):
             raise ValueError(
                 f"ks={config.ks} must lie between 1 and the {len(fit.y)} training samples"
             )
-        found = accuracies(fit, held, config.ks, config.temperature)
+        found = accuracies(fit, held, config.ks, config.temperature, accelerator)
         chosen.append(max(config.ks, key=found.__getitem__))
         held_accuracy.append(max(found.values()))
-    test_accuracy = accuracies(train, test, sorted(set(chosen)), config.temperature)
+    test_accuracy = accuracies(train, test, sorted(set(chosen)), config.temperature, accelerator)
     result |= {
         "chosen": [{"k": k} for k in chosen],
         "held_out_accuracy": spread(held_accuracy),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,12 +20,12 @@ from fcmae.config import parse, run_program
 from finetune.features import (
     Features,
     ProbeConfig,
-    hold_out,
     labelled_features,
     report,
     spread,
     whiten,
 )
+from finetune.splits import splits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,18 +98,20 @@ def main(argv: Sequence[str]) -> None:
     train, test, result = labelled_features(config, accelerator)
     grid = list(itertools.product(config.lrs, config.weight_decays))
     whole, unseen = whiten(train, test)
-    chosen, test_accuracy, held_accuracy = [], [], []
-    for seed in range(config.seeds):
-        generator = torch.Generator().manual_seed(seed)
-        fit, held = whiten(*hold_out(train, config.data.held_out, generator))
+    answers = []
+    for seed, (fit, held, generator) in enumerate(splits(train, config, accelerator)):
+        if seed % accelerator.num_processes != accelerator.process_index:
+            continue  # another process trains this seed, to the same bits
+        fit, held = whiten(fit, held)
         options = {"epochs": config.epochs, "batch_size": config.batch_size, "generator": generator}
         found = accuracy(train_grid(fit, grid, **options), held)
-        best = grid[int(found.argmax())]
-        test_accuracy.append(accuracy(train_grid(whole, [best], **options), unseen).item())
-        held_accuracy.append(found.max().item())
-        chosen.append({"lr": best[0], "weight_decay": best[1]})
+        lr, weight_decay = best = grid[int(found.argmax())]
+        answer = accuracy(train_grid(whole, [best], **options), unseen)
+        chosen = {"lr": lr, "weight_decay": weight_decay}
+        answers.append((seed, chosen, found.max().item(), answer.item()))
+    _, chosen, held_accuracy, test_accuracy = zip(*sorted(gather_object(answers)), strict=True)
     result |= {
-        "chosen": chosen,
+        "chosen": list(chosen),
         "held_out_accuracy": spread(held_accuracy),
         "test_accuracy": spread(test_accuracy),
     }

@@ -22,13 +22,14 @@ from finetune.features import (
     Features,
     LabelledData,
     ProbeConfig,
-    hold_out,
+    check_classes,
     labelled_features,
     spread,
     whiten,
 )
-from finetune.knn import accuracies, neighbours, vote
+from finetune.knn import accuracies, knn_accuracy, neighbours, vote
 from finetune.linear_probe import accuracy, train_grid
+from finetune.splits import hold_out, splits
 from tests.runs import ROOT, torchrun
 from tests.test_pipeline import png
 
@@ -43,15 +44,22 @@ def blobs(n: int, seed: int, classes: int = 3) -> Features:
     return Features(x, y, torch.arange(n) // 2)
 
 
-def write_images(folder: Path, name: str, n: int, *, labels: bool = True) -> str:
-    """Two shards of images of three colours, written once; returns their pattern."""
+def write_images(
+    folder: Path, name: str, n: int, *, labels: bool = True, wrong: float = 0.0
+) -> str:
+    """Two shards of images of three colours, written once; returns their pattern.
+
+    The share `wrong` of the labels is drawn at random.
+    """
+    generator = np.random.default_rng(n)
+    drawn = [int(generator.integers(3)) if generator.random() < wrong else i % 3 for i in range(n)]
 
     def sample(i: int) -> dict:
         pixels = np.random.default_rng(i).integers(0, 60, (16, 16, 3), dtype=np.uint8)
         pixels[..., i % 3] += 180
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "png")
-        label = {"cls": i % 3} if labels else {}
+        label = {"cls": drawn[i]} if labels else {}
         return {"__key__": f"s{i}", "png": file.getvalue(), "json": {"object": i // 3}, **label}
 
     if not list(folder.glob(f"{name}-*.tar")):
@@ -85,6 +93,19 @@ def test_neighbours_are_those_of_brute_force() -> None:
     torch.testing.assert_close(similarity, cosine.gather(1, expected))
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 8, 64])
+def test_equally_similar_neighbours_come_in_the_order_of_the_bank(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(5, 37, generator=generator)
+    kinds = torch.randint(5, (40,), generator=generator)
+    similarity, index = neighbours(rows, rows[kinds], 40, chunk=chunk)
+    for row in range(5):
+        nearest = F.cosine_similarity(rows[row], rows, dim=1).argsort(descending=True)
+        expected = torch.cat([(kinds == kind).nonzero().flatten() for kind in nearest])
+        assert index[row].tolist() == expected.tolist()
+        assert len(similarity[row].unique()) == len(kinds.unique())
+
+
 def test_votes_weigh_exp_of_similarity_over_temperature() -> None:
     similarity = torch.tensor([[0.9, 0.8, 0.8], [0.9, 0.5, 0.5]])
     labels = torch.tensor([[0, 1, 1], [0, 1, 1]])
@@ -94,7 +115,7 @@ def test_votes_weigh_exp_of_similarity_over_temperature() -> None:
 
 
 def test_knn_answers_for_each_k() -> None:
-    found = accuracies(blobs(60, 0), blobs(30, 1), (1, 5, 10), 0.07)
+    found = accuracies(blobs(60, 0), blobs(30, 1), (1, 5, 10), 0.07, Accelerator(cpu=True))
     assert found.keys() == {1, 5, 10}
     assert min(found.values()) > 0.9
 
@@ -158,6 +179,41 @@ def test_held_out_groups_stay_whole() -> None:
         hold_out(blobs(2, 0), 0.2, torch.Generator().manual_seed(0))
 
 
+def test_a_class_held_out_whole_is_named_and_counts_as_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, accelerator = blobs(60, 0), Accelerator(cpu=True)
+    data.groups[data.y == 2] = 1000  # one group of all of class 2
+    config = probe_config(tmp_path, seeds=8)
+    chosen = list(splits(data, config, accelerator))
+    lost = [seed for seed, (fit, _, _) in enumerate(chosen) if 2 not in fit.y]
+    assert 0 < len(lost) < 8
+    message = "all samples of classes [2] are held out and will count as wrong; the choice is made"
+    assert [line.partition(message)[0] for line in capsys.readouterr().out.splitlines()] == [
+        f"seed {seed}: " for seed in lost
+    ]
+    fit, held, generator = chosen[lost[0]]
+    share = (held.y != 2).float().mean().item()
+    layers = train_grid(fit, [(0.1, 0.0)], epochs=20, batch_size=16, generator=generator)
+    assert accuracy(layers, held).item() == pytest.approx(share)
+    assert accuracies(fit, held, (3,), 0.07, accelerator)[3] == pytest.approx(share)
+
+
+def test_no_seed_is_refused(tmp_path: Path) -> None:
+    config = probe_config(tmp_path, seeds=0)
+    with pytest.raises(ValueError, match="seeds=0 must be at least 1"):
+        next(splits(blobs(9, 0), config, Accelerator(cpu=True)))
+
+
+def test_classes_without_a_sample_are_named() -> None:
+    check_classes(torch.tensor([2, 0, 1, 1]))
+    message = r"2 of the classes 0 to 4 have no training sample \(0, 3\): is a shard missing from"
+    with pytest.raises(ValueError, match=message):
+        check_classes(torch.tensor([1, 2, 4, 4]))
+    with pytest.raises(ValueError, match=r"\(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\.\): is a shard"):
+        check_classes(torch.tensor([2**40]))
+
+
 def test_features_are_whitened_by_the_data_they_are_fitted_on() -> None:
     mix = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
     fit, other = (Features(f.x @ mix + 5, f.y, f.groups) for f in (blobs(50, 0), blobs(20, 1)))
@@ -216,6 +272,9 @@ def test_the_cache_belongs_to_weights_and_shards(tmp_path: Path) -> None:
     other = RandomConfig(**{**vars(TINY), "seed": 1})
     labelled_features(probe_config(tmp_path, cache=cache, random=other), accelerator)
     assert len(list(cache.iterdir())) == 4
+    (wide, _, made) = labelled_features(replace(first, pool="stages"), accelerator)
+    assert len(list(cache.iterdir())) == 6
+    assert (wide.x.shape[1], made["pool"]) == (40 + 80 + 160 + 320, "stages")
 
 
 def test_broken_samples_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -297,16 +356,65 @@ def test_knn_reports_json_and_a_table_on_converted_weights(tmp_path: Path) -> No
 
 
 @pytest.mark.dist
-def test_two_processes_share_the_extraction_and_agree_with_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "chosen", "own"),
+    [
+        ("linear_probe", {"lr", "weight_decay"}, ()),
+        pytest.param("knn", {"k"}, ("--ks", "1", "5", "20"), marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_share_the_work_and_agree_with_one(
+    module: str, chosen: set[str], own: tuple[str, ...], tmp_path: Path
+) -> None:
+    train, test = (write_images(tmp_path, f"hard-{n}", n, wrong=0.5) for n in (60, 31))
+    flags = ("--data.train", train, "--data.test", test, "--seeds", "3", "--pool", "stages", *own)
     results = []
     for start in ((), torchrun(2)):
-        done = run_program("linear_probe", tmp_path, *RANDOM_FLAGS, launcher=start)
+        done = run_program(module, tmp_path, *RANDOM_FLAGS, *flags, launcher=start)
         assert done.returncode == 0, done.stderr
         results.append(json.loads((tmp_path / "out.json").read_text()))
     one, two = results
     assert one == two
-    assert one["test_accuracy"]["mean"] == 1.0
-    assert set(one["chosen"][0]) == {"lr", "weight_decay"}
+    assert 0.4 < one["test_accuracy"]["mean"] < 1.0
+    assert [set(choice) for choice in one["chosen"]] == 3 * [chosen]
+
+
+ONLINE = """
+import sys
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tests.test_probe import online_knn
+told = gather_object([online_knn(*sys.argv[1:])])
+PartialState().print("KNN", told)
+"""
+
+
+def online_knn(train: str, test: str) -> tuple[int, float]:
+    """How many processes share the work, and the accuracy that each is told."""
+    model, metadata = backbone("none", TINY)
+    data = LabelledData(train=(train,), test=(test,), workers=0)
+    accelerator = Accelerator(cpu=True)
+    return accelerator.num_processes, knn_accuracy(model, metadata, data, 5, accelerator)
+
+
+@pytest.mark.dist
+def test_online_knn_of_two_processes_equals_that_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "online.py"
+    script.write_text(ONLINE)
+    patterns = [write_images(tmp_path, f"hard-{n}", n, wrong=0.5) for n in (60, 31)]
+    done = subprocess.run(
+        [sys.executable, *torchrun(2), str(script), *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    world, accuracy = online_knn(*patterns)
+    assert world == 1
+    assert 0.4 < accuracy < 1.0
+    assert f"KNN {2 * [(2, accuracy)]}\n" in done.stdout
 
 
 @pytest.mark.dist

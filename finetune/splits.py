@@ -1,0 +1,51 @@
+"""Training data held out for choosing hyper-parameters, by whole groups of related samples."""
+
+from collections.abc import Iterator
+
+import torch
+from accelerate import Accelerator
+
+from finetune.features import Features, ProbeConfig
+
+
+def splits(
+    train: Features, config: ProbeConfig, accelerator: Accelerator
+) -> Iterator[tuple[Features, Features, torch.Generator]]:
+    """For each seed: what to fit, what to choose on, and the generator that drew them.
+
+    A class whose groups are all held out counts as wrong there, for every candidate alike; it is
+    named.
+
+    Raises:
+        ValueError: no seed, or see `hold_out`.
+    """
+    if config.seeds < 1:
+        raise ValueError(f"seeds={config.seeds} must be at least 1")
+    for seed in range(config.seeds):
+        generator = torch.Generator().manual_seed(seed)
+        fit, held = hold_out(train, config.data.held_out, generator)
+        lost = sorted(set(held.y.tolist()) - set(fit.y.tolist()))
+        if lost:
+            accelerator.print(
+                f"seed {seed}: all samples of classes {lost} are held out and will count as wrong;"
+                " the choice is made on the others"
+            )
+        yield fit, held, generator
+
+
+def hold_out(
+    train: Features, share: float, generator: torch.Generator
+) -> tuple[Features, Features]:
+    """Split off about `share` of the samples, by whole groups.
+
+    Raises:
+        ValueError: one side would be empty.
+    """
+    groups = train.groups.unique()
+    held = groups[torch.randperm(len(groups), generator=generator)[: round(share * len(groups))]]
+    side = torch.isin(train.groups, held)
+    if side.all() or not side.any():
+        raise ValueError(
+            f"data.held_out={share} of {len(groups)} groups leaves one side empty; choose another"
+        )
+    return train.take(~side), train.take(side)
