@@ -390,8 +390,8 @@ def online_knn(
 ) -> float:
     """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
     from fcmae.convert import Metadata, as_timm  # timm: a tenth of the time of a start
-    from finetune.features import LabelledData
     from finetune.knn import knn_accuracy
+    from finetune.samples import LabelledData
 
     metadata = Metadata(
         model=config.model.name,

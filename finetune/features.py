@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,51 +12,24 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from data.broken import BrokenSamples
-from data.decode import Pixels
-from data.pipeline import ShardImages, eval_loader
+from data.pipeline import ShardImages
 from data.shards import open_shards
-from data.sources import SourceConfig
-from data.transforms import Normalise
 from fcmae.checkpoint import write_text
 from fcmae.convert import Metadata
 from finetune.backbone import RandomConfig, backbone
+from finetune.outputs import outputs_of
 from finetune.pooling import Pool, pooled
+from finetune.samples import LabelledData
 
 RIDGE = 1e-3  # of the mean variance, in whitening
 TINY = 1e-30  # features that do not vary at all stay zero
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledData:
-    """Labelled shards."""
-
-    train: tuple[str, ...]
-    """Shards to learn from: paths or brace patterns."""
-    test: tuple[str, ...]
-    """Shards to report on, looked at once."""
-    group: str = ""
-    """Field of the json member: samples that share its value stay on one side when training data is
-    held out. Name it where images are related (one patient, one module); empty: no groups."""
-    held_out: float = 0.2
-    """Share of the training data on which hyper-parameters are chosen."""
-    batch_size: int = 128
-    """Images at a time, on each process."""
-    workers: int = 2
-    """Processes that decode images, for each process."""
-    max_bad_fraction: float = 0.01
-    """Share of the samples that may be broken. They are left out, counted and named."""
-    pixels: Pixels = "uint8"
-    """As data.pixels of the pretraining."""
-    source: SourceConfig = field(default_factory=SourceConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +167,6 @@ def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledDat
     )
 
 
-@torch.no_grad()
 def extract(
     model: torch.nn.Module,
     images: ShardImages,
@@ -210,28 +182,8 @@ def extract(
     Raises:
         ValueError: a sample without a label, too many broken ones, or see `pooled`.
     """
-    world = accelerator.num_processes
-    loader = eval_loader(
-        images,
-        batch_size=data.batch_size,
-        workers=data.workers,
-        rank=accelerator.process_index,
-        world=world,
-    )
-    normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(accelerator.device)
-    rows, labels, broken = [], [], list[str]()
-    quiet = not (accelerator.is_main_process and sys.stderr.isatty())
-    for batch in tqdm(loader, desc="features", unit="batch", disable=quiet):
-        x = normalise(batch["image"].to(accelerator.device))
-        rows.append(pooled(model, x, pool).float().cpu())
-        labels.append(batch["label"])
-        broken += batch["broken"]
-    order = torch.cat([torch.arange(r, len(images), world) for r in range(world)]).argsort()
-    whole = [torch.tensor([not line for line in broken], dtype=torch.bool)]
-    x, y, whole = (torch.cat(gather_object(part))[order] for part in (rows, labels, whole))
-    bad = BrokenSamples(len(images), data.max_bad_fraction)
-    for message in bad.add(gather_object(broken)):
-        accelerator.print(f"skipped {message}")
+    forward = partial(pooled, model, pool=pool)
+    x, y, whole = outputs_of(forward, images, metadata, data, accelerator)
     unlabelled = whole & (y < 0)
     if unlabelled.any():
         shard, members = images.read(int(unlabelled.nonzero()[0]))

@@ -18,7 +18,6 @@ from fcmae.config import parse, run_program
 from fcmae.convert import Metadata
 from finetune.features import (
     Features,
-    LabelledData,
     ProbeConfig,
     extract,
     labelled_features,
@@ -27,6 +26,7 @@ from finetune.features import (
     spread,
     whiten,
 )
+from finetune.samples import LabelledData
 from finetune.splits import splits
 
 TEMPERATURE = 0.07

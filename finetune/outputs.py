@@ -14,7 +14,7 @@ from data.broken import BrokenSamples
 from data.pipeline import Samples, eval_loader
 from data.transforms import Normalise
 from fcmae.convert import Metadata
-from finetune.features import LabelledData
+from finetune.samples import LabelledData
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,33 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.broken import BrokenSamples
+from data.decode import Pixels
 from data.pipeline import ShardImages
-from data.sources import is_remote
+from data.sources import SourceConfig, is_remote
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData:
+    """Labelled shards."""
+
+    train: tuple[str, ...]
+    """Shards to learn from: paths or brace patterns."""
+    test: tuple[str, ...]
+    """Shards to report on, looked at once."""
+    group: str = ""
+    """Field of the json member: samples that share its value stay on one side when training data is
+    held out. Name it where images are related (one patient, one module); empty: no groups."""
+    held_out: float = 0.2
+    """Share of the training data on which hyper-parameters are chosen."""
+    batch_size: int = 128
+    """Images at a time, on each process."""
+    workers: int = 2
+    """Processes that decode images, for each process."""
+    max_bad_fraction: float = 0.01
+    """Share of the samples that may be broken. They are left out, counted and named."""
+    pixels: Pixels = "uint8"
+    """As data.pixels of the pretraining."""
+    source: SourceConfig = field(default_factory=SourceConfig)
 
 
 class Chosen(Dataset[dict[str, Any]]):

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from finetune.features import Features, ProbeConfig
+from finetune.samples import held_out
 
 
 def splits(
@@ -39,13 +40,7 @@ def hold_out(
     """Split off about `share` of the samples, by whole groups.
 
     Raises:
-        ValueError: one side would be empty.
+        ValueError: see `held_out`.
     """
-    groups = train.groups.unique()
-    held = groups[torch.randperm(len(groups), generator=generator)[: round(share * len(groups))]]
-    side = torch.isin(train.groups, held)
-    if side.all() or not side.any():
-        raise ValueError(
-            f"data.held_out={share} of {len(groups)} groups leaves one side empty; choose another"
-        )
+    side = held_out(train.groups, share, generator)
     return train.take(~side), train.take(side)

@@ -29,11 +29,11 @@ from fcmae.processes import Processes
 from finetune import classifier
 from finetune.augment import AugmentedCrop, Mix
 from finetune.classifier import ModelConfig
-from finetune.features import LabelledData, groups_of, report
+from finetune.features import groups_of, report
 from finetune.fit import FitConfig, fit
 from finetune.measures import draw_confusion, measure, table_of
 from finetune.outputs import outputs_of
-from finetune.samples import Chosen, class_names, held_out, read_labels
+from finetune.samples import Chosen, LabelledData, class_names, held_out, read_labels
 from finetune.tasks import Loss, Task, TaskConfig, make_task, target_of
 
 WEIGHTS, CONFUSION = "weights.safetensors", "confusion.png"

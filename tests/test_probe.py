@@ -20,7 +20,6 @@ from fcmae.convert import create_timm, save_timm
 from finetune.backbone import RandomConfig, backbone
 from finetune.features import (
     Features,
-    LabelledData,
     ProbeConfig,
     check_classes,
     labelled_features,
@@ -29,6 +28,7 @@ from finetune.features import (
 )
 from finetune.knn import accuracies, knn_accuracy, neighbours, vote
 from finetune.linear_probe import accuracy, train_grid
+from finetune.samples import LabelledData
 from finetune.splits import hold_out, splits
 from tests.runs import ROOT, torchrun
 from tests.test_pipeline import png
