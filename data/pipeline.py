@@ -19,7 +19,7 @@ from data.index import Shard
 from data.order import GlobalBatches
 from data.shards import LOCAL, read_sample
 from data.sources import SourceConfig
-from data.targets import ClassTarget, Target, Unlabelled
+from data.targets import ClassTarget, Members, Target, Unlabelled
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, Crop, Image, centre_crop
 
 Crops = Callable[[Picture, tuple[int, int], random.Random], Image]
@@ -127,7 +127,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         for i in range(first, first + shard.samples):
             members = read_sample(shard, i % shard.samples, self.source)
             try:
-                image, label = self._decode(members, random.Random(f"{self.seed} {epoch} {sample}"))
+                image, label = self.decode(members, random.Random(f"{self.seed} {epoch} {sample}"))
                 break
             except ValueError as error:
                 broken.append(f"{named}: sample {members['__key__']!r}: {error}")
@@ -150,16 +150,18 @@ class ShardImages(Dataset[dict[str, Any]]):
             "broken": "\n".join(broken),
         }
 
-    def _decode(
-        self, members: dict[str, str | bytes], rng: random.Random
-    ) -> tuple[torch.Tensor, Any]:
+    def open(self, members: Members) -> Picture:
+        """The image among the members of a sample; raises ValueError if there is none."""
         suffix = image_suffix(members)
         if suffix is None:
             raise ValueError(f"no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
         encoded = members[suffix]
         assert isinstance(encoded, bytes)
-        picture = open_image(encoded, suffix, self.in_chans, self.pixels)
-        crop = self.crop
+        return open_image(encoded, suffix, self.in_chans, self.pixels)
+
+    def decode(self, members: Members, rng: random.Random) -> tuple[torch.Tensor, Any]:
+        """Image and label; raises ValueError for a broken sample."""
+        picture, crop = self.open(members), self.crop
         image = centre_crop(picture, self.size) if crop is None else crop(picture, self.size, rng)
         return image, self.target(members)
 

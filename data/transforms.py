@@ -30,9 +30,13 @@ class Crop:
 
     def __call__(self, picture: Picture, size: tuple[int, int], rng: random.Random) -> Image:
         """Decode the box, resize it (bicubic, antialiased), flip it with probability 1/2."""
-        box = self.box(picture.height, picture.width, rng)
+        box, mirrored = self.draw(picture.height, picture.width, rng)
         image = resize(picture.read(box, size), size)
-        return image.flip(-1) if rng.random() < self.flip / 2 else image
+        return image.flip(-1) if mirrored else image
+
+    def draw(self, h: int, w: int, rng: random.Random) -> tuple[Box, bool]:
+        """The box, and whether it is to be flipped."""
+        return self.box(h, w, rng), rng.random() < self.flip / 2
 
     def box(self, h: int, w: int, rng: random.Random) -> Box:
         """Top, left, height, width in pixels; after ten misses the largest centred box."""
@@ -50,10 +54,14 @@ class Crop:
 
 def centre_crop(picture: Picture, size: tuple[int, int]) -> Image:
     """Decode the largest centred box of the aspect ratio of `size`, and resize it to that."""
-    h, w = picture.height, picture.width
+    return resize(picture.read(centre_box(picture.height, picture.width, size), size), size)
+
+
+def centre_box(h: int, w: int, size: tuple[int, int]) -> Box:
+    """Top, left, height, width in pixels of the largest centred box of the aspect of `size`."""
     scale = min(h / size[0], w / size[1])
     height, width = (max(1, round(side * scale)) for side in size)
-    return resize(picture.read(((h - height) // 2, (w - width) // 2, height, width), size), size)
+    return (h - height) // 2, (w - width) // 2, height, width
 
 
 def resize(

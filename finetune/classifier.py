@@ -68,15 +68,19 @@ def create(config: ModelConfig, outputs: int, seed: int) -> tuple[nn.Module, Met
         else:
             path = Path(config.weights)
             model, metadata = load_timm(path, outputs, config.drop_path), read_metadata(path)
-        head = cast("nn.Module", cast("Any", model).get_classifier())
-        for name, parameter in head.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            else:
-                nn.init.trunc_normal_(parameter, std=HEAD_STD)
-                parameter.data.mul_(config.head_init_scale)
+        start_head(cast("nn.Module", cast("Any", model).get_classifier()), config.head_init_scale)
     size = config.image_size or metadata.image_size
     return model, replace(metadata, image_size=(size, size) if isinstance(size, int) else size)
+
+
+def start_head(head: nn.Module, scale: float) -> None:
+    """Initialise a layer that gives logits: biases zero, weights small, and `scale` times that."""
+    for name, parameter in head.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.trunc_normal_(parameter, std=HEAD_STD)
+            parameter.data.mul_(scale)
 
 
 def create_any(

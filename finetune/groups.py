@@ -13,15 +13,24 @@ from typing import Any, Literal, cast
 from timm.models import ConvNeXt, group_parameters
 from torch import nn
 
+from finetune.segmenter import Segmenter
+
 By = Literal["layer", "group"]
 
 
 def layers(model: nn.Module, by: By) -> dict[str, int]:
     """The layer of each parameter, 0 at the stem, as timm counts them or in groups of three.
 
+    The head of a segmenter is one layer, the last.
+
     Raises:
         ValueError: groups, and another model than a ConvNeXt.
     """
+    if isinstance(model, Segmenter):
+        below = layers(model.backbone, by)
+        head = dict.fromkeys(dict(model.head.named_parameters()), max(below.values()) + 1)
+        parts = (("backbone", below), ("head", head))
+        return {f"{part}.{name}": layer for part, of in parts for name, layer in of.items()}
     if by == "layer":
         matcher = cast("Any", model).group_matcher(coarse=False)
         found = group_parameters(model, matcher, reverse=True)

@@ -29,7 +29,7 @@ LAUNCH += ("--mixed_precision", "no", "--dynamo_backend", "no")
 SMALL = "scripts/recipes/finetune/small.yaml"
 BASELINES = ("resnet18", "vit_tiny_patch16_224", "convnext_atto")
 BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
-SEEDS = 3
+SEEDS, STEPS = 3, 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +127,7 @@ def make(data: DataSet) -> None:
     shards = ("--data.train", data.train, "--data.test", data.test, "--data.group", data.group)
     protocol = ("-m", "finetune.few_shot", SMALL, *shards, "--seeds", str(SEEDS))
     protocol += ("--fractions", str(data.fraction), "--metric", data.metrics[0])
+    protocol += ("--optim.steps", str(STEPS))
     ours = ("--weights", str(weights), "--out", str(run / "fcmae.json"))
     if not (run / "fcmae.json").exists():
         command((*protocol, *ours), run, "fcmae")

@@ -169,3 +169,26 @@ def test_the_state_is_readable_text(tmp_path: Path) -> None:
     save(tmp_path, 5)
     state = json.loads((tmp_path / "step_0000005" / checkpoint.STATE).read_text())
     assert state == {"step": 5, "samples_seen": 40, "scaler": {}}
+
+
+def test_a_resumed_step_equals_an_uninterrupted_one_with_channels_last(tmp_path: Path) -> None:
+    def start() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = torch.nn.Conv2d(8, 16, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model, torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+
+    def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        optimizer.zero_grad()
+        generator = torch.Generator().manual_seed(seed)
+        model(torch.randn(2, 8, 9, 9, generator=generator)).square().mean().backward()
+        optimizer.step()
+
+    model, optimizer = start()
+    step(model, optimizer, 0)
+    path = checkpoint.save(tmp_path, TrainState(1, 2), checkpoint.snapshot(model, optimizer), "{}")
+    resumed, fresh = start()
+    checkpoint.load(path, resumed, fresh)
+    step(model, optimizer, 1)
+    step(resumed, fresh, 1)
+    for ours, theirs in zip(resumed.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -1,0 +1,121 @@
+"""Masks: the class of every pixel, in the member `seg.png`, cropped and flipped as its image is.
+
+A mask is a PNG in 8-bit grey, as large as the image: a pixel's value is the number of its class, or
+255, which belongs to no class and counts nowhere.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.decode import Box, Pixels, decode
+from data.index import Shard
+from data.pipeline import ShardImages
+from data.shards import LOCAL
+from data.sources import SourceConfig
+from data.targets import Members
+from data.transforms import Crop, centre_box, resize
+
+MASK = "seg.png"
+IGNORED = 255
+GREY_8 = b"\x08\x00"  # bit depth and colour type, bytes 24 and 25 of a PNG
+
+
+@dataclass(frozen=True)
+class MaskTarget:
+    """The whole mask, of `classes` classes; where there is none, `size` pixels that are ignored."""
+
+    classes: int
+    size: tuple[int, int]
+
+    @property
+    def missing(self) -> UInt8[Tensor, "h w"]:
+        return torch.full(self.size, IGNORED, dtype=torch.uint8)
+
+    def __call__(self, members: Members) -> UInt8[Tensor, "h0 w0"]:
+        encoded = members.get(MASK)
+        if not isinstance(encoded, bytes):
+            raise ValueError(f"no mask: expected a member {MASK}")
+        if encoded[24:26] != GREY_8:  # what PIL makes of palettes and fewer bits is a brightness
+            raise ValueError(f"{MASK} is no PNG in 8-bit grey: store class numbers, not colours")
+        (mask,) = decode(encoded, "png", 1)
+        beyond = mask[(mask >= self.classes) & (mask != IGNORED)]
+        if len(beyond):
+            raise ValueError(
+                f"{MASK} has class {int(beyond.max())}, beyond the classes 0 to {self.classes - 1}"
+                f" (and {IGNORED}, to be ignored)"
+            )
+        return mask
+
+
+class MaskedImages(ShardImages):
+    """Images of shards and their masks, UInt8[h, w], as the label.
+
+    A sample is broken, too, if it has no mask, one of another size than the image, or one with a
+    class that there is not.
+
+    Args:
+        shards: in the order in which their samples are numbered.
+        size: height and width in pixels, of images and masks.
+        in_chans: channels of the images.
+        classes: how many; at most 255.
+        pixels: "uint8" or "float32".
+        seed: with epoch and sample it determines the crop and flip.
+        boxes: draws what is cropped and flipped; None for the centre.
+        source: how remote shards are read.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        *,
+        size: tuple[int, int],
+        in_chans: int,
+        classes: int,
+        pixels: Pixels = "uint8",
+        seed: int = 0,
+        boxes: Crop | None = None,
+        source: SourceConfig = LOCAL,
+    ) -> None:
+        super().__init__(
+            shards,
+            size=size,
+            in_chans=in_chans,
+            pixels=pixels,
+            seed=seed,
+            target=MaskTarget(classes, size),
+            source=source,
+        )
+        self.boxes = boxes
+
+    def decode(self, members: Members, rng: random.Random) -> tuple[Tensor, Any]:
+        picture, mask = self.open(members), self.target(members)
+        h, w = picture.height, picture.width
+        if mask.shape != (h, w):
+            raise ValueError(
+                f"{MASK} has {mask.shape[0]} x {mask.shape[1]} pixels, its image {h} x {w}:"
+                " they must be of one size"
+            )
+        if self.boxes is None:
+            box, mirrored = centre_box(h, w, self.size), False
+        else:
+            box, mirrored = self.boxes.draw(h, w, rng)
+        image = resize(picture.read(box, self.size), self.size)
+        mask = cut(mask, box, self.size)
+        return (image.flip(-1), mask.flip(-1)) if mirrored else (image, mask)
+
+
+def cut(mask: UInt8[Tensor, "h0 w0"], box: Box, size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
+    """The box out of a mask, resized by taking the nearest pixel, so that classes never mix.
+
+    nearest-exact goes by the centres of pixels, as the resizing of images does.
+    """
+    top, left, height, width = box
+    part = mask[top : top + height, left : left + width]
+    return F.interpolate(part[None, None], size, mode="nearest-exact")[0, 0]

@@ -1,0 +1,94 @@
+"""What a segmenter is measured by: a confusion matrix over all pixels, and pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float, Int, UInt8
+from matplotlib import colormaps
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from data.masks import IGNORED
+from data.pipeline import Samples
+from data.transforms import Normalise
+from fcmae.convert import Metadata
+from fcmae.reconstruct import save_views
+from finetune.measures import rows
+from finetune.outputs import batches_of, count_broken
+from finetune.samples import LabelledData
+
+SHOWN = 8  # samples in the picture
+
+
+@torch.no_grad()
+def confusion_of(
+    model: nn.Module,
+    images: Samples,
+    metadata: Metadata,
+    data: LabelledData,
+    classes: int,
+    accelerator: Accelerator,
+) -> tuple[Int[Tensor, "k k"], int]:
+    """Pixels by true class (rows) and answer (columns), and how many samples were broken.
+
+    Every process counts its share, batch by batch; each gets the sum. Broken samples count nowhere.
+
+    Raises:
+        ValueError: too many broken samples.
+    """
+    matrix = torch.zeros(classes, classes, dtype=torch.long, device=accelerator.device)
+    broken = list[str]()
+    for x, batch in batches_of(images, metadata, data, accelerator):
+        truth = batch["label"].to(accelerator.device).long()
+        matrix += multiclass_confusion_matrix(
+            model(x).argmax(1), truth, classes, ignore_index=IGNORED
+        )
+        broken += [line for line in batch["broken"] if line]
+    skipped = count_broken(broken, images, data, accelerator)
+    matrix = accelerator.reduce(matrix)
+    assert isinstance(matrix, Tensor)
+    return matrix.cpu(), skipped
+
+
+def of_pixels(names: Sequence[str], matrix: Int[Tensor, "k k"]) -> dict[str, Any]:
+    """mIoU, pixel accuracy, and under `per_class` the IoU of each class and how many pixels it has.
+
+    IoU = pixels of a class that were found / pixels that are of it or were taken for it. A class
+    that is neither there nor answered has none, and does not count in the mean.
+    """
+    found, there = matrix.diag(), matrix.sum(1)
+    union = there + matrix.sum(0) - found
+    iou = found / union
+    columns = {
+        "iou": [value if some else None for value, some in zip(iou.tolist(), union, strict=True)],
+        "pixels": there.tolist(),
+    }
+    return {
+        "miou": iou.nanmean().item(),
+        "pixel_accuracy": (found.sum() / matrix.sum()).item(),
+        "per_class": rows(names, columns),
+    }
+
+
+@torch.no_grad()
+def draw_samples(
+    path: Path, model: nn.Module, images: Samples, metadata: Metadata, device: torch.device
+) -> None:
+    """The first samples as a picture: image, truth, answer; ignored pixels are white."""
+    items = [images[(0, i)] for i in range(min(SHOWN, len(images)))]
+    normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
+    x = normalise(torch.stack([item["image"] for item in items]).to(device))
+    truth, answers = torch.stack([item["label"] for item in items]), model(x).argmax(1).byte()
+    pixels = normalise.inverse(x).cpu()
+    colours = pixels[:, :3] if metadata.in_chans >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
+    save_views(torch.stack([colours, paint(truth), paint(answers.cpu())], dim=1), path)
+
+
+def paint(masks: UInt8[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
+    """A colour for each class; repeated after twenty."""
+    palette = torch.tensor(colormaps["tab20"](torch.arange(256) % 20))[:, :3].float()
+    palette[IGNORED] = 1
+    return palette[masks.long()].permute(0, 3, 1, 2)

@@ -1,0 +1,193 @@
+"""Fine-tune a pretrained encoder, or any timm ConvNet, to segment images, and report on a test.
+
+    accelerate launch --quiet -m finetune.segment --weights OUT.safetensors \
+        --data.train SHARDS --data.test SHARDS --out RESULT.json
+
+A sample has its mask in the member seg.png, see data/masks.py. Restarting the same command resumes.
+The run lies in RESULT/ beside RESULT.json: config, metrics, checkpoints, weights.safetensors, which
+`finetune.segmenter.load` reads, and samples.png. Images and masks are measured as the model takes
+them, in `image_size`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from jaxtyping import Float, UInt8
+from rich.console import Console
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.masks import IGNORED, MaskedImages
+from data.pipeline import ShardImages
+from data.shards import open_shards
+from data.transforms import Crop
+from fcmae.config import parse, run_program
+from fcmae.convert import Metadata
+from fcmae.processes import Processes
+from finetune import segmenter
+from finetune.augment import AugmentConfig, Mix
+from finetune.classifier import ModelConfig
+from finetune.features import groups_of, report
+from finetune.fit import FitConfig, fit
+from finetune.measures import table_of
+from finetune.pixels import confusion_of, draw_samples, of_pixels
+from finetune.samples import Chosen, LabelledData, class_names, held_out
+from finetune.train import start_accelerator
+
+WEIGHTS, PICTURE = "weights.safetensors", "samples.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentConfig(FitConfig, ModelConfig):
+    """Fine-tuning for segmentation."""
+
+    data: LabelledData
+    out: Path
+    """The JSON file to write; the run lies in a directory of its name, without .json."""
+    classes: int | None = None
+    """How many, where no classes.json beside the shards names them."""
+    head_width: int = 128
+    """Channels of the head, a multiple of 32."""
+    head_init_scale: float = 1.0
+    """The weights of the head's last layer, of standard deviation 0.02, times this."""
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(scale=(0.25, 1.0), rand_augment="", erasing=0.0)
+    )
+    report_on: Literal["test", "held_out"] = "test"
+    """held_out: learn from the training data without a share of it, data.held_out, and report on
+    that share; for choosing hyper-parameters, since the test data is not read then."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Train, in however many processes were launched, and report."""
+    config = parse(SegmentConfig, argv, description=str(__doc__))
+    config.run.check()
+    if config.out.suffix != ".json":
+        raise ValueError(f"out={config.out} must end in .json")
+    if config.augment.rand_augment:
+        raise ValueError(
+            f"augment.rand_augment={config.augment.rand_augment} would move pixels away from their"
+            " mask: leave it out"
+        )
+    processes = Processes(config.run.timeout)
+    with processes.naming_the_lost():
+        accelerator = start_accelerator(processes)
+        result = train(config, processes, accelerator)
+        if accelerator.is_main_process:
+            Console().print(table_of(result["per_class"]))
+        report("segmentation", result, config.out, accelerator)
+        accelerator.end_training()
+
+
+def train(config: SegmentConfig, processes: Processes, accelerator: Accelerator) -> dict[str, Any]:
+    """Fine-tune and measure; what is to be reported.
+
+    Args:
+        config: of the program.
+        processes: that were launched.
+        accelerator: made of them.
+
+    Raises:
+        OSError, ValueError, FloatingPointError: see `finetune.fit.fit`.
+    """
+    data, directory = config.data, config.out.with_suffix("")
+    mix = Mix(config.augment, 0.0, None)
+    shards = open_shards(data.train, config.run.verify, data.source)
+    unread = ShardImages(shards, size=(1, 1), in_chans=1, source=data.source)
+    names = names_of(class_names(unread), config.classes)
+    model, metadata = segmenter.create(config, len(names), config.head_width, config.seed)
+    fitted, held = torch.arange(len(unread)), None
+    if config.report_on == "held_out":
+        # the processes need not read all of it each
+        is_main = accelerator.is_main_process
+        found = groups_of(unread, data.group, fitted.tolist()) if is_main else None
+        (groups,) = broadcast_object_list([found])
+        assert isinstance(groups, Tensor)
+        generator = torch.Generator().manual_seed(config.seed)
+        out = held_out(groups, data.held_out, generator)
+        fitted, held = fitted[~out], fitted[out]
+    boxes = Crop(config.augment.scale, config.augment.flip)
+    images = images_of(config, data.train, metadata, len(names), boxes)
+    fit(
+        directory,
+        model,
+        pixel_loss,
+        Chosen(images, fitted),
+        config,
+        metadata=metadata,
+        mix=mix,
+        max_bad_fraction=data.max_bad_fraction,
+        workers=data.workers,
+        processes=processes,
+        accelerator=accelerator,
+    )
+    unseen = images_of(config, data.test if held is None else data.train, metadata, len(names))
+    asked = Chosen(unseen, torch.arange(len(unseen)) if held is None else held, replace=False)
+    matrix, skipped = confusion_of(model, asked, metadata, data, len(names), accelerator)
+    if accelerator.is_main_process:
+        segmenter.save(directory / WEIGHTS, model, metadata, names)
+        draw_samples(directory / PICTURE, model, asked, metadata, accelerator.device)
+    return {
+        "weights": config.weights,
+        "model": metadata.model,
+        "image_size": metadata.image_size,
+        "train_samples": len(fitted),
+        f"{config.report_on}_samples": len(asked) - skipped,
+        "skipped_samples": skipped,
+        **of_pixels(names, matrix),
+    }
+
+
+def names_of(named: Sequence[str], classes: int | None) -> Sequence[str]:
+    """The names of the classes: those of classes.json, or the numbers of `classes` classes.
+
+    Raises:
+        ValueError: neither says how many there are, or the two differ; too many for a mask.
+    """
+    if not named and classes is None:
+        raise ValueError("no classes.json beside the training shards: give --classes")
+    if named and classes not in (None, len(named)):
+        raise ValueError(
+            f"classes={classes}, but classes.json names {len(named)}: leave --classes out"
+        )
+    names = named or [str(i) for i in range(classes or 0)]
+    if not 2 <= len(names) <= IGNORED:
+        raise ValueError(f"there are {len(names)} classes: a mask tells 2 to {IGNORED} apart")
+    return names
+
+
+def images_of(
+    config: SegmentConfig,
+    spec: tuple[str, ...],
+    metadata: Metadata,
+    classes: int,
+    boxes: Crop | None = None,
+) -> MaskedImages:
+    """The images of these shards as the model takes them, with their masks."""
+    return MaskedImages(
+        open_shards(spec, config.run.verify, config.data.source),
+        size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        classes=classes,
+        pixels=config.data.pixels,
+        seed=config.seed,
+        boxes=boxes,
+        source=config.data.source,
+    )
+
+
+def pixel_loss(
+    logits: Float[Tensor, "b k h w"], masks: UInt8[Tensor, "b h w"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy, its mean over the pixels that are not ignored; zero where all are."""
+    total = F.cross_entropy(logits, masks.long(), ignore_index=IGNORED, reduction="sum")
+    return total / (masks != IGNORED).sum().clamp_min(1)
+
+
+if __name__ == "__main__":
+    run_program(main)

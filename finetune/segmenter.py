@@ -1,0 +1,140 @@
+"""The model of segmentation: a backbone's four stages, a feature pyramid, one sum of its levels.
+
+Source: Kirillov et al., *Panoptic Feature Pyramid Networks*, CVPR 2019, section 3.2 (Semantic FPN).
+Levels are doubled to the size of the next finer one, whatever that is, rather than by 2, so that
+strides of stems and sides of images are free.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import FeaturePyramidNetwork
+
+from fcmae import checkpoint
+from fcmae.convert import Metadata, read_metadata, save_timm
+from fcmae.weights import header_of
+from finetune import classifier
+from finetune.augment import seeded
+from finetune.classifier import ModelConfig
+
+STAGES = 4
+NORM_GROUPS = 32  # of channels, as in the paper
+HEADER = "segmenter"
+
+
+class SemanticFPN(nn.Module):
+    """Logits at the finest of the feature maps.
+
+    Args:
+        channels: of the feature maps, from the finest on.
+        classes: how many.
+        width: channels of the pyramid and of the branches.
+
+    Raises:
+        ValueError: the width is no multiple of 32.
+    """
+
+    def __init__(self, channels: Sequence[int], classes: int, width: int) -> None:
+        super().__init__()
+        if width < 1 or width % NORM_GROUPS:
+            raise ValueError(f"head_width={width} must be a multiple of {NORM_GROUPS}")
+        self.pyramid = FeaturePyramidNetwork(list(channels), width)
+        # a level is convolved once on its way to each finer one, the finest once where it is
+        self.branches = nn.ModuleList(
+            nn.ModuleList(refine(width) for _ in range(max(1, level)))
+            for level in range(len(channels))
+        )
+        self.classify = nn.Conv2d(width, classes, 1)
+
+    def forward(self, features: list[Tensor]) -> Float[Tensor, "b k h w"]:
+        levels = self.pyramid({str(i): x for i, x in enumerate(features)}).values()
+        sizes = [x.shape[-2:] for x in features]
+        merged = []
+        for level, (x, branch) in enumerate(zip(levels, self.branches, strict=True)):
+            finer = sizes[:level][::-1] or sizes[:1]
+            for block, size in zip(cast("nn.ModuleList", branch), finer, strict=True):
+                x = F.interpolate(block(x), size, mode="bilinear")
+            merged.append(x)
+        return self.classify(sum(merged))
+
+
+def refine(width: int) -> nn.Sequential:
+    """A 3x3 convolution, group norm, ReLU."""
+    convolution = nn.Conv2d(width, width, 3, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(NORM_GROUPS, width), nn.ReLU())
+
+
+class Segmenter(nn.Module):
+    """A backbone and a head that gives logits for every pixel.
+
+    Args:
+        backbone: a model of timm; what lies behind its stages is taken off.
+        classes: how many.
+        width: channels of the head.
+
+    Raises:
+        ValueError: the backbone does not give four feature maps; see `SemanticFPN`.
+    """
+
+    def __init__(self, backbone: nn.Module, classes: int, width: int) -> None:
+        super().__init__()
+        timm = cast("Any", backbone)
+        if not hasattr(backbone, "forward_intermediates") or len(timm.feature_info) < STAGES:
+            raise ValueError(
+                f"backbone {type(backbone).__name__} does not give the {STAGES} feature maps that"
+                " segmentation needs: choose another, as a ConvNeXt, ResNet or EfficientNet"
+            )
+        self.indices = timm.prune_intermediate_layers(STAGES, prune_norm=True)
+        self.backbone = backbone
+        channels = [timm.feature_info[i]["num_chs"] for i in self.indices]
+        self.head = SemanticFPN(channels, classes, width)
+
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        timm = cast("Any", self.backbone)
+        features = timm.forward_intermediates(images, self.indices, intermediates_only=True)
+        return F.interpolate(self.head(features), images.shape[-2:], mode="bilinear")
+
+
+def create(config: ModelConfig, classes: int, width: int, seed: int) -> tuple[Segmenter, Metadata]:
+    """The model with a fresh head, and how it takes images.
+
+    Raises:
+        OSError, ValueError: see `finetune.classifier.create` and `Segmenter`.
+    """
+    backbone, metadata = classifier.create(config, 0, seed)
+    with seeded("head", seed):
+        model = Segmenter(backbone, classes, width)
+        classifier.start_head(model.head.classify, config.head_init_scale)
+    return model, metadata
+
+
+def save(path: Path, model: Segmenter, metadata: Metadata, names: Sequence[str]) -> None:
+    """Write the weights; what `load` makes the model of is in the header."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    about = {"names": list(names), "width": model.head.classify.in_channels}
+    save_timm(path, tensors, metadata, {HEADER: json.dumps(about)})
+
+
+def load(path: Path) -> tuple[Segmenter, Metadata, tuple[str, ...]]:
+    """A segmenter as `save` wrote it, and the names of its classes.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it has no such head, or its tensors are not those of its model.
+    """
+    metadata, header = read_metadata(path), header_of(path)
+    if HEADER not in header:
+        raise ValueError(
+            f"{path} has no segmentation head; make it with python -m finetune.segment"
+        )
+    about = json.loads(header[HEADER])
+    names = tuple(about["names"])
+    model = Segmenter(classifier.create_any(metadata, 0), len(names), about["width"])
+    checkpoint.fill(model.state_dict(), load_file(path), path)
+    return model, metadata, names
