@@ -8,9 +8,12 @@ import pytest
 import yaml
 
 from fcmae.config import differences, field_names, flatten, parse, run_program, to_tree, to_yaml
+from fcmae.encoder import SIZES
+from finetune.train import TrainConfig
 from pretrain import PretrainConfig
 
 RECIPES = sorted((Path(__file__).parents[1] / "scripts" / "recipes").glob("*.yaml"))
+FINETUNE_RECIPES = sorted((RECIPES[0].parent / "finetune").glob("*.yaml"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,19 @@ def test_every_recipe_parses_and_round_trips(path: Path, tmp_path: Path) -> None
     assert parse(PretrainConfig, [again], description="test") == config
     written = flatten(yaml.safe_load(path.read_text()))
     assert written.keys() <= set(field_names(PretrainConfig))
+
+
+@pytest.mark.parametrize("path", FINETUNE_RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_fine_tuning_parses_and_round_trips(path: Path, tmp_path: Path) -> None:
+    flags = ["--data.train", "a.tar", "--data.test", "b.tar", "--out", "a.json"]
+    config = parse(TrainConfig, [str(path), *flags], description="test")
+    again = recipe(tmp_path, to_yaml(config))
+    assert parse(TrainConfig, [again], description="test") == config
+    assert flatten(yaml.safe_load(path.read_text())).keys() <= set(field_names(TrainConfig))
+
+
+def test_recipes_of_fine_tuning_are_those_of_the_papers_sizes() -> None:
+    assert {path.stem for path in FINETUNE_RECIPES} == {*SIZES, "small"}
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,18 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data.write import write_shards
 from fcmae import checkpoint
+from fcmae.config import run_program
 from fcmae.convert import save_timm
 from fcmae.rundir import count_metrics, read_metrics
 from finetune import classifier
 from finetune.backbone import RandomConfig, backbone
+from finetune.train import main
 from tests.runs import ROOT, environment, torchrun
+from tests.test_pipeline import png
 
 RANDOM = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 SMALL = ("--random.image_size", "16", "--random.stem_stride", "1")
@@ -264,6 +267,15 @@ def test_another_config_in_the_same_place_is_refused(run, shards, weights: Path)
     assert "holds a run with another config (optim.base_lr: 0.004 -> 1.0)" in done.stderr
 
 
+def refused(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The line in which the program ends."""
+    monkeypatch.setattr(sys, "argv", ["finetune.train", *argv])
+    with pytest.raises(SystemExit) as stopped:
+        run_program(main)
+    assert "\n" not in str(stopped.value)
+    return str(stopped.value)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -280,17 +292,46 @@ def test_another_config_in_the_same_place_is_refused(run, shards, weights: Path)
     ],
 )
 def test_flags_that_cannot_be_meant_end_in_one_line(
-    flags: tuple[str, ...], message: str, shards: dict[str, str], tmp_path: Path, capsys
+    flags: tuple[str, ...],
+    message: str,
+    shards: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from fcmae.config import run_program
-    from finetune.train import main
-
     argv = command(shards, tmp_path / "out.json", *SMALL, *flags)[3:]
-    sys_argv, sys.argv = sys.argv, ["finetune.train", *argv]
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            run_program(main)
-    finally:
-        sys.argv = sys_argv
-    assert message in str(stopped.value)
-    assert "\n" not in str(stopped.value)
+    assert message in refused(argv, monkeypatch)
+
+
+def test_training_samples_without_a_label_are_refused(
+    shards: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shards([{"__key__": "s0", "png": png(0)}], tmp_path, "train", 1)
+    unlabelled = shards | {"train": str(tmp_path / "train-000000.tar")}
+    told = refused(command(unlabelled, tmp_path / "out.json", *SMALL)[3:], monkeypatch)
+    assert "train-000000.tar: sample 's0' has no label; scripts/make_shards.py labels" in told
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [({}, "1 samples of"), ({"cls": 3}, "have classes [3] that the training data lacks")],
+)
+def test_test_samples_without_a_learned_label_are_refused(
+    label: dict[str, int],
+    message: str,
+    shards: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_shards([{"__key__": "s0", "png": png(0), **label}], tmp_path, "test", 1)
+    other = shards | {"test": str(tmp_path / "test-000000.tar")}
+    argv = command(other, tmp_path / "out.json", *SMALL, "--optim.steps", "1")[3:]
+    assert message in refused(argv, monkeypatch)
+
+
+def test_weights_of_another_program_are_refused(
+    shards: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = tmp_path / "resnet.safetensors"
+    save_file(timm.create_model("resnet18").state_dict(), foreign)
+    argv = command(shards, tmp_path / "out.json", "--weights", str(foreign))[3:]
+    assert "has no header of converted weights" in refused(argv, monkeypatch)
