@@ -202,7 +202,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"seeds={config.seeds} must be at least 1")
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
-        accelerator = start_accelerator(processes)
+        accelerator = start_accelerator(processes, config.run, config.out)
         labelled = read(config, accelerator)
         learned, held = sides(config, labelled)
         probe_of = lru_cache(1)(

@@ -275,8 +275,9 @@ def fit(
             break
     writer.wait()
     accelerator.wait_for_everyone()
-    if run.trackers:
-        accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []  # of this run; the program may start another
     if signalled:
         accelerator.print(
             f"{signal.Signals(signalled).name}: stopped and saved at step {state.step}"

@@ -76,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
         )
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
-        accelerator = start_accelerator(processes)
+        accelerator = start_accelerator(processes, config.run, config.out)
         result = train(config, processes, accelerator)
         if accelerator.is_main_process:
             Console().print(table_of(result["per_class"]))

@@ -26,6 +26,7 @@ from data.shards import open_shards
 from fcmae.config import parse, run_program
 from fcmae.convert import Metadata
 from fcmae.processes import Processes
+from fcmae.rundir import RunConfig
 from finetune import classifier
 from finetune.augment import AugmentedCrop, Mix
 from finetune.classifier import ModelConfig
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"out={config.out} must end in .json")
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
-        accelerator = start_accelerator(processes)
+        accelerator = start_accelerator(processes, config.run, config.out)
         labelled = read(config, accelerator)
         chosen, held = sides(config, labelled)
         result = train(config, labelled, chosen, held, processes, accelerator)
@@ -80,13 +81,18 @@ def main(argv: Sequence[str]) -> None:
         accelerator.end_training()
 
 
-def start_accelerator(processes: Processes) -> Accelerator:
-    """The accelerator of these processes.
+def start_accelerator(processes: Processes, run: RunConfig, out: Path) -> Accelerator:
+    """The accelerator of these processes; its trackers write beside the runs.
 
     Raises:
         ValueError: accelerate sees other processes.
     """
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="no",
+        log_with=list(run.trackers) or None,
+        project_dir=out.with_suffix(""),
+    )
     if accelerator.num_processes != processes.world:
         raise ValueError(
             f"{processes.world} processes were launched but accelerate sees"

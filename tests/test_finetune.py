@@ -335,3 +335,17 @@ def test_weights_of_another_program_are_refused(
     save_file(timm.create_model("resnet18").state_dict(), foreign)
     argv = command(shards, tmp_path / "out.json", "--weights", str(foreign))[3:]
     assert "has no header of converted weights" in refused(argv, monkeypatch)
+
+
+@pytest.mark.slow
+def test_metrics_reach_trackers(shards: dict[str, str], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = tmp_path / "out.json"
+    done = train(shards, out, *SMALL, "--run.trackers", "tensorboard")
+    assert done.returncode == 0, done.stderr
+    board = EventAccumulator(str(tmp_path / "out" / "fcmae"))
+    board.Reload()
+    found = [(event.step, event.value) for event in board.Scalars("loss")]
+    lines = read_metrics(tmp_path / "out")
+    assert found == [(line["step"], pytest.approx(line["loss"])) for line in lines]
