@@ -27,9 +27,9 @@ from data.write import write_shards
 from finetune import segment, segmenter
 from finetune.backbone import RandomConfig
 from finetune.classifier import ModelConfig
-from finetune.features import LabelledData
 from finetune.groups import parameter_groups
 from finetune.pixels import confusion_of, of_pixels
+from finetune.samples import LabelledData
 from finetune.segment import names_of, pixel_loss
 from finetune.segmenter import Segmenter
 from tests.runs import ROOT, torchrun
