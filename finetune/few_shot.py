@@ -31,7 +31,8 @@ from fcmae.checkpoint import write_text
 from fcmae.config import differences, parse, run_program, to_tree
 from fcmae.convert import read_metadata
 from fcmae.processes import Processes
-from finetune.backbone import RandomConfig, backbone
+from finetune import classifier
+from finetune.backbone import RandomConfig
 from finetune.features import Features, spread, whiten
 from finetune.fit import FREE, FitOptimConfig
 from finetune.linear_probe import train_grid
@@ -129,7 +130,7 @@ class Probe:
         held: Int[Tensor, " m"] | None,
         accelerator: Accelerator,
     ) -> None:
-        model, metadata = backbone(config.weights, config.random)
+        model, metadata = classifier.create(config, labelled.task.outputs, config.seed)
         forward = partial(pooled, model.to(accelerator.device).eval(), pool="last")
         images = images_of(config, config.data.train, metadata, labelled.task)
         learned = Chosen(images, labelled.samples, replace=False)

@@ -114,3 +114,15 @@ def test_a_measure_that_is_none_is_refused(done: tuple[Path, str]) -> None:
     again = few_shot(done[0], "--metric", "iou")
     assert again.returncode == 1
     assert "metric=iou is none of accuracy, balanced_accuracy, macro_f1, auc" in again.stderr
+
+
+def test_a_probe_is_of_the_backbone_that_is_fine_tuned(tmp_path: Path) -> None:
+    for name, n in (("train", 30), ("test", 12)):
+        write_images(tmp_path, name, n)
+    timm = ("--backbone", "timm:resnet18", "--random.image_size", "32", "--methods", "probe")
+    finished = few_shot(tmp_path, *timm, "--seeds", "1")
+    assert finished.returncode == 0, finished.stderr
+    (row, _) = json.loads((tmp_path / "out.json").read_text())["results"].values()
+    (column,) = row
+    assert column == "timm_resnet18 probe"
+    assert row[column]["values"][0] > 1 / 3  # three colours
