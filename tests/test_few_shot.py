@@ -104,18 +104,21 @@ def test_a_restart_runs_what_is_missing_alone(done: tuple[Path, str]) -> None:
     assert kept
 
 
+@pytest.mark.slow
 def test_results_of_another_config_are_not_taken_for_these(done: tuple[Path, str]) -> None:
     again = few_shot(done[0], "--probe_lr", "0.5")
     assert again.returncode == 1
     assert "was made with another config (probe_lr: 0.01 -> 0.5); choose another" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_measure_that_is_none_is_refused(done: tuple[Path, str]) -> None:
     again = few_shot(done[0], "--metric", "iou")
     assert again.returncode == 1
     assert "metric=iou is none of accuracy, balanced_accuracy, macro_f1, auc" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_probe_is_of_the_backbone_that_is_fine_tuned(tmp_path: Path) -> None:
     for name, n in (("train", 30), ("test", 12)):
         write_images(tmp_path, name, n)

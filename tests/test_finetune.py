@@ -178,6 +178,7 @@ def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
     assert_same_bits(run[0], out)
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_exits_with_the_status_of_pretraining(
     run, shards: dict[str, str], weights: Path, tmp_path: Path
 ) -> None:
@@ -217,6 +218,7 @@ def test_two_processes_learn_from_the_same_samples(
     assert two["test_samples"] == one["test_samples"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "flags", "measured"),
     [
@@ -235,6 +237,7 @@ def test_labels_and_values_are_learned_too(
     assert classifier.load(tmp_path / "out" / "weights.safetensors")[2].kind == kind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])
 def test_any_timm_backbone_runs_under_the_same_protocol(
     name: str, shards: dict[str, str], tmp_path: Path
