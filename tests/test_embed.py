@@ -135,6 +135,7 @@ def test_other_batches_and_pieces_give_the_same_features(shards: str, tmp_path: 
     assert tables[0].drop_columns("feature").equals(tables[1].drop_columns("feature"))
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_two_processes_finish_what_one_began_to_the_same_bytes(
     uninterrupted: bytes, shards: str, tmp_path: Path

@@ -154,6 +154,7 @@ def test_the_written_model_loads_through_timm(run) -> None:
     assert torch.equal(ours.eval()(x), theirs(x))
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
     run, shards: dict[str, str], weights: Path, tmp_path: Path
 ) -> None:
@@ -263,6 +264,7 @@ def test_held_out_groups_are_reported_on_and_the_test_is_not_read(
     assert "test_samples" not in result
 
 
+@pytest.mark.slow
 def test_another_config_in_the_same_place_is_refused(run, shards, weights: Path) -> None:
     out, _ = run
     done = train(shards, out, "--weights", str(weights), *DRAWING, "--optim.base_lr", "1.0")

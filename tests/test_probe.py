@@ -355,6 +355,7 @@ def test_knn_reports_json_and_a_table_on_converted_weights(tmp_path: Path) -> No
     assert "1.0000 +- 0.0000 over 2 seeds" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize(
     ("module", "chosen", "own"),
@@ -397,6 +398,7 @@ def online_knn(train: str, test: str) -> tuple[int, float]:
     return accelerator.num_processes, knn_accuracy(model, metadata, data, 5, accelerator)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_online_knn_of_two_processes_equals_that_of_one(tmp_path: Path) -> None:
     script = tmp_path / "online.py"
