@@ -37,14 +37,13 @@ from fcmae.config import parse, run_program, to_yaml
 from fcmae.ema import Ema
 from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
-from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
+from fcmae.optim import DTYPES, OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from fcmae.parallel import gradient_norm, shard
 from fcmae.processes import Processes
 from fcmae.reconstruct import reconstruct, save_views
 from fcmae.stopping import STATUS, Stop
 from fcmae.weights import InitConfig, load_decoder, load_encoder
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 REHEARSAL = 20  # steps of a dry run
 # what may differ when a run resumes: it changes no number, or only how long the run is
 FREE = ("run.", "watch.", "dry_run", "data.workers", "data.source.", "data.max_bad_fraction")
@@ -125,12 +124,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
         log_with=list(run.trackers) or None,
         project_dir=run.dir,
     )
-    if accelerator.num_processes != processes.world:
-        raise ValueError(
-            f"{processes.world} processes were launched but accelerate sees"
-            f" {accelerator.num_processes} on {accelerator.device}: launch one, or set"
-            " ACCELERATE_USE_CPU=1"
-        )
+    processes.check(accelerator.num_processes, accelerator.device)
     device, main_process = accelerator.device, accelerator.is_main_process
     # accelerate's own switch; its own FSDP2 is not for CPUs, where ours is tested
     switch = os.environ.get("ACCELERATE_USE_FSDP", "false").lower()

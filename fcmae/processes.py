@@ -51,6 +51,14 @@ class Processes:
             self.store = PrefixStore("stopped", self.store)
             self.store.set_timeout(timedelta(seconds=PATIENCE))
 
+    def check(self, seen: int, device: object) -> None:
+        """Raise ValueError unless accelerate, on `device`, sees as many processes."""
+        if seen != self.world:
+            raise ValueError(
+                f"{self.world} processes were launched but accelerate sees {seen} on {device}:"
+                " launch one, or set ACCELERATE_USE_CPU=1"
+            )
+
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
         """Tell the others what stops this process; where they stop it, raise ConnectionError.

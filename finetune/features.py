@@ -23,7 +23,7 @@ from data.pipeline import ShardImages
 from data.shards import open_shards
 from fcmae.checkpoint import write_text
 from fcmae.convert import Metadata
-from finetune.backbone import RandomConfig, backbone
+from finetune.backbone import RandomConfig, backbone, sha256_of
 from finetune.outputs import outputs_of
 from finetune.pooling import Pool, pooled
 from finetune.samples import LabelledData
@@ -132,10 +132,9 @@ def cached(
     if config.cache is not None:
         # with the share, since features made under a laxer one may have too many broken samples
         shards = [shard.sha256 for shard in images.shards]
-        made_of = (metadata, config.pool, data.pixels, data.max_bad_fraction, shards)
+        made_by = sha256_of(model, metadata)
+        made_of = (made_by, config.pool, data.pixels, data.max_bad_fraction, shards)
         key = hashlib.sha256(repr(made_of).encode())
-        for name, tensor in model.state_dict().items():
-            key.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
         path = config.cache / f"{key.hexdigest()[:32]}.safetensors"
         # one process looks, or those that see another disk would wait for those that do not
         (found,) = broadcast_object_list(

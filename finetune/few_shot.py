@@ -44,6 +44,7 @@ from finetune.train import (
     Labelled,
     TrainConfig,
     check_labels,
+    check_out,
     images_of,
     read,
     sides,
@@ -195,8 +196,7 @@ def main(argv: Sequence[str]) -> None:
     """Run what is missing, and report."""
     config = parse(FewShotConfig, argv, description=str(__doc__))
     config.run.check()
-    if config.out.suffix != ".json":
-        raise ValueError(f"out={config.out} must end in .json")
+    check_out(config.out)
     if config.task.kind != "class":
         raise ValueError(f"task.kind={config.task.kind}: few-shot learning is of classes")
     if config.seeds < 1:

@@ -31,14 +31,13 @@ from fcmae.checkpoint import TrainState
 from fcmae.config import to_yaml
 from fcmae.convert import Metadata
 from fcmae.ema import Ema
-from fcmae.optim import OptimConfig, lr_at, total_steps, warmup_steps
+from fcmae.optim import DTYPES, OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.processes import Processes
 from fcmae.stopping import STATUS, Stop
 from finetune.augment import AugmentConfig, Mix, erase, seeded
 from finetune.groups import By, parameter_groups
 from finetune.samples import Chosen
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # what may differ when a run resumes: it changes no number
 FREE = ("run.", "out", "data.workers", "data.source.", "data.max_bad_fraction", "data.batch_size")
 

@@ -37,7 +37,7 @@ from finetune.fit import FitConfig, fit
 from finetune.measures import table_of
 from finetune.pixels import confusion_of, draw_samples, of_pixels
 from finetune.samples import Chosen, LabelledData, class_names, held_out
-from finetune.train import start_accelerator
+from finetune.train import check_out, start_accelerator
 
 WEIGHTS, PICTURE = "weights.safetensors", "samples.png"
 
@@ -67,8 +67,7 @@ def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched, and report."""
     config = parse(SegmentConfig, argv, description=str(__doc__))
     config.run.check()
-    if config.out.suffix != ".json":
-        raise ValueError(f"out={config.out} must end in .json")
+    check_out(config.out)
     if config.augment.rand_augment:
         raise ValueError(
             f"augment.rand_augment={config.augment.rand_augment} would move pixels away from their"

@@ -67,8 +67,7 @@ def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched, and report."""
     config = parse(TrainConfig, argv, description=str(__doc__))
     config.run.check()
-    if config.out.suffix != ".json":
-        raise ValueError(f"out={config.out} must end in .json")
+    check_out(config.out)
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
         accelerator = start_accelerator(processes, config.run, config.out)
@@ -79,6 +78,12 @@ def main(argv: Sequence[str]) -> None:
             Console().print(table_of(result["per_class"]))
         report("fine-tuning", result, config.out, accelerator)
         accelerator.end_training()
+
+
+def check_out(out: Path) -> None:
+    """Raise ValueError for a result whose run would lie in a directory of the same name."""
+    if out.suffix != ".json":
+        raise ValueError(f"out={out} must end in .json")
 
 
 def start_accelerator(processes: Processes, run: RunConfig, out: Path) -> Accelerator:
@@ -93,12 +98,7 @@ def start_accelerator(processes: Processes, run: RunConfig, out: Path) -> Accele
         log_with=list(run.trackers) or None,
         project_dir=out.with_suffix(""),
     )
-    if accelerator.num_processes != processes.world:
-        raise ValueError(
-            f"{processes.world} processes were launched but accelerate sees"
-            f" {accelerator.num_processes} on {accelerator.device}: launch one, or set"
-            " ACCELERATE_USE_CPU=1"
-        )
+    processes.check(accelerator.num_processes, accelerator.device)
     return accelerator
 
 

@@ -24,7 +24,7 @@ from fcmae.rundir import count_metrics, read_metrics
 from finetune import classifier
 from finetune.backbone import RandomConfig, backbone
 from finetune.train import main
-from tests.runs import ROOT, environment, torchrun
+from tests.runs import ROOT, assert_same_bits, environment, torchrun
 from tests.test_pipeline import png
 
 RANDOM = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
@@ -102,14 +102,10 @@ DRAWING = ("--drop_path", "0.2", "--augment.mixup", "0.8", "--augment.cutmix", "
 DRAWING += ("--optim.ema", "0.9")
 
 
-def assert_same_bits(one: Path, other: Path) -> None:
+def assert_same_runs(one: Path, other: Path) -> None:
     """Equal losses, and equal tensors in the last checkpoints and the written weights."""
     runs = [out.with_suffix("") for out in (one, other)]
-    a, b = ([(line["step"], line["loss"]) for line in read_metrics(run)] for run in runs)
-    assert a == b
-    for file in ("step_0000006/model.safetensors", "step_0000006/ema.safetensors"):
-        ours, theirs = (load_file(run / file) for run in runs)
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), file
+    assert_same_bits(*runs)
     ours, theirs = (load_file(run / "weights.safetensors") for run in runs)
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
@@ -176,7 +172,7 @@ def test_a_killed_run_ends_with_the_bits_of_an_undisturbed_one(
     done = train(shards, out, "--weights", str(weights), *DRAWING)
     assert done.returncode == 0, done.stderr
     assert "resuming from" in done.stdout
-    assert_same_bits(run[0], out)
+    assert_same_runs(run[0], out)
 
 
 @pytest.mark.slow
@@ -201,7 +197,7 @@ def test_a_signal_saves_and_exits_with_the_status_of_pretraining(
     assert "SIGTERM: stopped and saved at step" in told
     done = train(shards, out, *flags)
     assert done.returncode == 0, done.stderr
-    assert_same_bits(run[0], out)
+    assert_same_runs(run[0], out)
 
 
 @pytest.mark.dist
