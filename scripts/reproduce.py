@@ -1,11 +1,13 @@
 """The results table of the README, made anew: scratch, FCMAE and timm's models on few labels.
 
-    python scripts/reproduce.py            # what is missing; goes on where it was stopped
-    python scripts/reproduce.py --table    # only the table, out of results that are there
+    python scripts/reproduce.py                 # what is missing; goes on where it was stopped
+    python scripts/reproduce.py --sets emoji    # of one data set
+    python scripts/reproduce.py --table         # only the table, out of results that are there
 
 For each data set: pretrain without labels, convert, and fine-tune and probe on a part of the labels
 by `finetune.few_shot`, every model with `recipes/finetune/small.yaml`, over the same samples and
-seeds. Everything lies in runs/reproduce/; the table goes between two marks in the README.
+seeds. Everything lies in runs/reproduce/; a data set's table goes between its marks in the README,
+where the old one stays as long as nothing was measured here.
 """
 
 import json
@@ -16,7 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -28,8 +30,7 @@ LAUNCH = ("accelerate", "launch", "--quiet", "--num_processes", "1", "--num_mach
 LAUNCH += ("--mixed_precision", "no", "--dynamo_backend", "no")
 SMALL = "scripts/recipes/finetune/small.yaml"
 BASELINES = ("resnet18", "vit_tiny_patch16_224", "convnext_atto")
-BEGIN, END = "<!-- reproduce: begin -->", "<!-- reproduce: end -->"
-SEEDS, STEPS = 3, 200
+SEEDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class DataSet:
     group: str
     fraction: float
     """Of the training labels."""
+    steps: int
+    """Of each fine-tuning, chosen on held-out training data."""
     size: int
     """Side in pixels of the images that timm's models see."""
     in_chans: int
@@ -67,6 +70,7 @@ SETS = (
         test="datasets/elpv/test-000000.tar",
         group="block",
         fraction=0.1,
+        steps=200,
         size=128,
         in_chans=1,
         mean=0.598,
@@ -81,6 +85,7 @@ SETS = (
         test="data/demo/test-000000.tar.gz",
         group="group",
         fraction=0.1,
+        steps=600,
         size=64,
         in_chans=3,
         mean=0.5,
@@ -94,8 +99,10 @@ SETS = (
 class Reproduce:
     """Make the results table of the README anew."""
 
+    sets: tuple[Literal["elpv", "emoji"], ...] = ("elpv", "emoji")
+    """The data sets to run."""
     table: bool = False
-    """Only write the table, out of the results that are there."""
+    """Only write their tables, out of the results that are there."""
 
 
 def command(program: Sequence[str], run: Path, name: str) -> None:
@@ -127,7 +134,7 @@ def make(data: DataSet) -> None:
     shards = ("--data.train", data.train, "--data.test", data.test, "--data.group", data.group)
     protocol = ("-m", "finetune.few_shot", SMALL, *shards, "--seeds", str(SEEDS))
     protocol += ("--fractions", str(data.fraction), "--metric", data.metrics[0])
-    protocol += ("--optim.steps", str(STEPS))
+    protocol += ("--optim.steps", str(data.steps))
     ours = ("--weights", str(weights), "--out", str(run / "fcmae.json"))
     if not (run / "fcmae.json").exists():
         command((*protocol, *ours), run, "fcmae")
@@ -161,38 +168,42 @@ def cell_of(values: list[float]) -> str:
     return f"{found['mean']:.3f} ± {found['std']:.3f}"
 
 
-def table(data: DataSet) -> list[str]:
-    """The lines of one data set; none before anything was measured."""
+def with_table(readme: str, data: DataSet) -> str:
+    """The README with this data set's table; as it is where nothing was measured."""
     rows = list(rows_of(data))
     if not rows:
-        return []
+        print(f"nothing measured in {data.run}: the table of {data.name} stays as it is")
+        return readme
     hours = sum(read(data.run / "seconds.json").values()) / 3600
     names = ["AUC" if m == "auc" else m.replace("_", " ") for m in data.metrics]
-    return [
-        f"{data.title}, {100 * data.fraction:g} % of the training labels, {SEEDS} seeds,"
-        f" {hours:.1f} h:",
+    lines = [
+        f"{data.title}, {100 * data.fraction:g} % of the training labels, {data.steps} steps,"
+        f" {SEEDS} seeds, {hours:.1f} h:",
         "",
         f"| model | method | {' | '.join(names)} |",
         "|---" * (2 + len(names)) + "|",
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
     ]
+    begin, end = (f"<!-- reproduce {data.name}: {mark} -->" for mark in ("begin", "end"))
+    before, found, rest = readme.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"README.md lacks the lines {begin} and {end}, between which a table goes")
+    return "\n".join((before + begin, "", *lines, end + after))
 
 
 def main() -> None:
-    """Run what is missing, then write the table into the README."""
+    """Run what is missing, then write the tables into the README."""
     args = tyro.cli(Reproduce, description=__doc__)
     os.chdir(ROOT)
-    if not (args.table or Path("datasets/elpv").exists()):
-        subprocess.run([sys.executable, "-m", "data.elpv", "datasets/elpv"], check=True)
-    for data in SETS:
-        if not args.table:
-            make(data)
     readme = Path("README.md")
-    before, _, rest = readme.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    lines = [BEGIN, "", *(line for data in SETS for line in table(data)), END]
-    readme.write_text(before + "\n".join(lines) + after)
+    for data in (d for d in SETS if d.name in args.sets):
+        if not args.table:
+            if data.name == "elpv" and not Path("datasets/elpv").exists():
+                subprocess.run([sys.executable, "-m", "data.elpv", "datasets/elpv"], check=True)
+            make(data)
+        readme.write_text(with_table(readme.read_text(), data))
 
 
 if __name__ == "__main__":
