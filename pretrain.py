@@ -6,24 +6,21 @@ Restarting the same command resumes from the last checkpoint. SIGTERM, SIGUSR1 a
 run after the step with a checkpoint, and exit status 75 (130 for Ctrl-C).
 """
 
-import math
 import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from tqdm import tqdm
 
 from data.broken import BrokenSamples
 from data.index import statistics
@@ -40,6 +37,7 @@ from fcmae.model import ModelConfig
 from fcmae.optim import DTYPES, OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from fcmae.parallel import gradient_norm, shard
 from fcmae.processes import Processes
+from fcmae.progress import Progress
 from fcmae.reconstruct import reconstruct, save_views
 from fcmae.stopping import STATUS, Stop
 from fcmae.weights import InitConfig, load_decoder, load_encoder
@@ -228,17 +226,10 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
     trained.train()
     micro_batches = iter(loader)
     images = visible = prediction = torch.empty(0)  # the last micro-batch, for pictures
-    # since the last log: the first step whose loss is not finite, and broken samples, of this rank
-    failed_at, found = torch.full((), math.inf, device=device), list[str]()
-    since, logged, waited = time.perf_counter(), state.step, 0.0
-    steps = tqdm(
-        range(state.step, end),
-        initial=state.step,
-        total=end,
-        unit="step",
-        disable=not (main_process and sys.stderr.isatty()),
-    )
-    for step in steps:
+    found = list[str]()  # broken samples since the last log, of this rank
+    steps = range(state.step, end)
+    progress = Progress(run.dir, steps, optim.batch_size, device, shown=main_process)
+    for step in progress:
         after = step + 1
         last = after == end
         saving = last or after % run.save_every == 0
@@ -255,9 +246,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
             group["lr"] = lr
         loss = torch.zeros((), device=device)
         for micro in range(1, optim.accumulate + 1):
-            began = time.perf_counter()
-            batch = next(micro_batches)
-            waited += time.perf_counter() - began
+            batch = progress.take(micro_batches)
             found += bad.new(batch["broken"])
             images = normalise(batch["image"].to(device, non_blocking=True))
             visible = draw_visible_of(
@@ -282,7 +271,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
         optimizer.zero_grad()
         if ema is not None:
             ema.update(step)
-        failed_at = torch.where(loss.isfinite(), failed_at, failed_at.clamp(max=after))
+        progress.note(after, loss)
         state = TrainState(after, state.samples_seen + optim.batch_size)
         signalled = stop.agreed()
 
@@ -295,62 +284,32 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
                 break  # and say why below
             continue
         # from here on the device is waited for
-        mine = torch.stack([loss, failed_at, torch.full_like(loss, len(found))])
-        everyone = cast("Tensor", accelerator.gather(mine[None])).tolist()
-        losses, failures, founds = zip(*everyone, strict=True)
-        if not (norm.isfinite() or scaler.is_enabled()):  # the scaler takes no such step
-            failures = [min(at, after) for at in failures]
-        if min(failures) <= after:
-            first = int(min(failures))
-            samples = batches.of_step(first - 1, failures.index(first))
-            named = images_of.name(samples) if main_process else []
-            rundir.report_not_finite(run.dir, first, lr, named)
-        if any(founds):  # every process learns of them, and stops where one does
-            for message in bad.add(gather_object(found)):
-                accelerator.print(f"skipped {message}")
-            found = []
+        if not scaler.is_enabled():  # it would have taken no such step
+            progress.note(after, norm.to(device))
+        mean = progress.mean_loss(
+            loss, lr, lambda step, rank: images_of.name(batches.of_step(step, rank))
+        )
+        for message in bad.add(gather_object(found)):  # every process stops where one does
+            accelerator.print(f"skipped {message}")
+        found = []
         if logging:
-            elapsed = time.perf_counter() - since
-            speed = (after - logged) * optim.batch_size / elapsed
-            line: dict[str, Any] = {
-                "step": after,
-                "samples_seen": state.samples_seen,
-                "loss": sum(losses) / processes.world,
-                "lr": lr,
-                "grad_norm": norm.item() if norm.isfinite() else None,
-                "images_per_s": round(speed, 2),
-                "data_wait": round(waited / elapsed, 4),
-                "memory_gb": round(rundir.peak_memory(device), 3),
-                "bad_samples": bad.by_shard(),
-            }
+            line = progress.line(state, mean, lr, norm) | {"bad_samples": bad.by_shard()}
             if scaler.is_enabled():
                 line["loss_scale"] = scaler.get_scale()
-            if watch.collapse_every and crossed(logged, after, watch.collapse_every):
+            if watch.collapse_every and crossed(progress.logged, after, watch.collapse_every):
                 forward = trained if sharded else model.forward  # not the compiled one: no hooks
                 with torch.no_grad(), collapse.measured(model.encoder) as distances:
                     forward(images, visible)
                 line["collapse"] = torch.stack(distances).tolist()
             knn_every = watch.knn_every * order.samples / optim.batch_size
-            if watch.knn_train and (last or crossed(logged, after, knn_every)):
+            if watch.knn_train and (last or crossed(progress.logged, after, knn_every)):
                 weights = checkpoint.whole(model.state_dict(), keep=True)
                 line["knn_accuracy"] = online_knn(
                     config, model.image_size, weights, after, accelerator
                 )
-            if main_process:
-                rundir.add_metrics(run.dir, line)
-                steps.set_postfix_str(
-                    f"loss {line['loss']:.4f}, {speed:.0f} images/s, data {line['data_wait']:.0%}"
-                )
-                if steps.disable:
-                    eta = tqdm.format_interval((end - after) * optim.batch_size / speed)
-                    print(
-                        f"step {after}/{end}  loss {line['loss']:.4f}  lr {lr:.2e}"
-                        f"  {speed:.0f} images/s  data {line['data_wait']:.0%}  ETA {eta}",
-                        flush=True,
-                    )
+            progress.log(line)
             if run.trackers:
                 accelerator.log(rundir.numbers(line), step=after)
-            since, logged, waited = time.perf_counter(), after, 0.0
         if saving or signalled:
             state = replace(state, scaler=scaler.state_dict())
             files = checkpoint.snapshot(model, optimizer, averages, keep=main_process)

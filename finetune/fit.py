@@ -8,19 +8,17 @@ ends as one that was not.
 import math
 import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from data.broken import BrokenSamples
 from data.order import GlobalBatches, Order
@@ -33,6 +31,7 @@ from fcmae.convert import Metadata
 from fcmae.ema import Ema
 from fcmae.optim import DTYPES, OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.processes import Processes
+from fcmae.progress import Progress
 from fcmae.stopping import STATUS, Stop
 from finetune.augment import AugmentConfig, Mix, erase, seeded
 from finetune.groups import By, parameter_groups
@@ -166,16 +165,10 @@ def fit(
     stop, signalled = Stop(run.timeout), 0
     trained.train()
     micro_batches = iter(loader)
-    failed_at, found = torch.full((), math.inf, device=device), list[str]()
-    since, logged = time.perf_counter(), state.step
-    steps = tqdm(
-        range(state.step, total),
-        initial=state.step,
-        total=total,
-        unit="step",
-        disable=not (main_process and sys.stderr.isatty()),
-    )
-    for step in steps:
+    found = list[str]()  # broken samples since the last log, of this rank
+    steps = range(state.step, total)
+    progress = Progress(directory, steps, optim.batch_size, device, shown=main_process)
+    for step in progress:
         after = step + 1
         saving = after == total or after % run.save_every == 0
         logging = saving or after % run.log_every == 0
@@ -191,7 +184,7 @@ def fit(
             group["lr"] = lr * group["scale"]
         value = torch.zeros((), device=device)
         for micro in range(1, optim.accumulate + 1):
-            batch = next(micro_batches)
+            batch = progress.take(micro_batches)
             found += bad.new(batch["broken"])
             x = normalise(batch["image"].to(device, non_blocking=True))
             drawn = zip(batch["epoch"].tolist(), batch["sample"].tolist(), strict=True)
@@ -218,7 +211,7 @@ def fit(
         optimizer.zero_grad()
         if ema is not None:
             ema.update(step)
-        failed_at = torch.where(value.isfinite(), failed_at, failed_at.clamp(max=after))
+        progress.note(after, value)
         state = TrainState(after, state.samples_seen + optim.batch_size)
         signalled = stop.agreed()
         if not (logging or signalled):
@@ -226,45 +219,19 @@ def fit(
                 break  # and say why below
             continue
         # from here on the device is waited for
-        mine = torch.stack([value, failed_at, torch.full_like(value, len(found))])
-        everyone = cast("Tensor", accelerator.gather(mine[None])).tolist()
-        losses, failures, founds = zip(*everyone, strict=True)
-        if not (norm.isfinite() or scaler.is_enabled()):  # the scaler takes no such step
-            failures = [min(at, after) for at in failures]
-        if min(failures) <= after:
-            first = int(min(failures))
-            samples = batches.of_step(first - 1, failures.index(first))
-            named = images.name(samples) if main_process else []
-            rundir.report_not_finite(directory, first, lr, named)
-        if any(founds):  # every process learns of them, and stops where one does
-            for message in bad.add(gather_object(found)):
-                accelerator.print(f"skipped {message}")
-            found = []
+        if not scaler.is_enabled():  # it would have taken no such step
+            progress.note(after, norm.to(device))
+        mean = progress.mean_loss(
+            value, lr, lambda step, rank: images.name(batches.of_step(step, rank))
+        )
+        for message in bad.add(gather_object(found)):  # every process stops where one does
+            accelerator.print(f"skipped {message}")
+        found = []
         if logging:
-            speed = (after - logged) * optim.batch_size / (time.perf_counter() - since)
-            line: dict[str, Any] = {
-                "step": after,
-                "samples_seen": state.samples_seen,
-                "loss": sum(losses) / processes.world,
-                "lr": lr,
-                "grad_norm": norm.item() if norm.isfinite() else None,
-                "images_per_s": round(speed, 2),
-                "memory_gb": round(rundir.peak_memory(device), 3),
-                "bad_samples": bad.by_shard(),
-            }
-            if main_process:
-                rundir.add_metrics(directory, line)
-                steps.set_postfix_str(f"loss {line['loss']:.4f}, {speed:.0f} images/s")
-                if steps.disable:
-                    eta = tqdm.format_interval((total - after) * optim.batch_size / speed)
-                    print(
-                        f"step {after}/{total}  loss {line['loss']:.4f}  lr {lr:.2e}"
-                        f"  {speed:.0f} images/s  ETA {eta}",
-                        flush=True,
-                    )
+            line = progress.line(state, mean, lr, norm) | {"bad_samples": bad.by_shard()}
+            progress.log(line)
             if run.trackers:
                 accelerator.log(rundir.numbers(line), step=after)
-            since, logged = time.perf_counter(), after
         if saving or signalled:
             state = replace(state, scaler=scaler.state_dict())
             files = checkpoint.snapshot(model, optimizer, averages, keep=main_process)

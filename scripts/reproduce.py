@@ -39,8 +39,8 @@ class DataSet:
 
     name: str
     title: str
-    recipe: str
-    """Of the pretraining."""
+    recipe: tuple[str, ...]
+    """Of the pretraining, with what differs from it."""
     train: str
     test: str
     group: str
@@ -65,7 +65,7 @@ SETS = (
     DataSet(
         name="elpv",
         title="ELPV, photographs of solar cells",
-        recipe="scripts/recipes/elpv.yaml",
+        recipe=("scripts/recipes/elpv.yaml",),
         train="datasets/elpv/train-{000000..000003}.tar",
         test="datasets/elpv/test-000000.tar",
         group="block",
@@ -80,7 +80,7 @@ SETS = (
     DataSet(
         name="emoji",
         title="rendered emoji artwork",
-        recipe="scripts/recipes/demo.yaml",
+        recipe=("scripts/recipes/demo.yaml", "--optim.steps", "4000"),
         train="data/demo/train-{000000..000003}.tar.gz",
         test="data/demo/test-000000.tar.gz",
         group="group",
@@ -128,7 +128,7 @@ def make(data: DataSet) -> None:
     run, weights = data.run, data.run / "encoder.safetensors"
     if not weights.exists():
         pretrained = run / "pretrain"
-        command(("pretrain.py", data.recipe, "--run.dir", str(pretrained)), run, "pretrain")
+        command(("pretrain.py", *data.recipe, "--run.dir", str(pretrained)), run, "pretrain")
         convert = (sys.executable, "-m", "fcmae.convert", str(pretrained), str(weights))
         subprocess.run(convert, check=True)
     shards = ("--data.train", data.train, "--data.test", data.test, "--data.group", data.group)

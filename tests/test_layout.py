@@ -21,6 +21,7 @@ LEVELS = {
     "processes": 0,
     "stopping": 0,
     "rundir": 1,
+    "progress": 2,
     "sparse": 1,
     "layers": 2,
     "encoder": 3,
