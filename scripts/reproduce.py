@@ -90,7 +90,7 @@ SETS = (
         in_chans=3,
         mean=0.5,
         std=0.25,
-        metrics=("accuracy", "balanced_accuracy"),
+        metrics=("accuracy", "balanced_accuracy", "auc"),
     ),
 )
 
