@@ -79,7 +79,7 @@ SETS = (
     ),
     DataSet(
         name="emoji",
-        title="rendered emoji artwork",
+        title="Rendered emoji artwork",
         recipe=("scripts/recipes/demo.yaml", "--optim.steps", "4000"),
         train="data/demo/train-{000000..000003}.tar.gz",
         test="data/demo/test-000000.tar.gz",
