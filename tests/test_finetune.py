@@ -247,6 +247,7 @@ def test_any_timm_backbone_runs_under_the_same_protocol(
     classifier.load(tmp_path / "out" / "weights.safetensors")
 
 
+@pytest.mark.slow
 def test_held_out_groups_are_reported_on_and_the_test_is_not_read(
     shards: dict[str, str], weights: Path, tmp_path: Path
 ) -> None:

@@ -275,6 +275,7 @@ def test_a_label_column_that_is_not_there_is_refused(tmp_path):
     assert entry.label is None
 
 
+@pytest.mark.slow
 def test_a_split_writes_two_sets_of_shards(labelled, tmp_path):
     done = run(labelled, tmp_path / "o", "--val", 0.2, "--split", "stratified")
     assert done.returncode == 0, done.stderr

@@ -74,6 +74,7 @@ def test_a_finished_run_says_so(finished: Path) -> None:
     assert "is complete at step 6 of 6" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_encoder_weights_with_a_fresh_decoder(
     finished: Path, tmp_path: Path
 ) -> None:
