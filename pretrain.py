@@ -228,7 +228,14 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
     images = visible = prediction = torch.empty(0)  # the last micro-batch, for pictures
     found = list[str]()  # broken samples since the last log, of this rank
     steps = range(state.step, end)
-    progress = Progress(run.dir, steps, optim.batch_size, device, shown=main_process)
+    progress = Progress(
+        run.dir,
+        steps,
+        optim.batch_size,
+        device,
+        lambda step, rank: images_of.name(batches.of_step(step, rank)),
+        shown=main_process,
+    )
     for step in progress:
         after = step + 1
         last = after == end
@@ -286,9 +293,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
         # from here on the device is waited for
         if not scaler.is_enabled():  # it would have taken no such step
             progress.note(after, norm.to(device))
-        mean = progress.mean_loss(
-            loss, lr, lambda step, rank: images_of.name(batches.of_step(step, rank))
-        )
+        mean = progress.mean_loss(loss, lr)
         for message in bad.add(gather_object(found)):  # every process stops where one does
             accelerator.print(f"skipped {message}")
         found = []

@@ -27,19 +27,28 @@ class Progress:
         steps: those to come, counted from 0.
         batch_size: images a step, over all processes.
         device: of the losses.
+        samples: names the samples of a step, counted from 0, on a rank.
         shown: whether this process writes metrics.jsonl and the terminal's lines.
     """
 
     def __init__(
-        self, run: Path, steps: range, batch_size: int, device: torch.device, *, shown: bool
+        self,
+        run: Path,
+        steps: range,
+        batch_size: int,
+        device: torch.device,
+        samples: Callable[[int, int], Sequence[str]],
+        *,
+        shown: bool,
     ) -> None:
-        self.run, self.end, self.batch_size, self.shown = run, steps.stop, batch_size, shown
+        self.run, self.end, self.batch_size = run, steps.stop, batch_size
+        self.samples, self.shown = samples, shown
         quiet = not (shown and sys.stderr.isatty())
         self.bar = tqdm(steps, initial=steps.start, total=steps.stop, unit="step", disable=quiet)
         self.failed_at = torch.full((), math.inf, device=device)
-        self._since(steps.start)
+        self._count_from(steps.start)
 
-    def _since(self, step: int) -> None:
+    def _count_from(self, step: int) -> None:
         self.logged, self.began, self.waited = step, time.perf_counter(), 0.0
 
     def __iter__(self) -> Iterator[int]:
@@ -57,15 +66,12 @@ class Progress:
         found = self.failed_at.clamp(max=step)
         self.failed_at = torch.where(value.isfinite(), self.failed_at, found)
 
-    def mean_loss(
-        self, loss: Float[Tensor, ""], lr: float, samples: Callable[[int, int], Sequence[str]]
-    ) -> float:
+    def mean_loss(self, loss: Float[Tensor, ""], lr: float) -> float:
         """The mean over all processes, each of which has to call this.
 
         Args:
             loss: of the last step on this process.
             lr: of the last step.
-            samples: names the samples of a step, counted from 0, on a rank.
 
         Raises:
             FloatingPointError: some step since the last call was noted, on any process.
@@ -78,7 +84,7 @@ class Progress:
         losses, failures = torch.stack(everyone).T.tolist()
         if math.isfinite(first := min(failures)):
             step = int(first)
-            named = samples(step - 1, failures.index(first)) if self.shown else []
+            named = self.samples(step - 1, failures.index(first)) if self.shown else []
             rundir.report_not_finite(self.run, step, lr, named)
         return sum(losses) / len(losses)
 
@@ -113,4 +119,4 @@ class Progress:
                     f"  {wait}  ETA {eta}",
                     flush=True,
                 )
-        self._since(step)
+        self._count_from(step)

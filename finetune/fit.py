@@ -167,7 +167,14 @@ def fit(
     micro_batches = iter(loader)
     found = list[str]()  # broken samples since the last log, of this rank
     steps = range(state.step, total)
-    progress = Progress(directory, steps, optim.batch_size, device, shown=main_process)
+    progress = Progress(
+        directory,
+        steps,
+        optim.batch_size,
+        device,
+        lambda step, rank: images.name(batches.of_step(step, rank)),
+        shown=main_process,
+    )
     for step in progress:
         after = step + 1
         saving = after == total or after % run.save_every == 0
@@ -221,9 +228,7 @@ def fit(
         # from here on the device is waited for
         if not scaler.is_enabled():  # it would have taken no such step
             progress.note(after, norm.to(device))
-        mean = progress.mean_loss(
-            value, lr, lambda step, rank: images.name(batches.of_step(step, rank))
-        )
+        mean = progress.mean_loss(value, lr)
         for message in bad.add(gather_object(found)):  # every process stops where one does
             accelerator.print(f"skipped {message}")
         found = []

@@ -41,6 +41,8 @@ class DataSet:
     title: str
     recipe: tuple[str, ...]
     """Of the pretraining, with what differs from it."""
+    fetch: str | None = None
+    """Module that writes the shards, where they are not in the repository."""
     train: str
     test: str
     group: str
@@ -66,6 +68,7 @@ SETS = (
         name="elpv",
         title="ELPV, photographs of solar cells",
         recipe=("scripts/recipes/elpv.yaml",),
+        fetch="data.elpv",
         train="datasets/elpv/train-{000000..000003}.tar",
         test="datasets/elpv/test-000000.tar",
         group="block",
@@ -124,7 +127,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def make(data: DataSet) -> None:
-    """Pretrain, convert and fine-tune; what is complete is passed over."""
+    """Fetch, pretrain, convert and fine-tune; what is complete is passed over."""
+    folder = Path(data.train).parent
+    if data.fetch and not folder.exists():
+        subprocess.run([sys.executable, "-m", data.fetch, str(folder)], check=True)
     run, weights = data.run, data.run / "encoder.safetensors"
     if not weights.exists():
         pretrained = run / "pretrain"
@@ -200,8 +206,6 @@ def main() -> None:
     readme = Path("README.md")
     for data in (d for d in SETS if d.name in args.sets):
         if not args.table:
-            if data.name == "elpv" and not Path("datasets/elpv").exists():
-                subprocess.run([sys.executable, "-m", "data.elpv", "datasets/elpv"], check=True)
             make(data)
         readme.write_text(with_table(readme.read_text(), data))
 

@@ -14,7 +14,7 @@ from fcmae.rundir import read_metrics
 
 def progress_of(run: Path, steps: range = range(4), *, shown: bool = True) -> Progress:
     run.mkdir(exist_ok=True)
-    return Progress(run, steps, 8, torch.device("cpu"), shown=shown)
+    return Progress(run, steps, 8, torch.device("cpu"), names, shown=shown)
 
 
 def names(step: int, rank: int) -> list[str]:
@@ -28,7 +28,7 @@ def test_iterates_over_the_steps_that_are_left(tmp_path: Path):
 def test_mean_loss_of_one_process_is_its_own(tmp_path: Path):
     progress = progress_of(tmp_path)
     progress.note(1, torch.tensor(0.5))
-    assert progress.mean_loss(torch.tensor(0.25), 1e-3, names) == 0.25
+    assert progress.mean_loss(torch.tensor(0.25), 1e-3) == 0.25
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -37,7 +37,7 @@ def test_first_step_that_is_not_finite_ends_the_run_with_its_samples(tmp_path: P
     for step, loss in enumerate([1.0, value, value, 1.0], start=1):
         progress.note(step, torch.tensor(loss))
     with pytest.raises(FloatingPointError, match="not finite at step 2 "):
-        progress.mean_loss(torch.tensor(1.0), 1e-3, names)
+        progress.mean_loss(torch.tensor(1.0), 1e-3)
     listed = json.loads((tmp_path / "not_finite_0000002.json").read_text())
     assert listed["samples"] == ["step 1 of rank 0"]
 
