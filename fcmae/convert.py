@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor, nn
 
 from fcmae import checkpoint, names
-from fcmae.config import parse, run_program
 from fcmae.encoder import SIZES
 from fcmae.export import hub
 from fcmae.masking import patch_grid
 from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
+from fcmae.run.config import parse, run_program
 from fcmae.weights import (
     HEADER,
     Metadata,

@@ -20,7 +20,7 @@ import yaml
 
 from fcmae import checkpoint
 from fcmae.checkpoint import write_text
-from fcmae.config import differences, flatten, to_tree, to_yaml
+from fcmae.run.config import differences, flatten, to_tree, to_yaml
 
 METRICS, ENVIRONMENT = "metrics.jsonl", "environment.json"
 PACKAGES = (

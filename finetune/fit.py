@@ -26,12 +26,12 @@ from data.pipeline import outlive_signals
 from data.transforms import Normalise
 from fcmae import checkpoint, rundir
 from fcmae.checkpoint import TrainState
-from fcmae.config import to_yaml
 from fcmae.convert import Metadata
 from fcmae.ema import Ema
 from fcmae.optim import DTYPES, OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.processes import Processes
 from fcmae.progress import Progress
+from fcmae.run.config import to_yaml
 from fcmae.stopping import STATUS, Stop
 from finetune.augment import AugmentConfig, Mix, erase, seeded
 from finetune.groups import By, parameter_groups

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from fcmae.config import parse, run_program
+from fcmae.run.config import parse, run_program
 from finetune.features import (
     Features,
     ProbeConfig,

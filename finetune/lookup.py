@@ -31,8 +31,8 @@ from torch.nn import functional as F
 
 from data.decode import open_image
 from data.transforms import Normalise, centre_crop
-from fcmae.config import run_program
 from fcmae.convert import load_timm, read_metadata
+from fcmae.run.config import run_program
 from finetune.backbone import sha256_of
 from finetune.features import whitening
 from finetune.knn import neighbours

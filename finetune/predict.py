@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from data.decode import IMAGE_SUFFIXES, Pixels, open_image
 from data.transforms import Normalise, centre_crop
-from fcmae.config import parse, run_program
 from fcmae.convert import Metadata
+from fcmae.run.config import parse, run_program
 from finetune import classifier
 from finetune.tasks import Task
 

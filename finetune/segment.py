@@ -26,9 +26,9 @@ from data.masks import IGNORED, MaskedImages
 from data.pipeline import ShardImages
 from data.shards import open_shards
 from data.transforms import Crop
-from fcmae.config import parse, run_program
 from fcmae.convert import Metadata
 from fcmae.processes import Processes
+from fcmae.run.config import parse, run_program
 from finetune import segmenter
 from finetune.augment import AugmentConfig, Mix
 from finetune.classifier import ModelConfig

@@ -23,9 +23,9 @@ from torch import Tensor
 from data.broken import BrokenSamples
 from data.pipeline import ShardImages
 from data.shards import open_shards
-from fcmae.config import parse, run_program
 from fcmae.convert import Metadata
 from fcmae.processes import Processes
+from fcmae.run.config import parse, run_program
 from fcmae.rundir import RunConfig
 from finetune import classifier
 from finetune.augment import AugmentedCrop, Mix

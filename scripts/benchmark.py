@@ -30,9 +30,9 @@ from rich.table import Table
 from torch import Tensor
 
 from fcmae import FCMAE, draw_visible
-from fcmae.config import run_program
 from fcmae.encoder import Encoder
 from fcmae.layers import GlobalResponseNorm
+from fcmae.run.config import run_program
 from fcmae.sparse import gathered
 from scripts.loading import IMAGES, LOADING
 from scripts.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules

@@ -28,8 +28,8 @@ from data.shards import open_shards
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from data.write import write_shards
 from fcmae import FCMAE
-from fcmae.config import parse
 from fcmae.masking import draw_visible
+from fcmae.run.config import parse
 from pretrain import PretrainConfig
 
 Work = Callable[[], object]

@@ -44,10 +44,10 @@ from rich.console import Console
 from rich.table import Table
 
 from data.pipeline import DataConfig
-from fcmae.config import parse, run_program
 from fcmae.encoder import MODELS, SIZES
 from fcmae.masking import patch_grid, visible_count
 from fcmae.model import ModelConfig
+from fcmae.run.config import parse, run_program
 from pretrain import PretrainConfig, PretrainRun
 
 Numbers = dict[str, int | float]

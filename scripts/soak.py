@@ -17,7 +17,7 @@ import tyro
 from safetensors.torch import load_file
 
 from fcmae import checkpoint
-from fcmae.config import parse, run_program
+from fcmae.run.config import parse, run_program
 from fcmae.rundir import count_metrics, read_metrics
 
 ROOT = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ from typing import Literal
 import pytest
 import yaml
 
-from fcmae.config import differences, field_names, flatten, parse, run_program, to_tree, to_yaml
 from fcmae.encoder import SIZES
+from fcmae.run.config import differences, field_names, flatten, parse, run_program, to_tree, to_yaml
 from finetune.train import TrainConfig
 from pretrain import PretrainConfig
 

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from data.write import write_shards
 from fcmae import checkpoint
-from fcmae.config import run_program
 from fcmae.convert import save_timm
+from fcmae.run.config import run_program
 from fcmae.rundir import count_metrics, read_metrics
 from finetune import classifier
 from finetune.backbone import RandomConfig, backbone

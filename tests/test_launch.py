@@ -26,7 +26,7 @@ from torch.distributed.run import get_args_parser
 
 from data.sources import is_remote
 from fcmae import checkpoint
-from fcmae.config import field_names, parse
+from fcmae.run.config import field_names, parse
 from fcmae.rundir import read_metrics
 from fcmae.stopping import PREEMPTED
 from pretrain import PretrainConfig

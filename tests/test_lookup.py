@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from pyarrow import parquet
 
 from data.write import write_shards
-from fcmae.config import run_program
 from fcmae.convert import create_timm, save_timm
+from fcmae.run.config import run_program
 from finetune.backbone import RandomConfig, backbone
 from finetune.embed import EmbedConfig, EmbedData, embed
 from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest

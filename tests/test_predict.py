@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae.config import run_program
+from fcmae.run.config import run_program
 from finetune import classifier
 from finetune.backbone import RandomConfig
 from finetune.classifier import ModelConfig

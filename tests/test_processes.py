@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import sys
 import torch
-from fcmae.config import run_program
+from fcmae.run.config import run_program
 from fcmae.processes import Processes
 
 def main(argv):
