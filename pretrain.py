@@ -28,8 +28,7 @@ from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, ShardImages, train_loader
 from data.shards import open_shards
 from data.transforms import Normalise
-from fcmae import FCMAE, checkpoint, collapse, rundir
-from fcmae.checkpoint import TrainState
+from fcmae import FCMAE, collapse, rundir
 from fcmae.ema import Ema
 from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
@@ -38,6 +37,8 @@ from fcmae.parallel import gradient_norm, shard
 from fcmae.processes import Processes
 from fcmae.progress import Progress
 from fcmae.reconstruct import reconstruct, save_views
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import TrainState
 from fcmae.run.config import parse, run_program, to_yaml
 from fcmae.stopping import STATUS, Stop
 from fcmae.weights import InitConfig, load_decoder, load_encoder

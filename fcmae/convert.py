@@ -21,11 +21,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from fcmae import checkpoint, names
+from fcmae import names
 from fcmae.encoder import SIZES
 from fcmae.export import hub
 from fcmae.masking import patch_grid
 from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
+from fcmae.run import checkpoint
 from fcmae.run.config import parse, run_program
 from fcmae.weights import (
     HEADER,

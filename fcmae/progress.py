@@ -14,7 +14,7 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from fcmae import rundir
-from fcmae.checkpoint import TrainState
+from fcmae.run.checkpoint import TrainState
 
 
 class Progress:

@@ -18,8 +18,8 @@ from typing import Any, Literal, NoReturn
 import torch
 import yaml
 
-from fcmae import checkpoint
-from fcmae.checkpoint import write_text
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, flatten, to_tree, to_yaml
 
 METRICS, ENVIRONMENT = "metrics.jsonl", "environment.json"

@@ -19,10 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from fcmae import checkpoint, names
+from fcmae import names
 from fcmae.encoder import Encoder
 from fcmae.model import ModelConfig
 from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
+from fcmae.run import checkpoint
 
 # What torch.load raises of files that are cut short or no pickle, beside what it refuses.
 DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error)

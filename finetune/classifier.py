@@ -10,8 +10,8 @@ import timm
 from safetensors.torch import load_file
 from torch import nn
 
-from fcmae import checkpoint
 from fcmae.convert import Metadata, create_timm, load_timm, read_metadata, save_timm
+from fcmae.run import checkpoint
 from fcmae.weights import header_of
 from finetune.augment import seeded
 from finetune.backbone import RandomConfig, backbone, of_flags

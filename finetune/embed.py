@@ -34,7 +34,7 @@ from data.pipeline import ShardImages
 from data.shards import open_shards
 from data.sources import SourceConfig
 from data.transforms import Normalise
-from fcmae.checkpoint import sync
+from fcmae.run.checkpoint import sync
 from fcmae.run.config import differences, parse, run_program
 from finetune.backbone import RandomConfig, backbone, sha256_of
 from finetune.pooling import pooled

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from data.pipeline import ShardImages
 from data.shards import open_shards
-from fcmae.checkpoint import write_text
 from fcmae.convert import Metadata
+from fcmae.run.checkpoint import write_text
 from finetune.backbone import RandomConfig, backbone, sha256_of
 from finetune.outputs import outputs_of
 from finetune.pooling import Pool, pooled

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from fcmae.checkpoint import write_text
 from fcmae.convert import read_metadata
 from fcmae.processes import Processes
+from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, parse, run_program, to_tree
 from finetune import classifier
 from finetune.backbone import RandomConfig

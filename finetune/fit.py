@@ -24,13 +24,14 @@ from data.broken import BrokenSamples
 from data.order import GlobalBatches, Order
 from data.pipeline import outlive_signals
 from data.transforms import Normalise
-from fcmae import checkpoint, rundir
-from fcmae.checkpoint import TrainState
+from fcmae import rundir
 from fcmae.convert import Metadata
 from fcmae.ema import Ema
 from fcmae.optim import DTYPES, OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.processes import Processes
 from fcmae.progress import Progress
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import TrainState
 from fcmae.run.config import to_yaml
 from fcmae.stopping import STATUS, Stop
 from finetune.augment import AugmentConfig, Mix, erase, seeded
@@ -107,7 +108,7 @@ def fit(
         accelerator: made of them.
 
     Raises:
-        OSError, ValueError: see `fcmae.rundir.compare`, `fcmae.checkpoint.load`.
+        OSError, ValueError: see `fcmae.rundir.compare`, `fcmae.run.checkpoint.load`.
         FloatingPointError: the loss is not finite.
         SystemExit: a signal came; the run is saved.
     """

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from fcmae import checkpoint
 from fcmae.convert import Metadata, read_metadata, save_timm
+from fcmae.run import checkpoint
 from fcmae.weights import header_of
 from finetune import classifier
 from finetune.augment import seeded

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.shards import open_shards, read_sample
-from fcmae.checkpoint import write_text
+from fcmae.run.checkpoint import write_text
 
 try:
     from skimage.feature import hog

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from fcmae import FCMAE, checkpoint, draw_visible
-from fcmae.checkpoint import TrainState, Writer
+from fcmae import FCMAE, draw_visible
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import TrainState, Writer
 
 Work = Callable[[], object]
 STEPS = 3

@@ -16,7 +16,7 @@ import torch
 import tyro
 from safetensors.torch import load_file
 
-from fcmae import checkpoint
+from fcmae.run import checkpoint
 from fcmae.run.config import parse, run_program
 from fcmae.rundir import count_metrics, read_metrics
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from fcmae import checkpoint
+from fcmae.run import checkpoint
 from fcmae.rundir import read_metrics
 
 ROOT = Path(__file__).parents[1]

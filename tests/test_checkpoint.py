@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae import FCMAE, checkpoint
-from fcmae.checkpoint import TrainState
+from fcmae import FCMAE
 from fcmae.ema import Ema
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import TrainState
 from tests.runs import ROOT, environment
 
 
@@ -135,8 +136,8 @@ def test_the_sums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
 FILL = """
 import resource, sys
 from pathlib import Path
-from fcmae import checkpoint
-from fcmae.checkpoint import TrainState
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import TrainState
 from tests.test_checkpoint import trained
 run = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))

@@ -11,8 +11,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from fcmae import FCMAE, checkpoint
-from fcmae.checkpoint import TrainState
+from fcmae import FCMAE
 from fcmae.convert import (
     Metadata,
     convert,
@@ -23,6 +22,8 @@ from fcmae.convert import (
     to_timm,
 )
 from fcmae.encoder import MODELS
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import TrainState
 from fcmae.weights import find_checkpoint
 
 ROOT = Path(__file__).parents[1]

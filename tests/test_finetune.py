@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from data.write import write_shards
-from fcmae import checkpoint
 from fcmae.convert import save_timm
+from fcmae.run import checkpoint
 from fcmae.run.config import run_program
 from fcmae.rundir import count_metrics, read_metrics
 from finetune import classifier

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fcmae import checkpoint
+from fcmae.run import checkpoint
 from fcmae.rundir import count_metrics, read_metrics
 from fcmae.stopping import INTERRUPTED, PREEMPTED
 from tests.runs import assert_same_bits, losses, newest, pretrain, start, torchrun

@@ -25,7 +25,7 @@ from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
 from data.sources import is_remote
-from fcmae import checkpoint
+from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
 from fcmae.rundir import read_metrics
 from fcmae.stopping import PREEMPTED

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.flop_counter import FlopCounterMode
 
-from fcmae import FCMAE, checkpoint, draw_visible
-from fcmae.checkpoint import MODEL, OPTIMIZER, TrainState
+from fcmae import FCMAE, draw_visible
 from fcmae.encoder import MODELS
 from fcmae.layers import Mlp
 from fcmae.model import ModelConfig
 from fcmae.optim import OptimConfig
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
 from fcmae.sparse import gathered
 from scripts.plan import Part, PlanConfig, decoder_part, encoder_parts, main, plan
 

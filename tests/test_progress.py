@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae.checkpoint import TrainState
 from fcmae.progress import Progress
+from fcmae.run.checkpoint import TrainState
 from fcmae.rundir import read_metrics
 
 

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from data.commands import moments_of
 from data.index import write_index
 from data.write import write_shards
-from fcmae import FCMAE, checkpoint
+from fcmae import FCMAE
 from fcmae.convert import convert
 from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
+from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
 from fcmae.rundir import read_metrics
 from pretrain import PretrainConfig

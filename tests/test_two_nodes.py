@@ -20,7 +20,7 @@ import torch
 from braceexpand import braceexpand
 from safetensors.torch import load_file
 
-from fcmae import checkpoint
+from fcmae.run import checkpoint
 from fcmae.rundir import count_metrics, read_metrics
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
