@@ -29,7 +29,6 @@ from data.pipeline import DataConfig, ShardImages, train_loader
 from data.shards import open_shards
 from data.transforms import Normalise
 from fcmae import FCMAE, collapse, rundir
-from fcmae.ema import Ema
 from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
 from fcmae.optim import DTYPES, OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
@@ -40,6 +39,7 @@ from fcmae.reconstruct import reconstruct, save_views
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.config import parse, run_program, to_yaml
+from fcmae.run.ema import Ema
 from fcmae.stopping import STATUS, Stop
 from fcmae.weights import InitConfig, load_decoder, load_encoder
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fcmae import FCMAE
-from fcmae.ema import Ema
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
+from fcmae.run.ema import Ema
 from tests.runs import ROOT, environment
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fcmae.ema import Ema
+from fcmae.run.ema import Ema
 
 
 def test_the_average_follows_its_equation() -> None:
