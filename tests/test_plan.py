@@ -21,9 +21,9 @@ from fcmae import FCMAE, draw_visible
 from fcmae.encoder import MODELS
 from fcmae.layers import Mlp
 from fcmae.model import ModelConfig
-from fcmae.optim import OptimConfig
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
+from fcmae.run.optim import OptimConfig
 from fcmae.sparse import gathered
 from scripts.plan import Part, PlanConfig, decoder_part, encoder_parts, main, plan
 

@@ -20,9 +20,9 @@ from data.index import write_index
 from data.write import write_shards
 from fcmae import FCMAE
 from fcmae.convert import convert
-from fcmae.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
+from fcmae.run.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from fcmae.rundir import read_metrics
 from pretrain import PretrainConfig
 from tests.runs import ROOT, newest, pretrain, torchrun
