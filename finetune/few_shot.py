@@ -28,9 +28,9 @@ from rich.table import Table
 from torch import Tensor
 
 from fcmae.convert import read_metadata
-from fcmae.processes import Processes
 from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, parse, run_program, to_tree
+from fcmae.run.processes import Processes
 from finetune import classifier
 from finetune.backbone import RandomConfig
 from finetune.features import Features, spread, whiten

@@ -27,8 +27,8 @@ from data.pipeline import ShardImages
 from data.shards import open_shards
 from data.transforms import Crop
 from fcmae.convert import Metadata
-from fcmae.processes import Processes
 from fcmae.run.config import parse, run_program
+from fcmae.run.processes import Processes
 from finetune import segmenter
 from finetune.augment import AugmentConfig, Mix
 from finetune.classifier import ModelConfig

@@ -24,8 +24,8 @@ from data.broken import BrokenSamples
 from data.pipeline import ShardImages
 from data.shards import open_shards
 from fcmae.convert import Metadata
-from fcmae.processes import Processes
 from fcmae.run.config import parse, run_program
+from fcmae.run.processes import Processes
 from fcmae.rundir import RunConfig
 from finetune import classifier
 from finetune.augment import AugmentedCrop, Mix

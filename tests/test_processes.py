@@ -15,7 +15,7 @@ PROGRAM = """
 import sys
 import torch
 from fcmae.run.config import run_program
-from fcmae.processes import Processes
+from fcmae.run.processes import Processes
 
 def main(argv):
     processes = Processes(float(argv[0]))

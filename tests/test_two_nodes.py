@@ -34,7 +34,7 @@ SHARDS = "train-{000000..000001}.tar.gz"
 STEPS = 20
 
 TIMEOUT = 10  # seconds of a collective operation
-NAMING = 6  # for the others to say why they stop: fcmae.processes.PATIENCE and one more
+NAMING = 6  # for the others to say why they stop: fcmae.run.processes.PATIENCE and one more
 WORKER = 5  # torch's MP_STATUS_CHECK_INTERVAL: a worker holds the sockets of its process so long
 MARGIN = 15  # to take the interpreter down: 2 on idle cores, 6 on busy ones
 
