@@ -26,13 +26,13 @@ from data.pipeline import outlive_signals
 from data.transforms import Normalise
 from fcmae import rundir
 from fcmae.convert import Metadata
-from fcmae.progress import Progress
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.config import to_yaml
 from fcmae.run.ema import Ema
 from fcmae.run.optim import DTYPES, OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.run.processes import Processes
+from fcmae.run.progress import Progress
 from fcmae.stopping import STATUS, Stop
 from finetune.augment import AugmentConfig, Mix, erase, seeded
 from finetune.groups import By, parameter_groups

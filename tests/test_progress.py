@@ -1,4 +1,4 @@
-"""fcmae.progress: the watched steps of a training loop."""
+"""fcmae.run.progress: the watched steps of a training loop."""
 
 import json
 import time
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fcmae.progress import Progress
 from fcmae.run.checkpoint import TrainState
+from fcmae.run.progress import Progress
 from fcmae.rundir import read_metrics
 
 
