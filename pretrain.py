@@ -40,7 +40,7 @@ from fcmae.run.ema import Ema
 from fcmae.run.optim import DTYPES, OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
-from fcmae.stopping import STATUS, Stop
+from fcmae.run.stopping import STATUS, Stop
 from fcmae.weights import InitConfig, load_decoder, load_encoder
 
 REHEARSAL = 20  # steps of a dry run

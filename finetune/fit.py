@@ -33,7 +33,7 @@ from fcmae.run.ema import Ema
 from fcmae.run.optim import DTYPES, OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
-from fcmae.stopping import STATUS, Stop
+from fcmae.run.stopping import STATUS, Stop
 from finetune.augment import AugmentConfig, Mix, erase, seeded
 from finetune.groups import By, parameter_groups
 from finetune.samples import Chosen
