@@ -31,12 +31,12 @@ from data.transforms import Normalise
 from fcmae import FCMAE, collapse, rundir
 from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
-from fcmae.parallel import gradient_norm, shard
 from fcmae.reconstruct import reconstruct, save_views
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.config import parse, run_program, to_yaml
 from fcmae.run.ema import Ema
+from fcmae.run.fsdp import gradient_norm, shard
 from fcmae.run.optim import DTYPES, OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
