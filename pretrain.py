@@ -28,11 +28,11 @@ from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, ShardImages, train_loader
 from data.shards import open_shards
 from data.transforms import Normalise
-from fcmae import FCMAE, collapse, rundir
+from fcmae import FCMAE, collapse
 from fcmae.masking import draw_visible_of
 from fcmae.model import ModelConfig
 from fcmae.reconstruct import reconstruct, save_views
-from fcmae.run import checkpoint
+from fcmae.run import checkpoint, directory
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.config import parse, run_program, to_yaml
 from fcmae.run.ema import Ema
@@ -50,7 +50,7 @@ LENGTH = ("optim.epochs", "optim.steps")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainRun(rundir.RunConfig):
+class PretrainRun(directory.RunConfig):
     """What cannot change a number."""
 
     dir: Path
@@ -143,7 +143,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
     # one process looks, or those that see another disk would start from another step
     seen = checkpoint.newest_whole(run.dir, print) if main_process else None
     (newest,) = broadcast_object_list([seen])
-    changed = rundir.compare(run.dir, config, free=FREE, length=LENGTH)
+    changed = directory.compare(run.dir, config, free=FREE, length=LENGTH)
     for change in changed:
         accelerator.print(f"{change}: the schedule is that of the new length from here on")
 
@@ -209,10 +209,10 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
     images_of = cast("ShardImages", loader.dataset)
     if main_process:
         where = {"world_size": processes.world, "device": str(device), "fsdp": sharded}
-        rundir.begin(run.dir, config, state.step, **where, changed=changed)
+        directory.begin(run.dir, config, state.step, **where, changed=changed)
     accelerator.wait_for_everyone()
     if run.trackers:
-        flat, init_kwargs = rundir.of_trackers(run.dir, config)
+        flat, init_kwargs = directory.of_trackers(run.dir, config)
         accelerator.init_trackers("fcmae", flat, init_kwargs=init_kwargs)
     accelerator.print(
         f"{config.model.name} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
@@ -315,7 +315,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
                 )
             progress.log(line)
             if run.trackers:
-                accelerator.log(rundir.numbers(line), step=after)
+                accelerator.log(directory.numbers(line), step=after)
         if saving or signalled:
             state = replace(state, scaler=scaler.state_dict())
             files = checkpoint.snapshot(model, optimizer, averages, keep=main_process)
@@ -325,7 +325,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
             break
     writer.wait()
     if config.dry_run and main_process:
-        print(rundir.summary(run.dir, total, optim.batch_size))
+        print(directory.summary(run.dir, total, optim.batch_size))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if signalled:

@@ -24,9 +24,8 @@ from data.broken import BrokenSamples
 from data.order import GlobalBatches, Order
 from data.pipeline import outlive_signals
 from data.transforms import Normalise
-from fcmae import rundir
 from fcmae.convert import Metadata
-from fcmae.run import checkpoint
+from fcmae.run import checkpoint, directory
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.config import to_yaml
 from fcmae.run.ema import Ema
@@ -71,7 +70,7 @@ class FitConfig:
 
     optim: FitOptimConfig = field(default_factory=FitOptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    run: rundir.RunConfig = field(default_factory=rundir.RunConfig)
+    run: directory.RunConfig = field(default_factory=directory.RunConfig)
     seed: int = 0
     """Of the head, the order, crops, augmentations and stochastic depth."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -108,7 +107,7 @@ def fit(
         accelerator: made of them.
 
     Raises:
-        OSError, ValueError: see `fcmae.rundir.compare`, `fcmae.run.checkpoint.load`.
+        OSError, ValueError: see `fcmae.run.directory.compare`, `fcmae.run.checkpoint.load`.
         FloatingPointError: the loss is not finite.
         SystemExit: a signal came; the run is saved.
     """
@@ -117,7 +116,7 @@ def fit(
     total, warmup = total_steps(optim, len(images)), warmup_steps(optim, len(images))
     seen = checkpoint.newest_whole(directory, print) if main_process else None
     (newest,) = broadcast_object_list([seen])
-    rundir.compare(directory, config, free=FREE, length=())
+    directory.compare(directory, config, free=FREE, length=())
     bad = BrokenSamples(len(images), max_bad_fraction)
 
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -151,10 +150,12 @@ def fit(
         worker_init_fn=outlive_signals,
     )
     if main_process:
-        rundir.begin(directory, config, state.step, world_size=processes.world, device=str(device))
+        directory.begin(
+            directory, config, state.step, world_size=processes.world, device=str(device)
+        )
     accelerator.wait_for_everyone()
     if run.trackers:
-        flat, init_kwargs = rundir.of_trackers(directory, config)
+        flat, init_kwargs = directory.of_trackers(directory, config)
         accelerator.init_trackers("fcmae", flat, init_kwargs=init_kwargs)
     accelerator.print(
         f"{metadata.model} with {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
@@ -237,7 +238,7 @@ def fit(
             line = progress.line(state, mean, lr, norm) | {"bad_samples": bad.by_shard()}
             progress.log(line)
             if run.trackers:
-                accelerator.log(rundir.numbers(line), step=after)
+                accelerator.log(directory.numbers(line), step=after)
         if saving or signalled:
             state = replace(state, scaler=scaler.state_dict())
             files = checkpoint.snapshot(model, optimizer, averages, keep=main_process)

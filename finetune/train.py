@@ -25,8 +25,8 @@ from data.pipeline import ShardImages
 from data.shards import open_shards
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
+from fcmae.run.directory import RunConfig
 from fcmae.run.processes import Processes
-from fcmae.rundir import RunConfig
 from finetune import classifier
 from finetune.augment import AugmentedCrop, Mix
 from finetune.classifier import ModelConfig

@@ -20,7 +20,7 @@ from data.write import write_shards
 from fcmae.convert import save_timm
 from fcmae.run import checkpoint
 from fcmae.run.config import run_program
-from fcmae.rundir import count_metrics, read_metrics
+from fcmae.run.directory import count_metrics, read_metrics
 from finetune import classifier
 from finetune.backbone import RandomConfig, backbone
 from finetune.train import main

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
+from fcmae.run.directory import count_metrics, read_metrics
 from fcmae.run.stopping import INTERRUPTED, PREEMPTED
-from fcmae.rundir import count_metrics, read_metrics
 from tests.runs import assert_same_bits, losses, newest, pretrain, start, torchrun
 
 LONG = ("--optim.steps", "16", "--run.save_every", "3", "--run.picture_every", "0")

@@ -27,8 +27,8 @@ from torch.distributed.run import get_args_parser
 from data.sources import is_remote
 from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
+from fcmae.run.directory import read_metrics
 from fcmae.run.stopping import PREEMPTED
-from fcmae.rundir import read_metrics
 from pretrain import PretrainConfig
 from scripts.plan import PlanConfig
 from tests.runs import RECIPE, SHORT

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fcmae.run.checkpoint import TrainState
+from fcmae.run.directory import read_metrics
 from fcmae.run.progress import Progress
-from fcmae.rundir import read_metrics
 
 
 def progress_of(run: Path, steps: range = range(4), *, shown: bool = True) -> Progress:

@@ -22,8 +22,8 @@ from fcmae import FCMAE
 from fcmae.convert import convert
 from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
+from fcmae.run.directory import read_metrics
 from fcmae.run.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
-from fcmae.rundir import read_metrics
 from pretrain import PretrainConfig
 from tests.runs import ROOT, newest, pretrain, torchrun
 

@@ -21,7 +21,7 @@ from braceexpand import braceexpand
 from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
-from fcmae.rundir import count_metrics, read_metrics
+from fcmae.run.directory import count_metrics, read_metrics
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 

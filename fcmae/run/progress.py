@@ -13,7 +13,7 @@ from torch import Tensor
 from torch import distributed as dist
 from tqdm import tqdm
 
-from fcmae import rundir
+from fcmae.run import directory
 from fcmae.run.checkpoint import TrainState
 
 
@@ -85,7 +85,7 @@ class Progress:
         if math.isfinite(first := min(failures)):
             step = int(first)
             named = self.samples(step - 1, failures.index(first)) if self.shown else []
-            rundir.report_not_finite(self.run, step, lr, named)
+            directory.report_not_finite(self.run, step, lr, named)
         return sum(losses) / len(losses)
 
     def line(
@@ -101,14 +101,14 @@ class Progress:
             "grad_norm": norm.item() if norm.isfinite() else None,
             "images_per_s": round((state.step - self.logged) * self.batch_size / elapsed, 2),
             "data_wait": round(self.waited / elapsed, 4),
-            "memory_gb": round(rundir.peak_memory(self.failed_at.device), 3),
+            "memory_gb": round(directory.peak_memory(self.failed_at.device), 3),
         }
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl, and show it beside the bar or as text."""
         step, speed = line["step"], line["images_per_s"]
         if self.shown:
-            rundir.add_metrics(self.run, line)
+            directory.add_metrics(self.run, line)
             loss, wait = f"loss {line['loss']:.4f}", f"data {line['data_wait']:.0%}"
             self.bar.set_postfix_str(f"{loss}, {speed:.0f} images/s, {wait}")
             if self.bar.disable:
