@@ -36,7 +36,7 @@ SIZES_AND_BATCHES = [(size, b) for size in (64, 96) for b in (1, 3)]
 def as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """The path of GPUs: no compiled loops, LayerNorm in fp32 under autocast."""
     layer_norm = F.layer_norm
-    monkeypatch.setattr(gathered, "taps", None)
+    monkeypatch.setattr(gathered, "depthwise_cpu", None)
     monkeypatch.setattr(F, "layer_norm", lambda x, *rest: layer_norm(x.float(), *rest))
 
 

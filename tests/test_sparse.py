@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fcmae import FCMAE, draw_visible
 from fcmae.masking import indices
-from fcmae.sparse import gathered, grn_loops, grn_mlp
+from fcmae.sparse import gathered, grn_mlp, grn_mlp_cpu
 from fcmae.sparse.gathered import Gathered, ScatterConvolve, TapLoops
 from fcmae.sparse.grn_mlp import GrnMlp, fused, plain
 
@@ -90,8 +90,8 @@ def test_compiled_passes_of_the_mlp_round_once_what_float64_gives(threads: int) 
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = grn_loops.outputs(a, dz, factor, beta)
-        found += grn_loops.inputs(h, a, dz, factor, slope)
+        found = grn_mlp_cpu.outputs(a, dz, factor, beta)
+        found += grn_mlp_cpu.inputs(h, a, dz, factor, slope)
     finally:
         torch.set_num_threads(before)
     for ours, theirs in zip(found, (z, df, dh, db1), strict=True):
@@ -102,12 +102,12 @@ def test_compiled_passes_of_the_mlp_round_once_what_float64_gives(threads: int) 
 def test_compiled_passes_of_the_mlp_keep_what_is_not_finite() -> None:
     h, one = torch.zeros(1, 1, 4, dtype=torch.bfloat16), torch.ones(1, 1, 4)
     dz = torch.tensor([[[torch.nan, torch.inf, 3.4e38, 1]]]).bfloat16()
-    z, _ = grn_loops.outputs(dz, dz, 2 * one, one[0, 0])
+    z, _ = grn_mlp_cpu.outputs(dz, dz, 2 * one, one[0, 0])
     assert str(z.flatten().tolist()) == "[nan, inf, inf, 3.0]"
-    dh, _ = grn_loops.inputs(h, h, dz, 2 * one, one)  # Phi(0) = 1/2
+    dh, _ = grn_mlp_cpu.inputs(h, h, dz, 2 * one, one)  # Phi(0) = 1/2
     assert str(dh.flatten()[:2].tolist()) == "[nan, inf]"
     h[..., 3] = torch.nan
-    assert grn_loops.inputs(h, h, torch.ones_like(h), one, one)[0][0, 0, 3].isnan()
+    assert grn_mlp_cpu.inputs(h, h, torch.ones_like(h), one, one)[0][0, 0, 3].isnan()
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -119,7 +119,7 @@ def test_fused_mlp_under_autocast_stays_close_to_float64(
     inputs = [x, gamma, beta, *fc1.parameters(), *fc2.parameters()]
     exact = torch.autograd.grad(plain(x, fc1, gamma, beta, fc2, norm_over_rows), inputs, seen)
     if not compiled:
-        monkeypatch.setattr(grn_mlp, "grn_loops", None)
+        monkeypatch.setattr(grn_mlp, "grn_mlp_cpu", None)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = fused(x.float(), fc1.float(), gamma.float(), beta.float(), fc2.float())
     inputs = [x, gamma, beta, *fc1.parameters(), *fc2.parameters()]
@@ -238,5 +238,5 @@ def test_the_path_without_numba_gives_the_same_step(monkeypatch: pytest.MonkeyPa
     images = torch.randn(2, 3, 32, 32, generator=generator(0)).double()
     visible = draw_visible(2, 16, 0.6, generator=generator(1))
     with_numba = model(images, visible)[0]
-    monkeypatch.setattr(gathered, "taps", None)
+    monkeypatch.setattr(gathered, "depthwise_cpu", None)
     assert F.l1_loss(model(images, visible)[0], with_numba) < 1e-12

@@ -16,9 +16,9 @@ from fcmae.masking import indices, patchify
 from fcmae.sparse.grn_mlp import fused
 
 try:
-    from fcmae.sparse import taps
+    from fcmae.sparse import depthwise_cpu
 except ImportError:  # no Numba for this platform: the same numbers, slower
-    taps = None
+    depthwise_cpu = None
 
 
 class Gathered:
@@ -46,7 +46,7 @@ class Gathered:
     ) -> Float[Tensor, "b v s s d"]:
         weight, bias = conv.weight, conv.bias
         assert bias is not None
-        if taps is not None and x.device.type == "cpu":  # in float32 under autocast too
+        if depthwise_cpu is not None and x.device.type == "cpu":  # in float32 under autocast too
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             return TapLoops.apply(x, weight, bias, self.visible, self.grid)
         if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
@@ -118,7 +118,7 @@ def gather(
 
 
 class TapLoops(torch.autograd.Function):
-    """The submanifold depthwise convolution by `fcmae.sparse.taps`.
+    """The submanifold depthwise convolution by `fcmae.sparse.depthwise_cpu`.
 
     It maps visible sites to visible sites, so its gradient for x is the same operator with the
     kernel flipped.

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 try:
-    from fcmae.sparse import grn_loops
+    from fcmae.sparse import grn_mlp_cpu
 except ImportError:  # no Numba for this platform: the same to bfloat16's rounding, slower
-    grn_loops = None
+    grn_mlp_cpu = None
 
 EPS = 1e-6
 ROWS = 4096  # sites at a time: their activations stay in cache and the products are large enough
@@ -142,10 +142,10 @@ class GrnMlp(torch.autograd.Function):
 
 def passes(x: Tensor) -> tuple[Callable[..., tuple[Tensor, Tensor]], ...]:
     """The two element-wise parts of backward: compiled in bfloat16 on a CPU, else PyTorch's."""
-    if grn_loops is None or torch.compiler.is_compiling():  # a graph cannot hold them
+    if grn_mlp_cpu is None or torch.compiler.is_compiling():  # a graph cannot hold them
         return outputs, inputs
     serve = x.dtype == torch.bfloat16 and x.device.type == "cpu"
-    return (grn_loops.outputs, grn_loops.inputs) if serve else (outputs, inputs)
+    return (grn_mlp_cpu.outputs, grn_mlp_cpu.inputs) if serve else (outputs, inputs)
 
 
 def outputs(

@@ -17,7 +17,7 @@ from jaxtyping import BFloat16, Float
 from numpy import float32, int32, uint16, uint32
 from torch import Tensor
 
-from fcmae.sparse.taps import jit, over_shares
+from fcmae.sparse.depthwise_cpu import jit, over_shares
 
 ONE, HALF, LN2, LOG2E = (float32(c) for c in (1, 0.5, math.log(2), math.log2(math.e)))
 DENSITY_AT_0, SQRT_HALF = float32((2 * math.pi) ** -0.5), float32(0.5**0.5)
@@ -108,7 +108,7 @@ def normal(h):  # type: ignore[no-untyped-def]
 
 @lru_cache
 def loops(e: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The loops of `outputs` and `inputs`, compiled for rows of e: see `fcmae.sparse.taps.loops`.
+    """The loops of `outputs` and `inputs`, compiled for rows of e: see `fcmae.sparse.depthwise_cpu.loops`.
 
     They add to `sums` what rows first to last of each image give.
     """
