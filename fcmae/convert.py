@@ -21,11 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from fcmae import names
 from fcmae.encoder import SIZES
 from fcmae.export import hub
 from fcmae.masking import patch_grid
-from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
 from fcmae.run import checkpoint
 from fcmae.run.config import parse, run_program
 from fcmae.weights import (
@@ -36,7 +34,9 @@ from fcmae.weights import (
     header_for,
     header_of,
     read_weights,
+    weight_names,
 )
+from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Architecture
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # as data.transforms has it, for files that do not tell
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -86,9 +86,9 @@ def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tens
     """An encoder's state dict in any layout, or a whole FCMAE's, under timm's names and shapes.
 
     Raises:
-        ValueError: see `names.read`.
+        ValueError: see `weight_names.read`.
     """
-    source = complete(names.read(tensors, metadata.architecture))
+    source = complete(weight_names.read(tensors, metadata.architecture))
     with torch.device("meta"):
         target = create_timm(metadata, count_classes(source)).state_dict()
     assert source.keys() == target.keys()
@@ -107,10 +107,10 @@ def to_official(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, 
     """The same under the official dense names and shapes.
 
     Raises:
-        ValueError: see `names.read`.
+        ValueError: see `weight_names.read`.
     """
-    source = complete(names.read(tensors, metadata.architecture))
-    named = names.to_official(source, metadata.model)
+    source = complete(weight_names.read(tensors, metadata.architecture))
+    named = weight_names.to_official(source, metadata.model)
     return {k: v.contiguous() for k, v in named.items()}
 
 
@@ -148,7 +148,7 @@ def save_official(
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata of weights converted to timm's names.
+    """The metadata of weights converted to timm's weight_names.
 
     Raises:
         FileNotFoundError: no such file.

@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
-from fcmae import names
 from fcmae.encoder import Encoder
 from fcmae.model import ModelConfig
-from fcmae.names import CLASSIFIER, FINAL_NORM, Architecture
 from fcmae.run import checkpoint
+from fcmae.weights import weight_names
+from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Architecture
 
 # What torch.load raises of files that are cut short or no pickle, beside what it refuses.
 DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error)
@@ -115,7 +115,7 @@ def find_checkpoint(source: Path) -> Path:
 
 def read_weights(source: Path) -> Weights:
     """Encoder weights from a checkpoint of ours (a run, a step_* directory, the model.safetensors
-    or ema.safetensors in one) or a .safetensors, .pt or .pth file in timm's or official names.
+    or ema.safetensors in one) or a .safetensors, .pt or .pth file in timm's or official weight_names.
 
     Raises:
         OSError: something cannot be read.
@@ -132,8 +132,8 @@ def read_weights(source: Path) -> Weights:
         tensors, metadata = read_checkpoint(path, checkpoint.EMA if averaged else checkpoint.MODEL)
         beside = {}
     try:
-        known = metadata.architecture if metadata is not None else names.infer(tensors)
-        kept = names.read(tensors, known)
+        known = metadata.architecture if metadata is not None else weight_names.infer(tensors)
+        kept = weight_names.read(tensors, known)
         classes = class_names(beside, count_classes(kept))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -263,7 +263,7 @@ def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not tensors or foreign:
         raise ValueError(
             f"{path} holds no state dict, neither under the key 'model' nor as a whole:"
-            f" {len(foreign)} entries are no tensors{names.listing(foreign)}"
+            f" {len(foreign)} entries are no tensors{weight_names.listing(foreign)}"
         )
     return tensors, {key: value for key, value in outer.items() if isinstance(value, str)}
 

@@ -26,7 +26,6 @@ from torch import Tensor
 import fcmae.export
 from data.decode import open_image
 from data.transforms import Normalise, centre_crop
-from fcmae import names
 from fcmae.convert import (
     Target,
     as_timm,
@@ -39,8 +38,8 @@ from fcmae.convert import (
 )
 from fcmae.encoder import MODELS, Encoder
 from fcmae.export import onnx as export_onnx
-from fcmae.names import Architecture
-from fcmae.weights import Metadata, header_of, read_weights
+from fcmae.weights import Metadata, header_of, read_weights, weight_names
+from fcmae.weights.weight_names import Architecture
 from finetune import classifier
 from finetune.tasks import Task
 
@@ -296,7 +295,7 @@ def test_every_size_of_both_families_has_transformers_names() -> None:
                 ],
             )
             theirs = transformers.AutoModel.from_config(config).state_dict()
-        named = names.to_hf(ours, name)
+        named = weight_names.to_hf(ours, name)
         found = {key: value.shape for key, value in named.items()}
         norm = {"layernorm.weight", "layernorm.bias"}
         assert found == {k: v.shape for k, v in theirs.items() if k not in norm}

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fcmae import names
 from fcmae.encoder import SIZES
 from fcmae.export import staged
 from fcmae.layers import EPS
-from fcmae.weights import Metadata, header_for
+from fcmae.weights import Metadata, header_for, weight_names
 
 try:
     from transformers import (
@@ -67,7 +66,7 @@ def write(
     kind = AutoModelForImageClassification if classes else AutoModel
     with torch.device("meta"):
         model = kind.from_config(config)
-    named = names.to_hf(tensors, metadata.model)
+    named = weight_names.to_hf(tensors, metadata.model)
     if classes:
         named = {k if k.startswith("classifier.") else f"{family}.{k}": named[k] for k in named}
     model.load_state_dict(named, assign=True)
