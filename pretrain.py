@@ -41,7 +41,7 @@ from fcmae.run.optim import DTYPES, OptimConfig, lr_at, parameter_groups, total_
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop
-from fcmae.weights import InitConfig, load_decoder, load_encoder
+from fcmae.weights.files import InitConfig, load_decoder, load_encoder
 
 REHEARSAL = 20  # steps of a dry run
 # what may differ when a run resumes: it changes no number, or only how long the run is

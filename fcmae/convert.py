@@ -26,7 +26,7 @@ from fcmae.export import hub
 from fcmae.masking import patch_grid
 from fcmae.run import checkpoint
 from fcmae.run.config import parse, run_program
-from fcmae.weights import (
+from fcmae.weights.files import (
     HEADER,
     Metadata,
     Weights,

@@ -12,7 +12,7 @@ from torch import nn
 
 from fcmae.convert import Metadata, create_timm, load_timm, read_metadata, save_timm
 from fcmae.run import checkpoint
-from fcmae.weights import header_of
+from fcmae.weights.files import header_of
 from finetune.augment import seeded
 from finetune.backbone import RandomConfig, backbone, of_flags
 from finetune.tasks import Task

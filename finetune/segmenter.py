@@ -18,7 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork
 
 from fcmae.convert import Metadata, read_metadata, save_timm
 from fcmae.run import checkpoint
-from fcmae.weights import header_of
+from fcmae.weights.files import header_of
 from finetune import classifier
 from finetune.augment import seeded
 from finetune.classifier import ModelConfig

@@ -24,7 +24,7 @@ from fcmae.convert import (
 from fcmae.encoder import MODELS
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
-from fcmae.weights import find_checkpoint
+from fcmae.weights.files import find_checkpoint
 
 ROOT = Path(__file__).parents[1]
 

@@ -38,7 +38,7 @@ from fcmae.convert import (
 )
 from fcmae.encoder import MODELS, Encoder
 from fcmae.export import onnx as export_onnx
-from fcmae.weights import Metadata, header_of, read_weights, weight_names
+from fcmae.weights.files import Metadata, header_of, read_weights, weight_names
 from fcmae.weights.weight_names import Architecture
 from finetune import classifier
 from finetune.tasks import Task

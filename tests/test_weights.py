@@ -29,7 +29,7 @@ from fcmae.convert import (
 from fcmae.encoder import MODELS, Encoder
 from fcmae.layers import Block
 from fcmae.model import ModelConfig
-from fcmae.weights import Metadata, load_encoder, read_weights
+from fcmae.weights.files import Metadata, load_encoder, read_weights
 from fcmae.weights.weight_names import Architecture, infer, read, table
 
 Kind = Literal["dense", "sparse", "sparse stem"]

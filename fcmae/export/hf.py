@@ -13,7 +13,7 @@ from torch import Tensor
 from fcmae.encoder import SIZES
 from fcmae.export import staged
 from fcmae.layers import EPS
-from fcmae.weights import Metadata, header_for, weight_names
+from fcmae.weights.files import Metadata, header_for, weight_names
 
 try:
     from transformers import (

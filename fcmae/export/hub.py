@@ -12,7 +12,7 @@ from torch import nn
 
 from fcmae.encoder import SIZES
 from fcmae.export import staged
-from fcmae.weights import Metadata, header_for
+from fcmae.weights.files import Metadata, header_for
 
 CARD = """\
 ---

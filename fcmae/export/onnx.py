@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fcmae.export import staged
-from fcmae.weights import Metadata, header_for
+from fcmae.weights.files import Metadata, header_for
 
 try:
     from onnxruntime import InferenceSession

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fcmae.encoder import Encoder
 from fcmae.model import ModelConfig
 from fcmae.run import checkpoint
-from fcmae.weights import weight_names
+from fcmae.weights.files import weight_names
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Architecture
 
 # What torch.load raises of files that are cut short or no pickle, beside what it refuses.
