@@ -22,10 +22,10 @@ from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnkn
 from torch import Tensor, nn
 
 from fcmae.encoder import SIZES
-from fcmae.export import hub
 from fcmae.masking import patch_grid
 from fcmae.run import checkpoint
 from fcmae.run.config import parse, run_program
+from fcmae.weights import hub
 from fcmae.weights.files import (
     HEADER,
     Metadata,
@@ -267,11 +267,11 @@ def write(out: Path, to: Target, weights: Weights, metadata: Metadata) -> list[s
     elif to == "hub":
         hub.write(out, as_timm(tensors, metadata), metadata, classes, beside)
     elif to == "hf":
-        from fcmae.export import hf  # transformers takes seconds
+        from fcmae.weights import hf  # transformers takes seconds
 
         hf.write(out, complete(tensors), metadata, classes, beside)
     else:
-        from fcmae.export import onnx
+        from fcmae.weights import onnx
 
         model = as_timm(tensors, metadata)
         difference = onnx.write(out, model, metadata, classes, beside)

@@ -23,7 +23,7 @@ from timm.data.config import resolve_data_config, resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
-import fcmae.export
+import fcmae.weights
 from data.decode import open_image
 from data.transforms import Normalise, centre_crop
 from fcmae.convert import (
@@ -37,7 +37,7 @@ from fcmae.convert import (
     to_timm,
 )
 from fcmae.encoder import MODELS, Encoder
-from fcmae.export import onnx as export_onnx
+from fcmae.weights import onnx as export_onnx
 from fcmae.weights.files import Metadata, header_of, read_weights, weight_names
 from fcmae.weights.weight_names import Architecture
 from finetune import classifier
@@ -452,8 +452,8 @@ def test_a_missing_extra_is_named(
     module: str,
     package: str,
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"fcmae.export.{module}", raising=False)
-    monkeypatch.delattr(fcmae.export, module, raising=False)
+    monkeypatch.delitem(sys.modules, f"fcmae.weights.{module}", raising=False)
+    monkeypatch.delattr(fcmae.weights, module, raising=False)
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match=rf"--to {to} needs .* 'fcmae\[export\]'$"):

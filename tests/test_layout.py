@@ -68,7 +68,7 @@ def test_libraries_never_import_each_other_or_a_program(room: str, other: str) -
     [
         ("webdataset", ("data/", "scripts/loading.py")),  # there as a rival
         ("accelerate", ("pretrain.py", "finetune/")),
-        ("timm", ("fcmae/convert.py", "fcmae/export/hub.py", "finetune/")),
+        ("timm", ("fcmae/convert.py", "fcmae/weights/hub.py", "finetune/")),
         ("MinkowskiEngine", ("fcmae/sparse/minkowski.py",)),
     ],
 )

@@ -11,7 +11,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from fcmae.encoder import SIZES
-from fcmae.export import staged
+from fcmae.run.files import staged
 from fcmae.weights.files import Metadata, header_for
 
 CARD = """\

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.export import Dim
 
-from fcmae.export import staged
+from fcmae.run.files import staged
 from fcmae.weights.files import Metadata, header_for
 
 try:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from fcmae.encoder import SIZES
-from fcmae.export import staged
 from fcmae.layers import EPS
+from fcmae.run.files import staged
 from fcmae.weights.files import Metadata, header_for, weight_names
 
 try:
