@@ -26,7 +26,7 @@ from data.broken import BrokenSamples
 from data.index import statistics
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, ShardImages, train_loader
-from data.shards import open_shards
+from data.shards.reading import open_shards
 from data.transforms import Normalise
 from fcmae import FCMAE, collapse
 from fcmae.masking import draw_visible_of

@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.index import INDEX
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 from data.write import write_shards
 
 HERE = Path(__file__).parent / "demo"

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from data.decode import Box, Pixels, decode
 from data.index import Shard
 from data.pipeline import ShardImages
-from data.shards import LOCAL
+from data.shards.reading import LOCAL
 from data.sources import SourceConfig
 from data.targets import Members
 from data.transforms import Crop, centre_box, resize

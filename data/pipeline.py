@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.decode import IMAGE_SUFFIXES, Picture, Pixels, image_suffix, open_image
 from data.index import Shard
 from data.order import GlobalBatches
-from data.shards import LOCAL, read_sample
+from data.shards.reading import LOCAL, read_sample
 from data.sources import SourceConfig
 from data.targets import ClassTarget, Members, Target, Unlabelled
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, Crop, Image, centre_crop

@@ -33,7 +33,7 @@ from PIL import Image
 from data import demo
 from data.index import write_json
 from data.masks import MASK
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 from data.write import refuse_existing, write_shards
 
 CLASSES = ("background", *demo.CLASSES)

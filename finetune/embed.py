@@ -31,7 +31,7 @@ from data.broken import BrokenSamples
 from data.decode import Pixels
 from data.index import sync_directory, write_json
 from data.pipeline import ShardImages
-from data.shards import open_shards
+from data.shards.reading import open_shards
 from data.sources import SourceConfig
 from data.transforms import Normalise
 from fcmae.run.checkpoint import sync

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from data.pipeline import ShardImages
-from data.shards import open_shards
+from data.shards.reading import open_shards
 from fcmae.convert import Metadata
 from fcmae.run.checkpoint import write_text
 from finetune.backbone import RandomConfig, backbone, sha256_of

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from data.masks import IGNORED, MaskedImages
 from data.pipeline import ShardImages
-from data.shards import open_shards
+from data.shards.reading import open_shards
 from data.transforms import Crop
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program

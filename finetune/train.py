@@ -22,7 +22,7 @@ from torch import Tensor
 
 from data.broken import BrokenSamples
 from data.pipeline import ShardImages
-from data.shards import open_shards
+from data.shards.reading import open_shards
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from fcmae.run.directory import RunConfig

@@ -19,7 +19,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 from fcmae.run.checkpoint import write_text
 
 try:

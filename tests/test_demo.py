@@ -17,7 +17,7 @@ from PIL import Image
 from webdataset.compat import WebDataset
 
 from data import demo
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.elpv import BLOCK, CLASSES, TEST_EVERY, Elpv, build, samples
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 
 
 @pytest.fixture(scope="module")

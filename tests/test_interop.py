@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from webdataset.compat import WebDataset
 
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 from data.write import write_shards
 from tests.test_pipeline import png
 

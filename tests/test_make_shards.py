@@ -19,7 +19,7 @@ from webdataset.compat import WebDataset
 from data.index import index_shard, statistics
 from data.listing import find_entries
 from data.pipeline import ShardImages
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 from data.transforms import Crop
 
 # webdataset closes its files only when they are collected

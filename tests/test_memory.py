@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, train_loader
-from data.shards import open_shards
+from data.shards.reading import open_shards
 spec, epochs, batch = sys.argv[1], 20, 16
 shards = open_shards(spec)
 order = Order([shard.samples for shard in shards], 0, 4)

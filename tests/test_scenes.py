@@ -14,7 +14,7 @@ from data.commands import main as shards_main
 from data.index import Shard
 from data.masks import MASK, MaskTarget
 from data.scenes import CLASSES, Drawing, ScenesConfig, compose, deal, outside, read_drawings
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 
 
 @pytest.fixture(scope="module")

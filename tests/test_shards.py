@@ -17,7 +17,7 @@ from PIL import Image
 from webdataset.compat import WebDataset
 
 from data.index import INDEX, index_shard, plain_header, split_name
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 from data.write import write_shards
 
 # webdataset closes its files only when they are collected

@@ -19,7 +19,7 @@ from PIL import Image
 from data.index import INDEX, Shard
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, train_loader
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 from data.sources import SourceConfig
 from data.write import write_shards
 from tests.servers import Server, serve
@@ -224,7 +224,7 @@ def test_a_remote_shard_without_an_index_is_scanned_again_when_its_date_changed(
 READER = """
 import sys
 from pathlib import Path
-from data.shards import open_shards, read_sample
+from data.shards.reading import open_shards, read_sample
 from data.sources import SourceConfig
 source = SourceConfig(cache=Path(sys.argv[2]), backoff=0.01, timeout=5.0)
 (shard,) = open_shards(sys.argv[1], source=source)

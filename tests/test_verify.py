@@ -13,7 +13,7 @@ from PIL import Image
 from data.commands import Index, main, moments_of
 from data.index import index_shard
 from data.pipeline import ShardImages
-from data.shards import open_shards
+from data.shards.reading import open_shards
 from data.verify import verify
 
 ROOT = Path(__file__).parents[1]

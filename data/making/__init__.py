@@ -1,0 +1,1 @@
+"""From what people have, folders and tables of images, to shards."""

@@ -1,0 +1,1 @@
+"""WebDataset shards: where their bytes come from, where samples lie in them, reading and writing."""
