@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from data.broken import BrokenSamples
-from data.index import statistics
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, ShardImages, train_loader
+from data.shards.index import statistics
 from data.shards.reading import open_shards
 from data.transforms import Normalise
 from fcmae import FCMAE, collapse

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from data.decode import Pixels, decode
-from data.index import Moments, Shard, from_entry, to_entry, write_json
 from data.listing import Entry
 from data.parallel import Engine, over
+from data.shards.index import Moments, Shard, from_entry, to_entry, write_json
 from data.transforms import resize
 from data.write import checked, refuse_existing, write_shard
 

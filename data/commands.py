@@ -10,10 +10,10 @@ from braceexpand import braceexpand
 from tqdm import tqdm
 
 from data.decode import decode, image_suffix
-from data.index import Moments, Shard, index_shard, read_index, statistics, write_index
 from data.parallel import cores
+from data.shards.index import Moments, Shard, index_shard, read_index, statistics, write_index
 from data.shards.reading import LOCAL, check_file, check_shard, read_sample
-from data.sources import is_remote
+from data.shards.sources import is_remote
 from data.verify import verify
 
 

@@ -28,7 +28,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from data.index import INDEX
+from data.shards.index import INDEX
 from data.shards.reading import open_shards, read_sample
 from data.write import write_shards
 

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from data.index import write_json
+from data.shards.index import write_json
 from data.write import write_shards
 
 CLASSES = ("functional", "defective")

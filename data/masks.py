@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.decode import Box, Pixels, decode
-from data.index import Shard
 from data.pipeline import ShardImages
+from data.shards.index import Shard
 from data.shards.reading import LOCAL
-from data.sources import SourceConfig
+from data.shards.sources import SourceConfig
 from data.targets import Members
 from data.transforms import Crop, centre_box, resize
 

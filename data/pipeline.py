@@ -15,10 +15,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.decode import IMAGE_SUFFIXES, Picture, Pixels, image_suffix, open_image
-from data.index import Shard
 from data.order import GlobalBatches
+from data.shards.index import Shard
 from data.shards.reading import LOCAL, read_sample
-from data.sources import SourceConfig
+from data.shards.sources import SourceConfig
 from data.targets import ClassTarget, Members, Target, Unlabelled
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, Crop, Image, centre_crop
 

@@ -31,8 +31,8 @@ from jaxtyping import Bool
 from PIL import Image
 
 from data import demo
-from data.index import write_json
 from data.masks import MASK
+from data.shards.index import write_json
 from data.shards.reading import open_shards, read_sample
 from data.write import refuse_existing, write_shards
 

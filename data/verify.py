@@ -10,8 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.decode import OversizedImage, decode, image_suffix
-from data.index import BLOCK, Shard, file_sha256, split_name
 from data.parallel import over
+from data.shards.index import BLOCK, Shard, file_sha256, split_name
 
 LISTED = 20  # faults that are printed of each kind
 

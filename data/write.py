@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.index import BLOCK, Shard, file_sha256, split_name, write_index
+from data.shards.index import BLOCK, Shard, file_sha256, split_name, write_index
 
 
 def write_shards(

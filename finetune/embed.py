@@ -29,10 +29,10 @@ from tqdm import tqdm
 
 from data.broken import BrokenSamples
 from data.decode import Pixels
-from data.index import sync_directory, write_json
 from data.pipeline import ShardImages
+from data.shards.index import sync_directory, write_json
 from data.shards.reading import open_shards
-from data.sources import SourceConfig
+from data.shards.sources import SourceConfig
 from data.transforms import Normalise
 from fcmae.run.checkpoint import sync
 from fcmae.run.config import differences, parse, run_program

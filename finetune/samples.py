@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from data.broken import BrokenSamples
 from data.decode import Pixels
 from data.pipeline import ShardImages
-from data.sources import SourceConfig, is_remote
+from data.shards.sources import SourceConfig, is_remote
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from data.build import Built, Encoding, build_shards, plan_shards
 from data.decode import decode
-from data.index import statistics, write_index, write_json
 from data.listing import Entry, find_entries, label_entries, shuffle, split
 from data.parallel import Engine, cores
+from data.shards.index import statistics, write_index, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

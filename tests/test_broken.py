@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from data.broken import BrokenSamples
-from data.index import Shard
 from data.order import GlobalBatches, Order
 from data.pipeline import ShardImages
+from data.shards.index import Shard
 from data.transforms import Crop
 from data.write import write_shards
 from tests.test_pipeline import png

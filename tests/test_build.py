@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from data.build import Encoding, build_shard, build_shards, plan_shards
-from data.index import Moments, index_shard
 from data.listing import Entry, find_entries
 from data.parallel import over
+from data.shards.index import Moments, index_shard
 from tests.test_make_shards import write_images
 
 

@@ -16,9 +16,9 @@ import tifffile
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data.index import index_shard, statistics
 from data.listing import find_entries
 from data.pipeline import ShardImages
+from data.shards.index import index_shard, statistics
 from data.shards.reading import open_shards, read_sample
 from data.transforms import Crop
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from data.decode import Picture, open_image
-from data.index import Shard
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, ShardImages, train_loader
+from data.shards.index import Shard
 from data.transforms import Crop, Normalise, centre_crop
 from data.write import write_shards
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data.index import INDEX, index_shard, plain_header, split_name
+from data.shards.index import INDEX, index_shard, plain_header, split_name
 from data.shards.reading import open_shards, read_sample
 from data.write import write_shards
 

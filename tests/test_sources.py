@@ -16,11 +16,11 @@ import pytest
 import torch
 from PIL import Image
 
-from data.index import INDEX, Shard
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, train_loader
+from data.shards.index import INDEX, Shard
 from data.shards.reading import open_shards, read_sample
-from data.sources import SourceConfig
+from data.shards.sources import SourceConfig
 from data.write import write_shards
 from tests.servers import Server, serve
 
@@ -225,7 +225,7 @@ READER = """
 import sys
 from pathlib import Path
 from data.shards.reading import open_shards, read_sample
-from data.sources import SourceConfig
+from data.shards.sources import SourceConfig
 source = SourceConfig(cache=Path(sys.argv[2]), backoff=0.01, timeout=5.0)
 (shard,) = open_shards(sys.argv[1], source=source)
 print(read_sample(shard, 3, source)["__key__"])

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from data.commands import moments_of
-from data.index import write_index
+from data.shards.index import write_index
 from data.write import write_shards
 from fcmae import FCMAE
 from fcmae.convert import convert

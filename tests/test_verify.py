@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from data.commands import Index, main, moments_of
-from data.index import index_shard
 from data.pipeline import ShardImages
+from data.shards.index import index_shard
 from data.shards.reading import open_shards
 from data.verify import verify
 

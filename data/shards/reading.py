@@ -26,8 +26,8 @@ from braceexpand import braceexpand
 from filelock import FileLock
 from tqdm import tqdm
 
-from data.cache import open_cached, rename_cached
-from data.index import (
+from data.shards.cache import open_cached, rename_cached
+from data.shards.index import (
     BLOCK,
     INDEX,
     Shard,
@@ -42,7 +42,7 @@ from data.index import (
     to_entry,
     write_json,
 )
-from data.sources import SourceConfig, info, is_remote, read_all, read_range
+from data.shards.sources import SourceConfig, info, is_remote, read_all, read_range
 
 LOCAL = SourceConfig()  # of shards that lie on this machine
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from data.index import Shard, file_sha256
-from data.sources import SourceConfig, download
+from data.shards.index import Shard, file_sha256
+from data.shards.sources import SourceConfig, download
 
 
 def open_cached(shard: Shard, config: SourceConfig) -> int:
