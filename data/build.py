@@ -23,8 +23,8 @@ from data.decode import Pixels, decode
 from data.listing import Entry
 from data.parallel import Engine, over
 from data.shards.index import Moments, Shard, from_entry, to_entry, write_json
+from data.shards.writing import checked, refuse_existing, write_shard
 from data.transforms import resize
-from data.write import checked, refuse_existing, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)

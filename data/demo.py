@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from data.shards.index import INDEX
 from data.shards.reading import open_shards, read_sample
-from data.write import write_shards
+from data.shards.writing import write_shards
 
 HERE = Path(__file__).parent / "demo"
 TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"

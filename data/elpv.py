@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import tyro
 
 from data.shards.index import write_json
-from data.write import write_shards
+from data.shards.writing import write_shards
 
 CLASSES = ("functional", "defective")
 BLOCK = 36  # rows, about a module's worth of cells

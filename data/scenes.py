@@ -34,7 +34,7 @@ from data import demo
 from data.masks import MASK
 from data.shards.index import write_json
 from data.shards.reading import open_shards, read_sample
-from data.write import refuse_existing, write_shards
+from data.shards.writing import refuse_existing, write_shards
 
 CLASSES = ("background", *demo.CLASSES)
 SIZE = 96  # side of a scene, pixels

@@ -25,8 +25,8 @@ from webdataset.compat import WebDataset
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, train_loader
 from data.shards.reading import open_shards
+from data.shards.writing import write_shards
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from data.write import write_shards
 from fcmae import FCMAE
 from fcmae.masking import draw_visible
 from fcmae.run.config import parse

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data import demo
-from data.write import write_shards
+from data.shards.writing import write_shards
 
 ROOT = Path(__file__).parents[1]
 

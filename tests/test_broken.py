@@ -13,8 +13,8 @@ from data.broken import BrokenSamples
 from data.order import GlobalBatches, Order
 from data.pipeline import ShardImages
 from data.shards.index import Shard
+from data.shards.writing import write_shards
 from data.transforms import Crop
-from data.write import write_shards
 from tests.test_pipeline import png
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from pyarrow import parquet
 
 from data.decode import open_image
+from data.shards.writing import write_shards
 from data.transforms import centre_crop
-from data.write import write_shards
 from finetune.backbone import RandomConfig, backbone
 from finetune.embed import EmbedConfig, EmbedData, assemble, embed
 from tests.runs import ROOT, environment, torchrun

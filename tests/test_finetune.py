@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from data.write import write_shards
+from data.shards.writing import write_shards
 from fcmae.convert import save_timm
 from fcmae.run import checkpoint
 from fcmae.run.config import run_program

@@ -7,7 +7,7 @@ import pytest
 from webdataset.compat import WebDataset
 
 from data.shards.reading import open_shards, read_sample
-from data.write import write_shards
+from data.shards.writing import write_shards
 from tests.test_pipeline import png
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")

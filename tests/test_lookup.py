@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from pyarrow import parquet
 
-from data.write import write_shards
+from data.shards.writing import write_shards
 from fcmae.convert import create_timm, save_timm
 from fcmae.run.config import run_program
 from finetune.backbone import RandomConfig, backbone

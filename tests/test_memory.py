@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.write import write_shards
+from data.shards.writing import write_shards
 from tests.test_pipeline import png
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ from data.decode import Picture, open_image
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, ShardImages, train_loader
 from data.shards.index import Shard
+from data.shards.writing import write_shards
 from data.transforms import Crop, Normalise, centre_crop
-from data.write import write_shards
 
 
 def png(seed: int, size: tuple[int, int] = (40, 48), mode: str = "RGB") -> bytes:

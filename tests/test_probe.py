@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from PIL import Image
 from torch.nn import functional as F
 
-from data.write import write_shards
+from data.shards.writing import write_shards
 from fcmae.convert import create_timm, save_timm
 from finetune.backbone import RandomConfig, backbone
 from finetune.features import (

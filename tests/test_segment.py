@@ -22,8 +22,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from data.masks import MASK, MaskedImages, MaskTarget
 from data.pipeline import ShardImages
 from data.shards.reading import open_shards
+from data.shards.writing import write_shards
 from data.transforms import Crop
-from data.write import write_shards
 from finetune import segment, segmenter
 from finetune.backbone import RandomConfig
 from finetune.classifier import ModelConfig

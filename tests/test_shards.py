@@ -18,7 +18,7 @@ from webdataset.compat import WebDataset
 
 from data.shards.index import INDEX, index_shard, plain_header, split_name
 from data.shards.reading import open_shards, read_sample
-from data.write import write_shards
+from data.shards.writing import write_shards
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -302,7 +302,7 @@ def test_a_killed_writer_leaves_no_shard_with_a_final_name(tmp_path):
 import itertools, sys, time
 from pathlib import Path
 from typing import Any
-from data.write import write_shards
+from data.shards.writing import write_shards
 def slow():
     for i in itertools.count():
         yield {"__key__": f"{i}", "png": bytes(5000)}

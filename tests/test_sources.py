@@ -21,7 +21,7 @@ from data.pipeline import DataConfig, train_loader
 from data.shards.index import INDEX, Shard
 from data.shards.reading import open_shards, read_sample
 from data.shards.sources import SourceConfig
-from data.write import write_shards
+from data.shards.writing import write_shards
 from tests.servers import Server, serve
 
 # fsspec and its drivers close their connections when they are collected

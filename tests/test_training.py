@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from data.commands import moments_of
 from data.shards.index import write_index
-from data.write import write_shards
+from data.shards.writing import write_shards
 from fcmae import FCMAE
 from fcmae.convert import convert
 from fcmae.run import checkpoint
