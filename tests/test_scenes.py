@@ -9,10 +9,10 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data import demo, scenes
-from data.commands import Verify
-from data.commands import main as shards_main
 from data.masks import MASK, MaskTarget
 from data.scenes import CLASSES, Drawing, ScenesConfig, compose, deal, outside, read_drawings
+from data.shards.__main__ import Verify
+from data.shards.__main__ import main as shards_main
 from data.shards.index import Shard
 from data.shards.reading import open_shards, read_sample
 

@@ -237,6 +237,6 @@ def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
 
 
 if __name__ == "__main__":
-    from data.commands import run  # it imports this module, by its name
+    from data.shards.__main__ import run  # it imports this module, by its name
 
     run()
