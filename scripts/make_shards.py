@@ -23,9 +23,9 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from data.build import Built, Encoding, build_shards, plan_shards
 from data.decode import decode
-from data.listing import Entry, find_entries, label_entries, shuffle, split
+from data.making.build import Built, Encoding, build_shards, plan_shards
+from data.making.listing import Entry, find_entries, label_entries, shuffle, split
 from data.parallel import Engine, cores
 from data.shards.index import statistics, write_index, write_json
 

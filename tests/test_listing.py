@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.listing import Entry, find_entries, split
+from data.making.listing import Entry, find_entries, split
 from tests.test_make_shards import write_images
 
 

@@ -16,7 +16,7 @@ import tifffile
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data.listing import find_entries
+from data.making.listing import find_entries
 from data.pipeline import ShardImages
 from data.shards.index import index_shard, statistics
 from data.shards.reading import open_shards, read_sample

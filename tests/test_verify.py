@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.making.verify import verify
 from data.pipeline import ShardImages
 from data.shards.__main__ import Index, main, moments_of
 from data.shards.index import index_shard
 from data.shards.reading import open_shards
-from data.verify import verify
 
 ROOT = Path(__file__).parents[1]
 
