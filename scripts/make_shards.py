@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data.decode import decode
 from data.making.build import Built, Encoding, build_shards, plan_shards
 from data.making.listing import Entry, find_entries, label_entries, shuffle, split
-from data.parallel import Engine, cores
+from data.making.workers import Engine, cores
 from data.shards.index import statistics, write_index, write_json
 
 

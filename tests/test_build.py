@@ -10,7 +10,7 @@ import torch
 
 from data.making.build import Encoding, build_shard, build_shards, plan_shards
 from data.making.listing import Entry, find_entries
-from data.parallel import over
+from data.making.workers import over
 from data.shards.index import Moments, index_shard
 from tests.test_make_shards import write_images
 

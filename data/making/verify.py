@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.decode import OversizedImage, decode, image_suffix
-from data.parallel import over
+from data.making.workers import over
 from data.shards.index import BLOCK, Shard, file_sha256, split_name
 
 LISTED = 20  # faults that are printed of each kind

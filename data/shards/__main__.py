@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data.decode import decode, image_suffix
 from data.making.verify import verify
-from data.parallel import cores
+from data.making.workers import cores
 from data.shards.index import Moments, Shard, index_shard, read_index, statistics, write_index
 from data.shards.reading import LOCAL, check_file, check_shard, read_sample
 from data.shards.sources import is_remote
