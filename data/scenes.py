@@ -31,7 +31,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from data import demo
-from data.masks import MASK
+from data.pixel_labels import MASK
 from data.shards.index import write_json
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import refuse_existing, write_shards

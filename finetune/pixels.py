@@ -11,8 +11,8 @@ from matplotlib import colormaps
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from data.masks import IGNORED
 from data.pipeline import Samples
+from data.pixel_labels import IGNORED
 from data.transforms import Normalise
 from fcmae.convert import Metadata
 from fcmae.reconstruct import save_views

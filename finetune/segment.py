@@ -3,7 +3,7 @@
     accelerate launch --quiet -m finetune.segment --weights OUT.safetensors \
         --data.train SHARDS --data.test SHARDS --out RESULT.json
 
-A sample has its mask in the member seg.png, see data/masks.py. Restarting the same command resumes.
+A sample has its mask in the member seg.png, see data/pixel_labels.py. Restarting the same command resumes.
 The run lies in RESULT/ beside RESULT.json: config, metrics, checkpoints, weights.safetensors, which
 `finetune.segmenter.load` reads, and samples.png. Images and masks are measured as the model takes
 them, in `image_size`.
@@ -22,8 +22,8 @@ from rich.console import Console
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.masks import IGNORED, MaskedImages
 from data.pipeline import ShardImages
+from data.pixel_labels import IGNORED, MaskedImages
 from data.shards.reading import open_shards
 from data.transforms import Crop
 from fcmae.convert import Metadata

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from data import demo, scenes
-from data.masks import MASK, MaskTarget
+from data.pixel_labels import MASK, MaskTarget
 from data.scenes import CLASSES, Drawing, ScenesConfig, compose, deal, outside, read_drawings
 from data.shards.__main__ import Verify
 from data.shards.__main__ import main as shards_main

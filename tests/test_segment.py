@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from data.masks import MASK, MaskedImages, MaskTarget
 from data.pipeline import ShardImages
+from data.pixel_labels import MASK, MaskedImages, MaskTarget
 from data.shards.reading import open_shards
 from data.shards.writing import write_shards
 from data.transforms import Crop
