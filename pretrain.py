@@ -22,7 +22,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from data.broken import BrokenSamples
+from data.bad_samples import BrokenSamples
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, ShardImages, train_loader
 from data.shards.index import statistics

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data.broken import BrokenSamples
+from data.bad_samples import BrokenSamples
 from data.decode import Pixels
 from data.pipeline import ShardImages
 from data.shards.index import sync_directory, write_json

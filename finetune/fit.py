@@ -20,7 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data.broken import BrokenSamples
+from data.bad_samples import BrokenSamples
 from data.order import GlobalBatches, Order
 from data.pipeline import outlive_signals
 from data.transforms import Normalise

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from data.broken import BrokenSamples
+from data.bad_samples import BrokenSamples
 from data.pipeline import Samples, eval_loader
 from data.transforms import Normalise
 from fcmae.convert import Metadata

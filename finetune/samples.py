@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.broken import BrokenSamples
+from data.bad_samples import BrokenSamples
 from data.decode import Pixels
 from data.pipeline import ShardImages
 from data.shards.sources import SourceConfig, is_remote

@@ -20,7 +20,7 @@ from jaxtyping import Int
 from rich.console import Console
 from torch import Tensor
 
-from data.broken import BrokenSamples
+from data.bad_samples import BrokenSamples
 from data.pipeline import ShardImages
 from data.shards.reading import open_shards
 from fcmae.convert import Metadata

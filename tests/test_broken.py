@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.broken import BrokenSamples
+from data.bad_samples import BrokenSamples
 from data.order import GlobalBatches, Order
 from data.pipeline import ShardImages
 from data.shards.index import Shard
