@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from data import demo
+from data.sets import demo
 from data.shards.writing import write_shards
 
 ROOT = Path(__file__).parents[1]

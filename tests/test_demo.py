@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data import demo
+from data.sets import demo
 from data.shards.reading import open_shards, read_sample
 
 # webdataset closes its files only when they are collected
@@ -153,7 +153,7 @@ def test_png_is_lossless_with_few_and_with_many_colours():
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "data.demo", *arguments],
+        [sys.executable, "-m", "data.sets.demo", *arguments],
         cwd=ROOT,
         env=os.environ | env,
         capture_output=True,

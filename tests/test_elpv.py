@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.elpv import BLOCK, CLASSES, TEST_EVERY, Elpv, build, samples
+from data.sets.elpv import BLOCK, CLASSES, TEST_EVERY, Elpv, build, samples
 from data.shards.reading import open_shards, read_sample
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from data import demo, scenes
 from data.pixel_labels import MASK, MaskTarget
-from data.scenes import CLASSES, Drawing, ScenesConfig, compose, deal, outside, read_drawings
+from data.sets import demo, scenes
+from data.sets.scenes import CLASSES, Drawing, ScenesConfig, compose, deal, outside, read_drawings
 from data.shards.__main__ import Verify
 from data.shards.__main__ import main as shards_main
 from data.shards.index import Shard

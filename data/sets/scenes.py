@@ -30,8 +30,8 @@ import tyro
 from jaxtyping import Bool
 from PIL import Image
 
-from data import demo
 from data.pixel_labels import MASK
+from data.sets import demo
 from data.shards.index import write_json
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import refuse_existing, write_shards

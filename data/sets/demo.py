@@ -32,7 +32,7 @@ from data.shards.index import INDEX
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
 
-HERE = Path(__file__).parent / "demo"
+HERE = Path(__file__).parents[1] / "demo"
 TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"
 TEST = f"{HERE}/test-000000.tar.gz"
 CLASSES = (
@@ -290,7 +290,9 @@ def _digest(text: str) -> str:
 def main() -> None:
     """Run `build` or `check`, whichever the command line says."""
     try:
-        tyro.extras.subcommand_cli_from_dict({"build": build, "check": check}, prog="data.demo")
+        tyro.extras.subcommand_cli_from_dict(
+            {"build": build, "check": check}, prog="data.sets.demo"
+        )
     except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
 
