@@ -350,7 +350,7 @@ def online_knn(
     """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
     from fcmae.convert import Metadata, as_timm  # timm: a tenth of the time of a start
     from finetune.knn import knn_accuracy
-    from finetune.samples import LabelledData
+    from finetune.labels.labelled import LabelledData
 
     metadata = Metadata(
         model=config.model.name,

@@ -15,7 +15,7 @@ from fcmae.run import checkpoint
 from fcmae.weights.files import header_of
 from finetune.augment import seeded
 from finetune.backbone import RandomConfig, backbone, of_flags
-from finetune.tasks import Task
+from finetune.labels.tasks import Task
 
 TIMM = "timm:"  # in front of the names of models that are timm's alone
 HEAD_STD = 0.02

@@ -35,11 +35,11 @@ from finetune import classifier
 from finetune.backbone import RandomConfig
 from finetune.features import Features, spread, whiten
 from finetune.fit import FREE, FitOptimConfig
+from finetune.labels.inference import outputs_of
+from finetune.labels.labelled import Chosen
+from finetune.labels.metrics import measure
 from finetune.linear_probe import train_grid
-from finetune.measures import measure
-from finetune.outputs import outputs_of
 from finetune.pooling import pooled
-from finetune.samples import Chosen
 from finetune.train import (
     Labelled,
     TrainConfig,

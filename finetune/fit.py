@@ -35,7 +35,7 @@ from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop
 from finetune.augment import AugmentConfig, Mix, erase, seeded
 from finetune.groups import By, parameter_groups
-from finetune.samples import Chosen
+from finetune.labels.labelled import Chosen
 
 # what may differ when a run resumes: it changes no number
 FREE = ("run.", "out", "data.workers", "data.source.", "data.max_bad_fraction", "data.batch_size")

@@ -26,7 +26,7 @@ from finetune.features import (
     spread,
     whiten,
 )
-from finetune.samples import LabelledData
+from finetune.labels.labelled import LabelledData
 from finetune.splits import splits
 
 TEMPERATURE = 0.07

@@ -22,7 +22,7 @@ from data.transforms import Normalise, centre_crop
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from finetune import classifier
-from finetune.tasks import Task
+from finetune.labels.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)

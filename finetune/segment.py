@@ -34,9 +34,9 @@ from finetune.augment import AugmentConfig, Mix
 from finetune.classifier import ModelConfig
 from finetune.features import groups_of, report
 from finetune.fit import FitConfig, fit
-from finetune.measures import table_of
-from finetune.pixels import confusion_of, draw_samples, of_pixels
-from finetune.samples import Chosen, LabelledData, class_names, held_out
+from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out
+from finetune.labels.metrics import table_of
+from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
 from finetune.train import check_out, start_accelerator
 
 WEIGHTS, PICTURE = "weights.safetensors", "samples.png"

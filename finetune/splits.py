@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 
 from finetune.features import Features, ProbeConfig
-from finetune.samples import held_out
+from finetune.labels.labelled import held_out
 
 
 def splits(

@@ -32,10 +32,10 @@ from finetune.augment import AugmentedCrop, Mix
 from finetune.classifier import ModelConfig
 from finetune.features import groups_of, report
 from finetune.fit import FitConfig, fit
-from finetune.measures import draw_confusion, measure, table_of
-from finetune.outputs import outputs_of
-from finetune.samples import Chosen, LabelledData, class_names, held_out, read_labels
-from finetune.tasks import Loss, Task, TaskConfig, make_task, target_of
+from finetune.labels.inference import outputs_of
+from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out, read_labels
+from finetune.labels.metrics import draw_confusion, measure, table_of
+from finetune.labels.tasks import Loss, Task, TaskConfig, make_task, target_of
 
 WEIGHTS, CONFUSION = "weights.safetensors", "confusion.png"
 
@@ -107,7 +107,7 @@ def read(config: TrainConfig, accelerator: Accelerator) -> Labelled:
 
     Raises:
         OSError: shards cannot be read.
-        ValueError: see `finetune.samples.read_labels` and `finetune.tasks.make_task`.
+        ValueError: see `finetune.labels.labelled.read_labels` and `finetune.labels.tasks.make_task`.
     """
     shards = open_shards(config.data.train, config.run.verify, config.data.source)
     images = ShardImages(shards, size=(1, 1), in_chans=1, source=config.data.source)
@@ -132,7 +132,7 @@ def sides(
     """Places of the samples to learn from, and of those held out, if it is them to report on.
 
     Raises:
-        ValueError: see `finetune.samples.held_out`.
+        ValueError: see `finetune.labels.labelled.held_out`.
     """
     places = torch.arange(len(labelled.samples))
     if config.report_on == "test":

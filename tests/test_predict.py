@@ -12,8 +12,8 @@ from fcmae.run.config import run_program
 from finetune import classifier
 from finetune.backbone import RandomConfig
 from finetune.classifier import ModelConfig
+from finetune.labels.tasks import Task
 from finetune.predict import main
-from finetune.tasks import Task
 from tests.runs import ROOT, environment
 from tests.test_pipeline import png
 

@@ -27,8 +27,8 @@ from finetune.features import (
     whiten,
 )
 from finetune.knn import accuracies, knn_accuracy, neighbours, vote
+from finetune.labels.labelled import LabelledData
 from finetune.linear_probe import accuracy, train_grid
-from finetune.samples import LabelledData
 from finetune.splits import hold_out, splits
 from tests.runs import ROOT, torchrun
 from tests.test_pipeline import png

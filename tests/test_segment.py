@@ -28,8 +28,8 @@ from finetune import segment, segmenter
 from finetune.backbone import RandomConfig
 from finetune.classifier import ModelConfig
 from finetune.groups import parameter_groups
-from finetune.pixels import confusion_of, of_pixels
-from finetune.samples import LabelledData
+from finetune.labels.labelled import LabelledData
+from finetune.labels.pixel_metrics import confusion_of, of_pixels
 from finetune.segment import names_of, pixel_loss
 from finetune.segmenter import Segmenter
 from tests.runs import ROOT, torchrun

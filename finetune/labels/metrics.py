@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import functional as R
 from torchmetrics.functional import classification as M
 
-from finetune.tasks import Task
+from finetune.labels.tasks import Task
 
 BINS = 15  # of the calibration error (Guo et al., ICML 2017)
 TOP = 5

@@ -16,9 +16,9 @@ from data.pixel_labels import IGNORED
 from data.transforms import Normalise
 from fcmae.convert import Metadata
 from fcmae.reconstruct import save_views
-from finetune.measures import rows
-from finetune.outputs import batches_of, count_broken
-from finetune.samples import LabelledData
+from finetune.labels.inference import batches_of, count_broken
+from finetune.labels.labelled import LabelledData
+from finetune.labels.metrics import rows
 
 SHOWN = 8  # samples in the picture
 

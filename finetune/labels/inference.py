@@ -15,7 +15,7 @@ from data.bad_samples import BrokenSamples
 from data.pipeline import Samples, eval_loader
 from data.transforms import Normalise
 from fcmae.convert import Metadata
-from finetune.samples import LabelledData
+from finetune.labels.labelled import LabelledData
 
 
 @torch.no_grad()

@@ -1,0 +1,1 @@
+"""Frozen features: extracted once, whitened, held out, kept in files."""

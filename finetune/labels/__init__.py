@@ -1,0 +1,1 @@
+"""Labels of samples: reading them, what a head is trained for, what it is measured by."""

@@ -1,0 +1,1 @@
+"""The loop of fine-tuning and its augmentations."""
