@@ -36,8 +36,8 @@ from data.shards.sources import SourceConfig
 from data.transforms import Normalise
 from fcmae.run.checkpoint import sync
 from fcmae.run.config import differences, parse, run_program
-from finetune.backbone import RandomConfig, backbone, sha256_of
-from finetune.pooling import pooled
+from finetune.models.backbone import RandomConfig, backbone, sha256_of
+from finetune.models.pooling import pooled
 from finetune.table import arrow, to_metadata
 
 PLAN = "plan.json"  # in the folder of parts: what they depend on

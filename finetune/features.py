@@ -23,10 +23,10 @@ from data.pipeline import ShardImages
 from data.shards.reading import open_shards
 from fcmae.convert import Metadata
 from fcmae.run.checkpoint import write_text
-from finetune.backbone import RandomConfig, backbone, sha256_of
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import LabelledData
-from finetune.pooling import Pool, pooled
+from finetune.models.backbone import RandomConfig, backbone, sha256_of
+from finetune.models.pooling import Pool, pooled
 
 RIDGE = 1e-3  # of the mean variance, in whitening
 TINY = 1e-30  # features that do not vary at all stay zero

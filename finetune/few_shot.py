@@ -31,15 +31,15 @@ from fcmae.convert import read_metadata
 from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, parse, run_program, to_tree
 from fcmae.run.processes import Processes
-from finetune import classifier
-from finetune.backbone import RandomConfig
 from finetune.features import Features, spread, whiten
 from finetune.fit import FREE, FitOptimConfig
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import Chosen
 from finetune.labels.metrics import measure
 from finetune.linear_probe import train_grid
-from finetune.pooling import pooled
+from finetune.models import classifier
+from finetune.models.backbone import RandomConfig
+from finetune.models.pooling import pooled
 from finetune.train import (
     Labelled,
     TrainConfig,

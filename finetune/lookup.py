@@ -33,10 +33,10 @@ from data.decode import open_image
 from data.transforms import Normalise, centre_crop
 from fcmae.convert import load_timm, read_metadata
 from fcmae.run.config import run_program
-from finetune.backbone import sha256_of
 from finetune.features import whitening
 from finetune.knn import neighbours
-from finetune.pooling import pooled
+from finetune.models.backbone import sha256_of
+from finetune.models.pooling import pooled
 from finetune.table import FeatureTable
 
 RIDGE = 0.03  # of the mean variance: more than for probes, since files may have few rows

@@ -21,8 +21,8 @@ from data.decode import IMAGE_SUFFIXES, Pixels, open_image
 from data.transforms import Normalise, centre_crop
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
-from finetune import classifier
 from finetune.labels.tasks import Task
+from finetune.models import classifier
 
 
 @dataclass(frozen=True, kw_only=True)

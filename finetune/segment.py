@@ -5,7 +5,7 @@
 
 A sample has its mask in the member seg.png, see data/pixel_labels.py. Restarting the same command resumes.
 The run lies in RESULT/ beside RESULT.json: config, metrics, checkpoints, weights.safetensors, which
-`finetune.segmenter.load` reads, and samples.png. Images and masks are measured as the model takes
+`finetune.models.segmenter.load` reads, and samples.png. Images and masks are measured as the model takes
 them, in `image_size`.
 """
 
@@ -29,14 +29,14 @@ from data.transforms import Crop
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from fcmae.run.processes import Processes
-from finetune import segmenter
 from finetune.augment import AugmentConfig, Mix
-from finetune.classifier import ModelConfig
 from finetune.features import groups_of, report
 from finetune.fit import FitConfig, fit
 from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out
 from finetune.labels.metrics import table_of
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
+from finetune.models import segmenter
+from finetune.models.classifier import ModelConfig
 from finetune.train import check_out, start_accelerator
 
 WEIGHTS, PICTURE = "weights.safetensors", "samples.png"

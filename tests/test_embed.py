@@ -13,8 +13,8 @@ from pyarrow import parquet
 from data.decode import open_image
 from data.shards.writing import write_shards
 from data.transforms import centre_crop
-from finetune.backbone import RandomConfig, backbone
 from finetune.embed import EmbedConfig, EmbedData, assemble, embed
+from finetune.models.backbone import RandomConfig, backbone
 from tests.runs import ROOT, environment, torchrun
 from tests.test_kills import kill, wait_for
 from tests.test_pipeline import png

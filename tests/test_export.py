@@ -40,8 +40,8 @@ from fcmae.encoder import MODELS, Encoder
 from fcmae.weights import onnx as export_onnx
 from fcmae.weights.files import Metadata, header_of, read_weights, weight_names
 from fcmae.weights.weight_names import Architecture
-from finetune import classifier
 from finetune.labels.tasks import Task
+from finetune.models import classifier
 
 NAMES = ["crack", "dent", "none"]
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.21, 0.22)

@@ -21,8 +21,8 @@ from fcmae.convert import save_timm
 from fcmae.run import checkpoint
 from fcmae.run.config import run_program
 from fcmae.run.directory import count_metrics, read_metrics
-from finetune import classifier
-from finetune.backbone import RandomConfig, backbone
+from finetune.models import classifier
+from finetune.models.backbone import RandomConfig, backbone
 from finetune.train import main
 from tests.runs import ROOT, assert_same_bits, environment, torchrun
 from tests.test_pipeline import png

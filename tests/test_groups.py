@@ -7,7 +7,7 @@ import timm
 from torch import nn
 
 from fcmae.encoder import SIZES
-from finetune.groups import group_of, layers, parameter_groups
+from finetune.models.layer_decay import group_of, layers, parameter_groups
 
 BLOCKS = ("conv_dw.weight", "mlp.grn.weight")
 

@@ -13,9 +13,9 @@ from pyarrow import parquet
 from data.shards.writing import write_shards
 from fcmae.convert import create_timm, save_timm
 from fcmae.run.config import run_program
-from finetune.backbone import RandomConfig, backbone
 from finetune.embed import EmbedConfig, EmbedData, embed
 from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest
+from finetune.models.backbone import RandomConfig, backbone
 from finetune.table import FeatureTable
 from tests.test_pipeline import png
 

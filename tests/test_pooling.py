@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from finetune.backbone import RandomConfig, backbone
-from finetune.pooling import pooled
+from finetune.models.backbone import RandomConfig, backbone
+from finetune.models.pooling import pooled
 
 IMAGES = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))
 SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "img_size": 56}

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fcmae.run.config import run_program
-from finetune import classifier
-from finetune.backbone import RandomConfig
-from finetune.classifier import ModelConfig
 from finetune.labels.tasks import Task
+from finetune.models import classifier
+from finetune.models.backbone import RandomConfig
+from finetune.models.classifier import ModelConfig
 from finetune.predict import main
 from tests.runs import ROOT, environment
 from tests.test_pipeline import png
@@ -108,7 +108,7 @@ def test_bad_input_ends_in_one_line(
     argv: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fcmae.convert import save_timm
-    from finetune.backbone import backbone
+    from finetune.models.backbone import backbone
 
     weights, folder = save(tmp_path), images(tmp_path)
     (tmp_path / "empty").mkdir()

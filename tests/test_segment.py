@@ -24,14 +24,15 @@ from data.pixel_labels import MASK, MaskedImages, MaskTarget
 from data.shards.reading import open_shards
 from data.shards.writing import write_shards
 from data.transforms import Crop
-from finetune import segment, segmenter
-from finetune.backbone import RandomConfig
-from finetune.classifier import ModelConfig
-from finetune.groups import parameter_groups
+from finetune import segment
 from finetune.labels.labelled import LabelledData
 from finetune.labels.pixel_metrics import confusion_of, of_pixels
+from finetune.models import segmenter
+from finetune.models.backbone import RandomConfig
+from finetune.models.classifier import ModelConfig
+from finetune.models.layer_decay import parameter_groups
+from finetune.models.segmenter import Segmenter
 from finetune.segment import names_of, pixel_loss
-from finetune.segmenter import Segmenter
 from tests.runs import ROOT, torchrun
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))

@@ -19,9 +19,9 @@ from torchvision.ops import FeaturePyramidNetwork
 from fcmae.convert import Metadata, read_metadata, save_timm
 from fcmae.run import checkpoint
 from fcmae.weights.files import header_of
-from finetune import classifier
 from finetune.augment import seeded
-from finetune.classifier import ModelConfig
+from finetune.models import classifier
+from finetune.models.classifier import ModelConfig
 
 STAGES = 4
 NORM_GROUPS = 32  # of channels, as in the paper
@@ -105,7 +105,7 @@ def create(config: ModelConfig, classes: int, width: int, seed: int) -> tuple[Se
     """The model with a fresh head, and how it takes images.
 
     Raises:
-        OSError, ValueError: see `finetune.classifier.create` and `Segmenter`.
+        OSError, ValueError: see `finetune.models.classifier.create` and `Segmenter`.
     """
     backbone, metadata = classifier.create(config, 0, seed)
     with seeded("head", seed):

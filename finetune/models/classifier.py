@@ -14,8 +14,8 @@ from fcmae.convert import Metadata, create_timm, load_timm, read_metadata, save_
 from fcmae.run import checkpoint
 from fcmae.weights.files import header_of
 from finetune.augment import seeded
-from finetune.backbone import RandomConfig, backbone, of_flags
 from finetune.labels.tasks import Task
+from finetune.models.backbone import RandomConfig, backbone, of_flags
 
 TIMM = "timm:"  # in front of the names of models that are timm's alone
 HEAD_STD = 0.02
@@ -45,7 +45,7 @@ def create(config: ModelConfig, outputs: int, seed: int) -> tuple[nn.Module, Met
     """The model with a fresh head of `outputs` values, and how it takes images.
 
     Raises:
-        OSError, ValueError: see `finetune.backbone.backbone`; no model of timm, or two backbones.
+        OSError, ValueError: see `finetune.models.backbone.backbone`; no model of timm, or two backbones.
     """
     with seeded("model", seed):  # timm's own initialisation
         if config.backbone is not None:

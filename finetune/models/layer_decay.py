@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from timm.models import ConvNeXt, group_parameters
 from torch import nn
 
-from finetune.segmenter import Segmenter
+from finetune.models.segmenter import Segmenter
 
 By = Literal["layer", "group"]
 
