@@ -32,7 +32,6 @@ from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, parse, run_program, to_tree
 from fcmae.run.processes import Processes
 from finetune.features import Features, spread, whiten
-from finetune.fit import FREE, FitOptimConfig
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import Chosen
 from finetune.labels.metrics import measure
@@ -52,6 +51,7 @@ from finetune.train import (
     to_report_on,
     train,
 )
+from finetune.training.loop import FREE, FitOptimConfig
 
 Method = Literal["probe", "finetune"]
 TABLE = ("fractions", "per_class", "seeds", "methods", "metric")  # which runs, not what they are

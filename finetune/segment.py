@@ -29,15 +29,15 @@ from data.transforms import Crop
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from fcmae.run.processes import Processes
-from finetune.augment import AugmentConfig, Mix
 from finetune.features import groups_of, report
-from finetune.fit import FitConfig, fit
 from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out
 from finetune.labels.metrics import table_of
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
 from finetune.models import segmenter
 from finetune.models.classifier import ModelConfig
 from finetune.train import check_out, start_accelerator
+from finetune.training.augment import AugmentConfig, Mix
+from finetune.training.loop import FitConfig, fit
 
 WEIGHTS, PICTURE = "weights.safetensors", "samples.png"
 
@@ -92,7 +92,7 @@ def train(config: SegmentConfig, processes: Processes, accelerator: Accelerator)
         accelerator: made of them.
 
     Raises:
-        OSError, ValueError, FloatingPointError: see `finetune.fit.fit`.
+        OSError, ValueError, FloatingPointError: see `finetune.training.loop.fit`.
     """
     data, directory = config.data, config.out.with_suffix("")
     mix = Mix(config.augment, 0.0, None)

@@ -27,15 +27,15 @@ from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from fcmae.run.directory import RunConfig
 from fcmae.run.processes import Processes
-from finetune.augment import AugmentedCrop, Mix
 from finetune.features import groups_of, report
-from finetune.fit import FitConfig, fit
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out, read_labels
 from finetune.labels.metrics import draw_confusion, measure, table_of
 from finetune.labels.tasks import Loss, Task, TaskConfig, make_task, target_of
 from finetune.models import classifier
 from finetune.models.classifier import ModelConfig
+from finetune.training.augment import AugmentedCrop, Mix
+from finetune.training.loop import FitConfig, fit
 
 WEIGHTS, CONFUSION = "weights.safetensors", "confusion.png"
 
@@ -161,7 +161,7 @@ def train(
         accelerator: made of them.
 
     Raises:
-        OSError, ValueError, FloatingPointError: see `finetune.fit.fit`.
+        OSError, ValueError, FloatingPointError: see `finetune.training.loop.fit`.
     """
     data, task, directory = config.data, labelled.task, config.out.with_suffix("")
     model, metadata = classifier.create(config, task.outputs, config.seed)

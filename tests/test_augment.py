@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.decode import open_image
-from finetune.augment import AugmentConfig, AugmentedCrop, Mix, erase, seeded
+from finetune.training.augment import AugmentConfig, AugmentedCrop, Mix, erase, seeded
 from tests.test_pipeline import png
 
 NONE = AugmentConfig(rand_augment="", erasing=0.0)

@@ -13,9 +13,9 @@ from torch import nn
 from fcmae.convert import Metadata, create_timm, load_timm, read_metadata, save_timm
 from fcmae.run import checkpoint
 from fcmae.weights.files import header_of
-from finetune.augment import seeded
 from finetune.labels.tasks import Task
 from finetune.models.backbone import RandomConfig, backbone, of_flags
+from finetune.training.augment import seeded
 
 TIMM = "timm:"  # in front of the names of models that are timm's alone
 HEAD_STD = 0.02

@@ -19,9 +19,9 @@ from torchvision.ops import FeaturePyramidNetwork
 from fcmae.convert import Metadata, read_metadata, save_timm
 from fcmae.run import checkpoint
 from fcmae.weights.files import header_of
-from finetune.augment import seeded
 from finetune.models import classifier
 from finetune.models.classifier import ModelConfig
+from finetune.training.augment import seeded
 
 STAGES = 4
 NORM_GROUPS = 32  # of channels, as in the paper

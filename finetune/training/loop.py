@@ -33,9 +33,9 @@ from fcmae.run.optim import DTYPES, OptimConfig, lr_at, total_steps, warmup_step
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop
-from finetune.augment import AugmentConfig, Mix, erase, seeded
 from finetune.labels.labelled import Chosen
 from finetune.models.layer_decay import By, parameter_groups
+from finetune.training.augment import AugmentConfig, Mix, erase, seeded
 
 # what may differ when a run resumes: it changes no number
 FREE = ("run.", "out", "data.workers", "data.source.", "data.max_bad_fraction", "data.batch_size")
