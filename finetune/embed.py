@@ -36,9 +36,9 @@ from data.shards.sources import SourceConfig
 from data.transforms import Normalise
 from fcmae.run.checkpoint import sync
 from fcmae.run.config import differences, parse, run_program
+from finetune.frozen.feature_file import arrow, to_metadata
 from finetune.models.backbone import RandomConfig, backbone, sha256_of
 from finetune.models.pooling import pooled
-from finetune.table import arrow, to_metadata
 
 PLAN = "plan.json"  # in the folder of parts: what they depend on
 DICTIONARY = ["url"]  # columns whose values repeat

@@ -31,7 +31,7 @@ from fcmae.convert import read_metadata
 from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, parse, run_program, to_tree
 from fcmae.run.processes import Processes
-from finetune.features import Features, spread, whiten
+from finetune.frozen.features import Features, spread, whiten
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import Chosen
 from finetune.labels.metrics import measure

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
-from finetune.features import (
+from finetune.frozen.features import (
     Features,
     ProbeConfig,
     extract,
@@ -26,8 +26,8 @@ from finetune.features import (
     spread,
     whiten,
 )
+from finetune.frozen.held_out import splits
 from finetune.labels.labelled import LabelledData
-from finetune.splits import splits
 
 TEMPERATURE = 0.07
 STEPS = 2**24  # similarities are told apart to 2^-24, as float32 does just below 1
@@ -113,7 +113,7 @@ def knn_accuracy(
     to call it, and all share the work.
 
     Raises:
-        OSError, ValueError: see `finetune.features.extract`; fewer training samples than k.
+        OSError, ValueError: see `finetune.frozen.features.extract`; fewer training samples than k.
     """
     model = model.to(accelerator.device).eval()
     sides = []

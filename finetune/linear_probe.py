@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fcmae.run.config import parse, run_program
-from finetune.features import (
+from finetune.frozen.features import (
     Features,
     ProbeConfig,
     labelled_features,
@@ -25,7 +25,7 @@ from finetune.features import (
     spread,
     whiten,
 )
-from finetune.splits import splits
+from finetune.frozen.held_out import splits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,11 +33,11 @@ from data.decode import open_image
 from data.transforms import Normalise, centre_crop
 from fcmae.convert import load_timm, read_metadata
 from fcmae.run.config import run_program
-from finetune.features import whitening
+from finetune.frozen.feature_file import FeatureTable
+from finetune.frozen.features import whitening
 from finetune.knn import neighbours
 from finetune.models.backbone import sha256_of
 from finetune.models.pooling import pooled
-from finetune.table import FeatureTable
 
 RIDGE = 0.03  # of the mean variance: more than for probes, since files may have few rows
 ROUNDING = 1e-6  # of a cosine in float32: equal features reach the threshold 1

@@ -29,7 +29,7 @@ from data.transforms import Crop
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from fcmae.run.processes import Processes
-from finetune.features import groups_of, report
+from finetune.frozen.features import groups_of, report
 from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out
 from finetune.labels.metrics import table_of
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels

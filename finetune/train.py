@@ -27,7 +27,7 @@ from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from fcmae.run.directory import RunConfig
 from fcmae.run.processes import Processes
-from finetune.features import groups_of, report
+from finetune.frozen.features import groups_of, report
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out, read_labels
 from finetune.labels.metrics import draw_confusion, measure, table_of

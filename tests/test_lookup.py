@@ -14,9 +14,9 @@ from data.shards.writing import write_shards
 from fcmae.convert import create_timm, save_timm
 from fcmae.run.config import run_program
 from finetune.embed import EmbedConfig, EmbedData, embed
+from finetune.frozen.feature_file import FeatureTable
 from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest
 from finetune.models.backbone import RandomConfig, backbone
-from finetune.table import FeatureTable
 from tests.test_pipeline import png
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from data.shards.writing import write_shards
 from fcmae.convert import create_timm, save_timm
-from finetune.features import (
+from finetune.frozen.features import (
     Features,
     ProbeConfig,
     check_classes,
@@ -25,11 +25,11 @@ from finetune.features import (
     spread,
     whiten,
 )
+from finetune.frozen.held_out import hold_out, splits
 from finetune.knn import accuracies, knn_accuracy, neighbours, vote
 from finetune.labels.labelled import LabelledData
 from finetune.linear_probe import accuracy, train_grid
 from finetune.models.backbone import RandomConfig, backbone
-from finetune.splits import hold_out, splits
 from tests.runs import ROOT, torchrun
 from tests.test_pipeline import png
 

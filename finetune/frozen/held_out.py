@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 
-from finetune.features import Features, ProbeConfig
+from finetune.frozen.features import Features, ProbeConfig
 from finetune.labels.labelled import held_out
 
 
