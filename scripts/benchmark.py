@@ -34,9 +34,9 @@ from fcmae.encoder import Encoder
 from fcmae.layers import GlobalResponseNorm
 from fcmae.run.config import run_program
 from fcmae.sparse import gathered
-from scripts.loading import IMAGES, LOADING
-from scripts.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules
-from scripts.saving import SAVING
+from scripts.bench.loading import IMAGES, LOADING
+from scripts.bench.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules
+from scripts.bench.saving import SAVING
 
 Work = Callable[[], object]
 console = Console()

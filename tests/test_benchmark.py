@@ -10,9 +10,9 @@ import torch
 
 from fcmae import FCMAE, draw_visible
 from fcmae.encoder import Encoder
+from scripts.bench.loading import IMAGES, LOADING, Photographs
+from scripts.bench.rivals import MaskedAutoencoder, products
 from scripts.benchmark import TIMES, dense, model_of
-from scripts.loading import IMAGES, LOADING, Photographs
-from scripts.rivals import MaskedAutoencoder, products
 
 ROOT = Path(__file__).parents[1]
 

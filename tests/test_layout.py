@@ -66,7 +66,7 @@ def test_libraries_never_import_each_other_or_a_program(room: str, other: str) -
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("webdataset", ("data/", "scripts/loading.py")),  # there as a rival
+        ("webdataset", ("data/", "scripts/bench/loading.py")),  # there as a rival
         ("accelerate", ("pretrain.py", "finetune/")),
         ("timm", ("fcmae/convert.py", "fcmae/weights/hub.py", "finetune/")),
         ("MinkowskiEngine", ("fcmae/sparse/minkowski.py",)),
