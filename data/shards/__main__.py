@@ -106,3 +106,7 @@ def run() -> None:
         main(tyro.extras.subcommand_cli_from_dict({"index": Index, "verify": Verify}))
     except (OSError, ValueError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    run()

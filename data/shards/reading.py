@@ -234,9 +234,3 @@ def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
             f"shard {path} has SHA-256 {sha256}, {INDEX} says {shard.sha256}; {way_out}"
         )
     return shard
-
-
-if __name__ == "__main__":
-    from data.shards.__main__ import run  # it imports this module, by its name
-
-    run()
