@@ -12,7 +12,7 @@ from fcmae import FCMAE
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.ema import Ema
-from tests.runs import ROOT, environment
+from tests.support.runs import ROOT, environment
 
 
 def trained(decoder_dim: int = 32) -> tuple[FCMAE, torch.optim.Optimizer]:

@@ -15,7 +15,7 @@ from data.shards.writing import write_shards
 from data.transforms import centre_crop
 from finetune.embed import EmbedConfig, EmbedData, assemble, embed
 from finetune.models.backbone import RandomConfig, backbone
-from tests.runs import ROOT, environment, torchrun
+from tests.support.runs import ROOT, environment, torchrun
 from tests.test_kills import kill, wait_for
 from tests.test_pipeline import png
 

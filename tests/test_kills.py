@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from fcmae.run import checkpoint
 from fcmae.run.directory import count_metrics, read_metrics
 from fcmae.run.stopping import INTERRUPTED, PREEMPTED
-from tests.runs import assert_same_bits, losses, newest, pretrain, start, torchrun
+from tests.support.runs import assert_same_bits, losses, newest, pretrain, start, torchrun
 
 LONG = ("--optim.steps", "16", "--run.save_every", "3", "--run.picture_every", "0")
 ENDLESS = ("--optim.steps", "100000", "--run.save_every", "100000", "--run.picture_every", "0")

@@ -31,7 +31,7 @@ from fcmae.run.directory import read_metrics
 from fcmae.run.stopping import PREEMPTED
 from pretrain import PretrainConfig
 from scripts.plan import PlanConfig
-from tests.runs import RECIPE, SHORT
+from tests.support.runs import RECIPE, SHORT
 
 ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "scripts" / "launch"

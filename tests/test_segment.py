@@ -33,7 +33,7 @@ from finetune.models.classifier import ModelConfig
 from finetune.models.layer_decay import parameter_groups
 from finetune.models.segmenter import Segmenter
 from finetune.segment import names_of, pixel_loss
-from tests.runs import ROOT, torchrun
+from tests.support.runs import ROOT, torchrun
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 TILE = 16  # side of the tiles of `tiles`, pixels

@@ -22,7 +22,7 @@ from data.shards.index import INDEX, Shard
 from data.shards.reading import open_shards, read_sample
 from data.shards.sources import SourceConfig
 from data.shards.writing import write_shards
-from tests.servers import Server, serve
+from tests.support.servers import Server, serve
 
 # fsspec and its drivers close their connections when they are collected
 pytestmark = pytest.mark.filterwarnings(

@@ -25,7 +25,7 @@ from fcmae.run.config import field_names, parse
 from fcmae.run.directory import read_metrics
 from fcmae.run.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
 from pretrain import PretrainConfig
-from tests.runs import ROOT, newest, pretrain, torchrun
+from tests.support.runs import ROOT, newest, pretrain, torchrun
 
 
 def assert_same_step(run: Path, other: Path) -> None:

@@ -52,7 +52,7 @@ ZERO_LOST = rf"rank 0 of 2, where the processes meet, {AWAY}"
 SERVE = """
 import sys
 from pathlib import Path
-from tests.servers import Server
+from tests.support.servers import Server
 server = Server(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
 print(server.url, file=sys.stderr, flush=True)
 server.serve_forever()

@@ -10,7 +10,7 @@ import yaml
 
 from fcmae.run import directory
 from fcmae.run.directory import read_metrics
-from tests.runs import ROOT, SHORT, environment, losses, pretrain
+from tests.support.runs import ROOT, SHORT, environment, losses, pretrain
 
 DEMO = "data/demo/train-{000000..000000}.tar.gz"
 COUNT = """
