@@ -138,7 +138,7 @@ import resource, sys
 from pathlib import Path
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
-from tests.test_checkpoint import trained
+from tests.fcmae.run.test_checkpoint import trained
 run = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
 writer = checkpoint.Writer(run, keep=1)
