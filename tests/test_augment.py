@@ -8,7 +8,7 @@ import torch
 
 from data.decode import open_image
 from finetune.training.augment import AugmentConfig, AugmentedCrop, Mix, erase, seeded
-from tests.test_pipeline import png
+from tests.images.test_pipeline import png
 
 NONE = AugmentConfig(rand_augment="", erasing=0.0)
 

@@ -15,9 +15,9 @@ from data.shards.writing import write_shards
 from data.transforms import centre_crop
 from finetune.embed import EmbedConfig, EmbedData, assemble, embed
 from finetune.models.backbone import RandomConfig, backbone
+from tests.images.test_pipeline import png
 from tests.pretraining.test_kills import kill, wait_for
 from tests.support.runs import ROOT, environment, torchrun
-from tests.test_pipeline import png
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 DATA = EmbedData(batch_size=4, workers=0)

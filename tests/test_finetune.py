@@ -24,8 +24,8 @@ from fcmae.run.directory import count_metrics, read_metrics
 from finetune.models import classifier
 from finetune.models.backbone import RandomConfig, backbone
 from finetune.train import main
+from tests.images.test_pipeline import png
 from tests.support.runs import ROOT, assert_same_bits, environment, torchrun
-from tests.test_pipeline import png
 
 RANDOM = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 SMALL = ("--random.image_size", "16", "--random.stem_stride", "1")

@@ -17,7 +17,7 @@ from finetune.embed import EmbedConfig, EmbedData, embed
 from finetune.frozen.feature_file import FeatureTable
 from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest
 from finetune.models.backbone import RandomConfig, backbone
-from tests.test_pipeline import png
+from tests.images.test_pipeline import png
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 MADE = {"weights_sha256": "0" * 64, "weights": "x.safetensors", "model": "m", "step": "3"}

@@ -14,8 +14,8 @@ from finetune.models import classifier
 from finetune.models.backbone import RandomConfig
 from finetune.models.classifier import ModelConfig
 from finetune.predict import main
+from tests.images.test_pipeline import png
 from tests.support.runs import ROOT, environment
-from tests.test_pipeline import png
 
 RANDOM = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 CLASSES = Task(kind="class", field="", names=("a", "b", "c"))

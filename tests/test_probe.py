@@ -30,8 +30,8 @@ from finetune.knn import accuracies, knn_accuracy, neighbours, vote
 from finetune.labels.labelled import LabelledData
 from finetune.linear_probe import accuracy, train_grid
 from finetune.models.backbone import RandomConfig, backbone
+from tests.images.test_pipeline import png
 from tests.support.runs import ROOT, torchrun
-from tests.test_pipeline import png
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 

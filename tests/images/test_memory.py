@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.shards.writing import write_shards
-from tests.test_pipeline import png
+from tests.images.test_pipeline import png
 
 ROOT = Path(__file__).parents[1]
 # Resident memory of this process and its workers after each epoch.

@@ -15,7 +15,7 @@ from data.pipeline import ShardImages
 from data.shards.index import Shard
 from data.shards.writing import write_shards
 from data.transforms import Crop
-from tests.test_pipeline import png
+from tests.images.test_pipeline import png
 
 ROOT = Path(__file__).parents[1]
 CROP = Crop((0.2, 1.0), True)

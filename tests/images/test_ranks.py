@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.shards.writing import write_shards
-from tests.test_pipeline import png
+from tests.images.test_pipeline import png
 
 ROOT = Path(__file__).parents[1]
 EPOCHS, SAMPLES, BATCH = 3, 28, 4
