@@ -384,7 +384,7 @@ ONLINE = """
 import sys
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from tests.test_probe import online_knn
+from tests.finetune.test_probe import online_knn
 told = gather_object([online_knn(*sys.argv[1:])])
 PartialState().print("KNN", told)
 """

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from finetune.few_shot import draw
+from tests.finetune.test_train import SMALL, write_images
 from tests.support.runs import ROOT, environment
-from tests.test_finetune import SMALL, write_images
 
 LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
 CELLS = {
