@@ -12,7 +12,7 @@ from data.making.build import Encoding, build_shard, build_shards, plan_shards
 from data.making.listing import Entry, find_entries
 from data.making.workers import over
 from data.shards.index import Moments, index_shard
-from tests.test_make_shards import write_images
+from tests.scripts.test_make_shards import write_images
 
 
 def find_entries_of(paths: list[Path]) -> list[Entry]:
