@@ -25,8 +25,7 @@ from fcmae.encoder import MODELS
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.weights.files import find_checkpoint
-
-ROOT = Path(__file__).parents[1]
+from tests.support.runs import ROOT
 
 
 def trained(name: str, stem_stride: int, in_chans: int) -> FCMAE:

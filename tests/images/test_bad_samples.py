@@ -16,8 +16,8 @@ from data.shards.index import Shard
 from data.shards.writing import write_shards
 from data.transforms import Crop
 from tests.images.test_pipeline import png
+from tests.support.runs import ROOT
 
-ROOT = Path(__file__).parents[1]
 CROP = Crop((0.2, 1.0), True)
 
 

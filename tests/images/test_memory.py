@@ -3,14 +3,13 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from data.shards.writing import write_shards
 from tests.images.test_pipeline import png
+from tests.support.runs import ROOT
 
-ROOT = Path(__file__).parents[1]
 # Resident memory of this process and its workers after each epoch.
 READER = """
 import sys

@@ -11,8 +11,8 @@ import pytest
 
 from data.shards.writing import write_shards
 from tests.images.test_pipeline import png
+from tests.support.runs import ROOT
 
-ROOT = Path(__file__).parents[1]
 EPOCHS, SAMPLES, BATCH = 3, 28, 4
 
 READER = """

@@ -22,10 +22,10 @@ from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
 from fcmae.run.directory import count_metrics, read_metrics
+from tests.support.runs import ROOT
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "data/demo"
 PREFIX, WIRE = "fcmae-nodes", "wire"
 HOSTS = ("10.83.19.1", "10.83.19.2")

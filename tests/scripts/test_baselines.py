@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ from PIL import Image, ImageDraw
 
 from data.sets import demo
 from data.shards.writing import write_shards
-
-ROOT = Path(__file__).parents[1]
+from tests.support.runs import ROOT
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:

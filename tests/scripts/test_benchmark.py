@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,7 @@ from fcmae.encoder import Encoder
 from scripts.bench.loading import IMAGES, LOADING, Photographs
 from scripts.bench.rivals import MaskedAutoencoder, products
 from scripts.benchmark import TIMES, dense, model_of
-
-ROOT = Path(__file__).parents[1]
+from tests.support.runs import ROOT
 
 
 def benchmark(*flags: str) -> subprocess.CompletedProcess[str]:

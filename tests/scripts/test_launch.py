@@ -31,9 +31,8 @@ from fcmae.run.directory import read_metrics
 from fcmae.run.stopping import PREEMPTED
 from pretrain import PretrainConfig
 from scripts.plan import PlanConfig
-from tests.support.runs import RECIPE, SHORT
+from tests.support.runs import RECIPE, ROOT, SHORT
 
-ROOT = Path(__file__).parents[1]
 LAUNCH = ROOT / "scripts" / "launch"
 CONFIGS = sorted(p.name for p in LAUNCH.glob("*.yaml") if p.name != "kubernetes.yaml")
 LONG = ("--optim.steps", "2000", "--run.picture_every", "0")  # minutes, should no signal come

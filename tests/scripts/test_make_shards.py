@@ -21,11 +21,11 @@ from data.pipeline import ShardImages
 from data.shards.index import index_shard, statistics
 from data.shards.reading import open_shards, read_sample
 from data.transforms import Crop
+from tests.support.runs import ROOT
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
-ROOT = Path(__file__).parents[1]
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".JPEG": "JPEG"}
 
 

@@ -26,8 +26,8 @@ from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
 from fcmae.run.optim import OptimConfig
 from fcmae.sparse import gathered
 from scripts.plan import Part, PlanConfig, decoder_part, encoder_parts, main, plan
+from tests.support.runs import ROOT
 
-ROOT = Path(__file__).parents[1]
 FAMILIES = ("convnextv2_atto", "convnext_atto")
 SIZES_AND_BATCHES = [(size, b) for size in (64, 96) for b in (1, 3)]
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from fcmae.run import checkpoint
 from fcmae.run.directory import read_metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPE = "scripts/recipes/demo.yaml"
 SHORT = [
     *("--optim.batch_size", "8", "--optim.steps", "6", "--data.workers", "1"),

@@ -12,7 +12,7 @@ from fcmae.run.config import differences, field_names, flatten, parse, run_progr
 from finetune.train import TrainConfig
 from pretrain import PretrainConfig
 
-RECIPES = sorted((Path(__file__).parents[1] / "scripts" / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[3] / "scripts" / "recipes").glob("*.yaml"))
 FINETUNE_RECIPES = sorted((RECIPES[0].parent / "finetune").glob("*.yaml"))
 
 

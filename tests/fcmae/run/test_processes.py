@@ -4,11 +4,10 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.support.runs import ROOT
 
 # rank 1 stops, and the others wait for it
 PROGRAM = """

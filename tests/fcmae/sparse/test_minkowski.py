@@ -6,7 +6,12 @@ import warnings
 
 import pytest
 import torch
-from test_encoder import (
+
+from fcmae import FCMAE, draw_visible
+from fcmae.encoder import Encoder
+from fcmae.layers import Mlp
+from fcmae.sparse import implementation
+from tests.fcmae.test_encoder import (
     assert_twins_agree,
     every_shape,
     generator,
@@ -14,11 +19,6 @@ from test_encoder import (
     twins,
     value_and_gradients,
 )
-
-from fcmae import FCMAE, draw_visible
-from fcmae.encoder import Encoder
-from fcmae.layers import Mlp
-from fcmae.sparse import implementation
 
 
 def why_missing() -> str:

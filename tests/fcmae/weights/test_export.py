@@ -18,7 +18,6 @@ import yaml
 from onnxruntime import InferenceSession
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_convert import metadata_of, saved_run, timm_features, trained
 from timm.data.config import resolve_data_config, resolve_model_data_config
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
@@ -42,6 +41,7 @@ from fcmae.weights.files import Metadata, header_of, read_weights, weight_names
 from fcmae.weights.weight_names import Architecture
 from finetune.labels.tasks import Task
 from finetune.models import classifier
+from tests.fcmae.test_convert import metadata_of, saved_run, timm_features, trained
 
 NAMES = ["crack", "dent", "none"]
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.21, 0.22)

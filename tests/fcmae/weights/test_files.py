@@ -10,7 +10,6 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
-from test_convert import metadata_of, saved_run, timm_features, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +30,7 @@ from fcmae.layers import Block
 from fcmae.model import ModelConfig
 from fcmae.weights.files import Metadata, load_encoder, read_weights
 from fcmae.weights.weight_names import Architecture, infer, read, table
+from tests.fcmae.test_convert import metadata_of, saved_run, timm_features, trained
 
 Kind = Literal["dense", "sparse", "sparse stem"]
 

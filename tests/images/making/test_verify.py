@@ -15,8 +15,7 @@ from data.pipeline import ShardImages
 from data.shards.__main__ import Index, main, moments_of
 from data.shards.index import index_shard
 from data.shards.reading import open_shards
-
-ROOT = Path(__file__).parents[1]
+from tests.support.runs import ROOT
 
 
 def picture(shade: int = 7) -> bytes:

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,11 @@ from webdataset.compat import WebDataset
 
 from data.sets import demo
 from data.shards.reading import open_shards, read_sample
+from tests.support.runs import ROOT
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
-ROOT = Path(__file__).parents[1]
 SPLITS: tuple[tuple[demo.Split, str], ...] = (("train", demo.TRAIN), ("test", demo.TEST))
 
 

@@ -19,11 +19,10 @@ from webdataset.compat import WebDataset
 from data.shards.index import INDEX, index_shard, plain_header, split_name
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
+from tests.support.runs import ROOT
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
-ROOT = Path(__file__).parents[1]
 
 
 def picture(shade: int) -> bytes:

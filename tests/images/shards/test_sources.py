@@ -22,14 +22,13 @@ from data.shards.index import INDEX, Shard
 from data.shards.reading import open_shards, read_sample
 from data.shards.sources import SourceConfig
 from data.shards.writing import write_shards
+from tests.support.runs import ROOT
 from tests.support.servers import Server, serve
 
 # fsspec and its drivers close their connections when they are collected
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )
-
-ROOT = Path(__file__).parents[1]
 
 
 def jpeg(seed: int) -> bytes:
