@@ -3,10 +3,10 @@
     accelerate launch --quiet -m finetune.segment --weights OUT.safetensors \
         --data.train SHARDS --data.test SHARDS --out RESULT.json
 
-A sample has its mask in the member seg.png, see data/pixel_labels.py. Restarting the same command resumes.
-The run lies in RESULT/ beside RESULT.json: config, metrics, checkpoints, weights.safetensors, which
-`finetune.models.segmenter.load` reads, and samples.png. Images and masks are measured as the model takes
-them, in `image_size`.
+A sample has its mask in the member seg.png, see data/pixel_labels.py. Restarting the same command
+resumes. The run lies in RESULT/ beside RESULT.json: config, metrics, checkpoints, samples.png, and
+weights.safetensors, which `finetune.models.segmenter.load` reads. Images and masks are measured as
+the model takes them, in `image_size`.
 """
 
 from collections.abc import Sequence

@@ -107,7 +107,7 @@ def read(config: TrainConfig, accelerator: Accelerator) -> Labelled:
 
     Raises:
         OSError: shards cannot be read.
-        ValueError: see `finetune.labels.labelled.read_labels` and `finetune.labels.tasks.make_task`.
+        ValueError: see `read_labels` and `make_task`.
     """
     shards = open_shards(config.data.train, config.run.verify, config.data.source)
     images = ShardImages(shards, size=(1, 1), in_chans=1, source=config.data.source)

@@ -295,7 +295,3 @@ def main() -> None:
         )
     except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

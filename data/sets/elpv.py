@@ -78,7 +78,8 @@ def build(config: Elpv) -> None:
     write_json(config.out / "classes.json", CLASSES)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the shards that the command line asks for."""
     try:
         build(tyro.cli(Elpv, description=Elpv.__doc__))
     except (OSError, ModuleNotFoundError) as error:

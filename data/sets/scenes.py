@@ -193,7 +193,8 @@ def build(config: ScenesConfig) -> None:
     write_json(config.out / "classes.json", CLASSES)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the shards that the command line asks for."""
     try:
         build(tyro.cli(ScenesConfig, description=__doc__))
     except (OSError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""WebDataset shards: where their bytes come from, where samples lie in them, reading and writing."""
+"""WebDataset shards: sources of their bytes, where samples lie in them, reading, writing."""

@@ -108,7 +108,7 @@ def normal(h):  # type: ignore[no-untyped-def]
 
 @lru_cache
 def loops(e: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The loops of `outputs` and `inputs`, compiled for rows of e: see `fcmae.sparse.depthwise_cpu.loops`.
+    """The loops of `outputs` and `inputs`, compiled for rows of e; see `depthwise_cpu.loops`.
 
     They add to `sums` what rows first to last of each image give.
     """

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fcmae.encoder import Encoder
 from fcmae.model import ModelConfig
 from fcmae.run import checkpoint
-from fcmae.weights.files import weight_names
+from fcmae.weights import weight_names
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Architecture
 
 # What torch.load raises of files that are cut short or no pickle, beside what it refuses.
@@ -115,7 +115,7 @@ def find_checkpoint(source: Path) -> Path:
 
 def read_weights(source: Path) -> Weights:
     """Encoder weights from a checkpoint of ours (a run, a step_* directory, the model.safetensors
-    or ema.safetensors in one) or a .safetensors, .pt or .pth file in timm's or official weight_names.
+    or ema.safetensors in one) or a .safetensors, .pt or .pth file in timm's or official names.
 
     Raises:
         OSError: something cannot be read.

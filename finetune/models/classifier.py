@@ -45,7 +45,7 @@ def create(config: ModelConfig, outputs: int, seed: int) -> tuple[nn.Module, Met
     """The model with a fresh head of `outputs` values, and how it takes images.
 
     Raises:
-        OSError, ValueError: see `finetune.models.backbone.backbone`; no model of timm, or two backbones.
+        OSError, ValueError: see `backbone`; no model of timm, or two backbones.
     """
     with seeded("model", seed):  # timm's own initialisation
         if config.backbone is not None:

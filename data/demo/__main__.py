@@ -1,0 +1,6 @@
+"""`python -m data.demo build|check`: the command; the data set's code is in data/sets/demo.py."""
+
+from data.sets.demo import main
+
+if __name__ == "__main__":
+    main()
