@@ -148,7 +148,7 @@ def save_official(
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata of weights converted to timm's weight_names.
+    """The metadata of weights converted to timm's names.
 
     Raises:
         FileNotFoundError: no such file.
