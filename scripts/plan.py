@@ -48,7 +48,7 @@ from fcmae.encoder import MODELS, SIZES
 from fcmae.masking import patch_grid, visible_count
 from fcmae.model import ModelConfig
 from fcmae.run.config import parse, run_program
-from pretrain import PretrainConfig, PretrainRun
+from finetune.training.pretraining import PretrainConfig, PretrainRun
 
 Numbers = dict[str, int | float]
 BUCKET = 25 * 2**20  # bytes: DistributedDataParallel's bucket_cap_mb

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
 from fcmae.run.config import parse, run_program
-from fcmae.run.directory import count_metrics, read_metrics
+from fcmae.run.metrics import count_metrics, read_metrics
 
 ROOT = Path(__file__).parents[1]
 

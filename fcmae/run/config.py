@@ -116,14 +116,25 @@ def to_yaml(config: Any) -> str:
 
 
 def differences(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: tuple[str, ...]
+    found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: tuple[str, ...] = ()
 ) -> list[str]:
-    """`field: found -> wanted` for each leaf that differs and starts with none of `ignore`."""
-    old, new = flatten(found), flatten(wanted)
+    """Compare two configs, as `to_tree` gives them.
+
+    Args:
+        found: the one config.
+        wanted: the other.
+        ignore: fields that may differ, and sections, whose names end in a dot, such as `run.`.
+
+    Returns:
+        A line `field: found -> wanted` for each field that differs.
+    """
+    sections = tuple(name for name in ignore if name.endswith("."))
+    old = flatten(found)
+    new = flatten(wanted)
     return [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(ignore)
+        if old.get(key) != new.get(key) and key not in ignore and not key.startswith(sections)
     ]
 
 

@@ -1,5 +1,6 @@
 """The steps of a training loop, watched: what is not finite, how fast, the line that is logged."""
 
+import json
 import math
 import sys
 import time
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch import distributed as dist
 from tqdm import tqdm
 
-from fcmae.run import directory
-from fcmae.run.checkpoint import TrainState
+from fcmae.run.checkpoint import TrainState, latest, write_text
+from fcmae.run.metrics import add_metrics, peak_memory
 
 
 class Progress:
@@ -23,11 +24,11 @@ class Progress:
     Between two calls of `mean_loss` nothing waits for the device.
 
     Args:
-        run: directory of the run.
-        steps: those to come, counted from 0.
-        batch_size: images a step, over all processes.
-        device: of the losses.
-        samples: names the samples of a step, counted from 0, on a rank.
+        run: the run's directory.
+        steps: the steps to come, counted from 0.
+        batch_size: images of a step, over all processes.
+        device: the device of the losses.
+        names_of_step: names the samples of a step, counted from 0, on a rank.
         shown: whether this process writes metrics.jsonl and the terminal's lines.
     """
 
@@ -37,25 +38,30 @@ class Progress:
         steps: range,
         batch_size: int,
         device: torch.device,
-        samples: Callable[[int, int], Sequence[str]],
+        names_of_step: Callable[[int, int], Sequence[str]],
         *,
         shown: bool,
     ) -> None:
-        self.run, self.end, self.batch_size = run, steps.stop, batch_size
-        self.samples, self.shown = samples, shown
+        self.run = run
+        self.end = steps.stop
+        self.batch_size = batch_size
+        self.names_of_step = names_of_step
+        self.shown = shown
         quiet = not (shown and sys.stderr.isatty())
         self.bar = tqdm(steps, initial=steps.start, total=steps.stop, unit="step", disable=quiet)
         self.failed_at = torch.full((), math.inf, device=device)
         self._count_from(steps.start)
 
     def _count_from(self, step: int) -> None:
-        self.logged, self.began, self.waited = step, time.perf_counter(), 0.0
+        self.logged = step
+        self.began = time.perf_counter()
+        self.waited = 0.0
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.bar)
 
     def take(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        """The next of the batches; waiting for it counts as `data_wait`."""
+        """Take the next of the batches; waiting for it counts as `data_wait`."""
         began = time.perf_counter()
         batch = next(batches)
         self.waited += time.perf_counter() - began
@@ -63,8 +69,8 @@ class Progress:
 
     def note(self, step: int, value: Float[Tensor, ""]) -> None:
         """Remember the first `step`, counted from 1, whose loss or gradient is not finite."""
-        found = self.failed_at.clamp(max=step)
-        self.failed_at = torch.where(value.isfinite(), self.failed_at, found)
+        first = self.failed_at.clamp(max=step)
+        self.failed_at = torch.where(value.isfinite(), self.failed_at, first)
 
     def mean_loss(self, loss: Float[Tensor, ""], lr: float) -> float:
         """The mean over all processes, each of which has to call this.
@@ -74,7 +80,8 @@ class Progress:
             lr: of the last step.
 
         Raises:
-            FloatingPointError: some step since the last call was noted, on any process.
+            FloatingPointError: some step since the last call was noted, on any process. Its
+                samples are listed in a file of the run directory.
         """
         mine = torch.stack([loss, self.failed_at])
         everyone = [mine]
@@ -84,14 +91,24 @@ class Progress:
         losses, failures = torch.stack(everyone).T.tolist()
         if math.isfinite(first := min(failures)):
             step = int(first)
-            named = self.samples(step - 1, failures.index(first)) if self.shown else []
-            directory.report_not_finite(self.run, step, lr, named)
+            if self.shown:
+                names = self.names_of_step(step - 1, failures.index(first))
+                content = {"step": step, "lr": lr, "samples": names}
+                write_text(not_finite_file(self.run, step), json.dumps(content, indent=2) + "\n")
+            raise FloatingPointError(not_finite_message(self.run, step, lr))
         return sum(losses) / len(losses)
 
     def line(
         self, state: TrainState, loss: float, lr: float, norm: Float[Tensor, ""]
     ) -> dict[str, Any]:
-        """What is measured of the steps since the last `log`."""
+        """What is measured of the steps since the last `log`.
+
+        Args:
+            state: after the last step.
+            loss: its mean over the processes.
+            lr: the learning rate of the last step.
+            norm: the gradient's norm in the last step.
+        """
         elapsed = time.perf_counter() - self.began
         return {
             "step": state.step,
@@ -101,15 +118,17 @@ class Progress:
             "grad_norm": norm.item() if norm.isfinite() else None,
             "images_per_s": round((state.step - self.logged) * self.batch_size / elapsed, 2),
             "data_wait": round(self.waited / elapsed, 4),
-            "memory_gb": round(directory.peak_memory(self.failed_at.device), 3),
+            "memory_gb": round(peak_memory(self.failed_at.device), 3),
         }
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl, and show it beside the bar or as text."""
-        step, speed = line["step"], line["images_per_s"]
+        step = line["step"]
+        speed = line["images_per_s"]
         if self.shown:
-            directory.add_metrics(self.run, line)
-            loss, wait = f"loss {line['loss']:.4f}", f"data {line['data_wait']:.0%}"
+            add_metrics(self.run, line)
+            loss = f"loss {line['loss']:.4f}"
+            wait = f"data {line['data_wait']:.0%}"
             self.bar.set_postfix_str(f"{loss}, {speed:.0f} images/s, {wait}")
             if self.bar.disable:
                 left = (self.end - step) * self.batch_size
@@ -120,3 +139,20 @@ class Progress:
                     flush=True,
                 )
         self._count_from(step)
+
+
+def not_finite_file(run: Path, step: int) -> Path:
+    """The file that lists the samples of a step, counted from 1, whose loss is not finite."""
+    return run / f"not_finite_{step:07d}.json"
+
+
+def not_finite_message(run: Path, step: int, lr: float) -> str:
+    """What went wrong at `step`, counted from 1, where its samples are listed, and the ways out."""
+    newest = latest(run)
+    go_on = f" and --init.weights {newest} --init.decoder True" if newest else ""
+    return (
+        f"the loss is not finite at step {step} (lr {lr:.2g}), whose samples"
+        f" {not_finite_file(run, step)} lists; newest checkpoint: {newest}; start another --run.dir"
+        " with a lower optim.base_lr, a longer warm-up, optim.clip_grad or precision fp32"
+        f"{go_on}"
+    )

@@ -30,7 +30,7 @@ from data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from fcmae import FCMAE
 from fcmae.masking import draw_visible
 from fcmae.run.config import parse
-from pretrain import PretrainConfig
+from finetune.training.pretraining import PretrainConfig
 
 Work = Callable[[], object]
 

@@ -20,7 +20,7 @@ from data.shards.writing import write_shards
 from fcmae.convert import save_timm
 from fcmae.run import checkpoint
 from fcmae.run.config import run_program
-from fcmae.run.directory import count_metrics, read_metrics
+from fcmae.run.metrics import count_metrics, read_metrics
 from finetune.models import classifier
 from finetune.models.backbone import RandomConfig, backbone
 from finetune.train import main

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from fcmae import FCMAE, draw_visible
 from fcmae.convert import convert, load_timm
 from fcmae.run import checkpoint
-from fcmae.run.directory import read_metrics
+from fcmae.run.metrics import read_metrics
 from tests.support.runs import assert_same_bits, losses, newest, pretrain, torchrun
 
 FSDP = {"ACCELERATE_USE_FSDP": "true"}

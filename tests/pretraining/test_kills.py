@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
-from fcmae.run.directory import count_metrics, read_metrics
+from fcmae.run.metrics import count_metrics, read_metrics
 from fcmae.run.stopping import INTERRUPTED, PREEMPTED
 from tests.support.runs import assert_same_bits, losses, newest, pretrain, start, torchrun
 

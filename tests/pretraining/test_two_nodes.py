@@ -21,7 +21,7 @@ from braceexpand import braceexpand
 from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
-from fcmae.run.directory import count_metrics, read_metrics
+from fcmae.run.metrics import count_metrics, read_metrics
 from tests.support.runs import ROOT
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fcmae.run import directory
-from fcmae.run.directory import read_metrics
+from fcmae.run import metrics
+from fcmae.run.metrics import read_metrics
 from tests.support.runs import ROOT, SHORT, environment, losses, pretrain
 
 DEMO = "data/demo/train-{000000..000000}.tar.gz"
@@ -128,7 +128,7 @@ def test_metrics_reach_tensorboard_wandb_and_mlflow(tmp_path: Path) -> None:
 
 def test_lists_and_mappings_of_a_line_become_names_for_trackers() -> None:
     line = {"step": 3, "loss": 0.5, "collapse": [0.1, 0.2], "bad_samples": {"a.tar": 1}}
-    assert directory.numbers(line) == {
+    assert metrics.as_scalars(line) == {
         "step": 3,
         "loss": 0.5,
         "collapse/0": 0.1,

@@ -27,9 +27,9 @@ from torch.distributed.run import get_args_parser
 from data.shards.sources import is_remote
 from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
-from fcmae.run.directory import read_metrics
+from fcmae.run.metrics import read_metrics
 from fcmae.run.stopping import PREEMPTED
-from pretrain import PretrainConfig
+from finetune.training.pretraining import PretrainConfig
 from scripts.plan import PlanConfig
 from tests.support.runs import RECIPE, ROOT, SHORT
 

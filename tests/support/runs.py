@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
-from fcmae.run.directory import read_metrics
+from fcmae.run.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "scripts/recipes/demo.yaml"

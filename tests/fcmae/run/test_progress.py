@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fcmae.run.checkpoint import TrainState
-from fcmae.run.directory import read_metrics
+from fcmae.run.metrics import read_metrics
 from fcmae.run.progress import Progress
 
 

@@ -1,0 +1,65 @@
+"""The config of a pretraining run: what pretrain.py trains with, and what plan.py plans by."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from data.pipeline import DataConfig
+from fcmae.model import ModelConfig
+from fcmae.run.directory import RunConfig
+from fcmae.run.optim import OptimConfig
+from fcmae.weights.files import InitConfig
+
+# What may differ when a run resumes: it changes no number, or only how long the run is.
+MAY_CHANGE = ("run.", "watch.", "dry_run", "data.workers", "data.source.", "data.max_bad_fraction")
+LENGTH = ("optim.epochs", "optim.steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRun(RunConfig):
+    """What cannot change a number."""
+
+    dir: Path
+    """Directory of the run: config, metrics, checkpoints, pictures."""
+    picture_every: int = 500
+    """Steps between reconstruction grids, also drawn at the end; 0 draws none."""
+    recompute: tuple[int, ...] = ()
+    """Stages (0 to 3) whose activations are computed again in the backward pass: a third more work
+    there for less memory. The first stages are the large ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is measured now and then beside the loss; none of it changes a number."""
+
+    collapse_every: int = 0
+    """Steps between measurements of the feature distance of each block; 0 for none."""
+    knn_train: tuple[str, ...] = ()
+    """Labelled shards, of a few thousand images, to look up neighbours in; none: no k-NN."""
+    knn_test: tuple[str, ...] = ()
+    """Labelled shards to classify; not those of a final test."""
+    knn_every: float = 10.0
+    """Passes over the data between two k-NNs, which are rounded to logged steps."""
+    knn_k: int = 20
+    """The number of neighbours that vote."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """FCMAE pretraining."""
+
+    data: DataConfig
+    run: PretrainRun
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    seed: int = 0
+    """Seed of initialisation, order, crops and masks."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """bf16 and fp16 are mixed precision: weights and statistics stay float32. fp16 scales the
+    loss, and takes no step where the gradient overflows."""
+    compile: bool = False
+    """Compile the model with torch.compile, which rounds otherwise."""
+    dry_run: bool = False
+    """Print config, model and memory, time the first 20 steps, and stop; writes nothing."""

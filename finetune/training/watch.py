@@ -1,0 +1,133 @@
+"""What is measured of a pretraining run beside its loss: pictures, collapse, online k-NN."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from data.transforms import Normalise
+from fcmae import FCMAE, collapse
+from fcmae.reconstruct import reconstruct, save_views
+from fcmae.run import checkpoint
+from fcmae.run.learner import Learner
+from fcmae.run.session import Session
+from finetune.training.pretraining import PretrainConfig
+
+SHOWN = 8  # images in a picture
+
+
+class Watch:
+    """Looks at the last micro-batch of a step, and at the encoder; changes no number.
+
+    Args:
+        config: of the run, with the data's mean and standard deviation.
+        run: the run's directory, which gets the pictures.
+        model: what is trained.
+        session: of the run.
+        learner: of the model.
+        normalise: of the images.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        run: Path,
+        model: FCMAE,
+        session: Session,
+        learner: Learner,
+        normalise: Normalise,
+    ) -> None:
+        self.config = config
+        self.pictures = run / "pictures"
+        self.model = model
+        self.session = session
+        self.learner = learner
+        self.normalise = normalise
+
+    def look(
+        self,
+        images: Float[Tensor, "b c h w"],
+        visible: Bool[Tensor, "b n"],
+        prediction: Float[Tensor, "b k ppc"],
+    ) -> None:
+        """Remember a micro-batch, in place of the one before."""
+        self.images = images
+        self.visible = visible
+        self.prediction = prediction.detach()
+
+    def draw(self) -> None:
+        """Draw reconstructions of the remembered images after a step for which they are due."""
+        every = self.config.run.picture_every
+        step = self.learner.state.step
+        due = every and (self.session.last or step % every == 0)
+        if due and self.session.accelerator.is_main_process:
+            views = reconstruct(
+                self.images[:SHOWN],
+                self.visible[:SHOWN],
+                self.prediction[:SHOWN],
+                self.model.patch_size,
+            )
+            save_views(self.normalise.inverse(views), self.pictures / f"step_{step:07d}.png")
+
+    def measure(self) -> dict[str, Any]:
+        """What goes into a line of metrics: what has fallen due since the line before.
+
+        Every process has to call it.
+
+        Returns:
+            `collapse`, the feature distance of each block, and `knn_accuracy`, or none of them.
+        """
+        found: dict[str, Any] = {}
+        watch = self.config.watch
+        if watch.collapse_every and self.has_passed(watch.collapse_every):
+            found["collapse"] = self.collapse()
+        epoch = self.learner.samples / self.config.optim.batch_size
+        if watch.knn_train and (self.session.last or self.has_passed(watch.knn_every * epoch)):
+            found["knn_accuracy"] = self.knn_accuracy()
+        return found
+
+    def has_passed(self, every: float) -> bool:
+        """Whether a multiple of `every` steps lies between the last line of metrics and this."""
+        return self.session.progress.logged // every < self.learner.state.step // every
+
+    @torch.no_grad()
+    def collapse(self) -> list[float]:
+        """The feature distance of each block on the remembered images."""
+        sharded = isinstance(self.learner.trained, FSDPModule)
+        # not the compiled forward, which has no hooks
+        forward = self.learner.trained if sharded else self.model.forward
+        with collapse.measured(self.model.encoder) as distances:
+            forward(self.images, self.visible)
+        return torch.stack(distances).tolist()
+
+    def knn_accuracy(self) -> float:
+        """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
+        from fcmae.convert import Metadata, as_timm  # timm: a tenth of the time of a start
+        from finetune.knn import knn_accuracy
+        from finetune.labels.labelled import LabelledData
+
+        model = self.config.model
+        watch = self.config.watch
+        metadata = Metadata(
+            model=model.name,
+            image_size=self.model.image_size,
+            in_chans=model.in_chans,
+            mean=self.config.data.mean,
+            std=self.config.data.std,
+            stem_stride=model.stem_stride,
+            step=self.learner.state.step,
+        )
+        data = LabelledData(
+            train=watch.knn_train,
+            test=watch.knn_test,
+            workers=self.config.data.workers,
+            max_bad_fraction=self.config.data.max_bad_fraction,
+            pixels=self.config.data.pixels,
+            source=self.config.data.source,
+        )
+        weights = checkpoint.whole(self.model.state_dict(), keep=True)
+        encoder = as_timm(weights, metadata)
+        return knn_accuracy(encoder, metadata, data, watch.knn_k, self.session.accelerator)
