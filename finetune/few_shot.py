@@ -12,7 +12,7 @@ result in RESULT/; restarting the same command goes on. RESULT.png shows the tab
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache, partial
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from fcmae.convert import read_metadata
 from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, parse, run_program, to_tree
 from fcmae.run.processes import Processes
+from fcmae.run.session import start_accelerator
 from finetune.frozen.features import Features, spread, whiten
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import Chosen
@@ -39,19 +40,17 @@ from finetune.linear_probe import train_grid
 from finetune.models import classifier
 from finetune.models.backbone import RandomConfig
 from finetune.models.pooling import pooled
-from finetune.train import (
+from finetune.training.classification import (
     Labelled,
     TrainConfig,
     check_labels,
-    check_out,
     images_of,
     read,
     sides,
-    start_accelerator,
     to_report_on,
     train,
 )
-from finetune.training.loop import FREE, FitOptimConfig
+from finetune.training.loop import MAY_CHANGE, FitOptimConfig, run_of
 
 Method = Literal["probe", "finetune"]
 TABLE = ("fractions", "per_class", "seeds", "methods", "metric")  # which runs, not what they are
@@ -196,33 +195,34 @@ def main(argv: Sequence[str]) -> None:
     """Run what is missing, and report."""
     config = parse(FewShotConfig, argv, description=str(__doc__))
     config.run.check()
-    check_out(config.out)
+    directory = run_of(config.out)
     if config.task.kind != "class":
         raise ValueError(f"task.kind={config.task.kind}: few-shot learning is of classes")
     if config.seeds < 1:
         raise ValueError(f"seeds={config.seeds} must be at least 1")
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
-        accelerator = start_accelerator(processes, config.run, config.out)
+        accelerator = start_accelerator(processes, config.run.trackers, directory)
         labelled = read(config, accelerator)
         learned, held = sides(config, labelled)
-        probe_of = lru_cache(1)(
-            partial(Probe, labelled=labelled, held=held, accelerator=accelerator)
-        )
         results: dict[str, dict[str, list[float]]] = {}
         counts = dict[str, int]()
+        probe: Probe | None = None  # of the start and the seed that come now
         for cell in cells(config):
             generator = torch.Generator().manual_seed(cell.config.seed)
             chosen = learned[draw(labelled.labels[learned], cell.size, generator)]
-            (found,) = broadcast_object_list([measured(cell)])
-            if found is None and cell.method == "probe":
-                found = probe_of(cell.config).measure(chosen, cell.config.seed)
-            elif found is None:
-                found = train(of_run(cell), labelled, chosen, held, processes, accelerator)
-            if accelerator.is_main_process:
-                content = {"config": to_tree(cell.config), "measured": found}
-                cell.out.parent.mkdir(parents=True, exist_ok=True)
-                write_text(cell.out, json.dumps(content, indent=2) + "\n")
+            (found,) = broadcast_object_list([cached_result(cell)])
+            if found is None:
+                if cell.method == "finetune":
+                    found = train(of_run(cell), labelled, chosen, held, processes, accelerator)
+                else:
+                    if probe is None or probe.config != cell.config:
+                        probe = Probe(cell.config, labelled, held, accelerator)
+                    found = probe.measure(chosen, cell.config.seed)
+                if accelerator.is_main_process:
+                    content = {"config": to_tree(cell.config), "measured": found}
+                    cell.out.parent.mkdir(parents=True, exist_ok=True)
+                    write_text(cell.out, json.dumps(content, indent=2) + "\n")
             if config.metric not in found:
                 known = [key for key, value in found.items() if isinstance(value, float)]
                 raise ValueError(f"metric={config.metric} is none of {', '.join(known)}")
@@ -234,22 +234,23 @@ def main(argv: Sequence[str]) -> None:
         accelerator.end_training()
 
 
-def measured(cell: Cell) -> dict[str, Any] | None:
-    """What an earlier call measured; None if it did not come so far.
+def cached_result(cell: Cell) -> dict[str, Any] | None:
+    """What an earlier call has measured of this cell; None if it did not come so far.
 
     Raises:
-        ValueError: with another config.
+        ValueError: the result was made with another config.
     """
     if not cell.out.is_file():
         return None
-    found = json.loads(cell.out.read_text())
-    differing = differences(found["config"], to_tree(cell.config), ignore=(*FREE, *TABLE))
+    cached = json.loads(cell.out.read_text())
+    may_change = (*MAY_CHANGE, *TABLE)
+    differing = differences(cached["config"], to_tree(cell.config), ignore=may_change)
     if differing:
         raise ValueError(
             f"{cell.out} was made with another config ({'; '.join(differing)}); choose another"
             " --out"
         )
-    return found["measured"]
+    return cached["measured"]
 
 
 def of_run(cell: Cell) -> TrainConfig:

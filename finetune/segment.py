@@ -29,15 +29,15 @@ from data.transforms import Crop
 from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from fcmae.run.processes import Processes
+from fcmae.run.session import start_accelerator
 from finetune.frozen.features import groups_of, report
 from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out
 from finetune.labels.metrics import table_of
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
 from finetune.models import segmenter
 from finetune.models.classifier import ModelConfig
-from finetune.train import check_out, start_accelerator
 from finetune.training.augment import AugmentConfig, Mix
-from finetune.training.loop import FitConfig, fit
+from finetune.training.loop import FitConfig, fit, run_of
 
 WEIGHTS, PICTURE = "weights.safetensors", "samples.png"
 
@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched, and report."""
     config = parse(SegmentConfig, argv, description=str(__doc__))
     config.run.check()
-    check_out(config.out)
+    directory = run_of(config.out)
     if config.augment.rand_augment:
         raise ValueError(
             f"augment.rand_augment={config.augment.rand_augment} would move pixels away from their"
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> None:
         )
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
-        accelerator = start_accelerator(processes, config.run, config.out)
+        accelerator = start_accelerator(processes, config.run.trackers, directory)
         result = train(config, processes, accelerator)
         if accelerator.is_main_process:
             Console().print(table_of(result["per_class"]))
@@ -94,7 +94,8 @@ def train(config: SegmentConfig, processes: Processes, accelerator: Accelerator)
     Raises:
         OSError, ValueError, FloatingPointError: see `finetune.training.loop.fit`.
     """
-    data, directory = config.data, config.out.with_suffix("")
+    data = config.data
+    directory = run_of(config.out)
     mix = Mix(config.augment, 0.0, None)
     shards = open_shards(data.train, config.run.verify, data.source)
     unread = ShardImages(shards, size=(1, 1), in_chans=1, source=data.source)

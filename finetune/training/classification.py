@@ -1,0 +1,196 @@
+"""Fine-tuning on labels of whole images: what there is to learn, training on it, the report.
+
+`finetune.train` does it once, `finetune.few_shot` many times on parts of the labels.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from jaxtyping import Int
+from torch import Tensor
+
+from data.bad_samples import BrokenSamples
+from data.pipeline import ShardImages
+from data.shards.reading import open_shards
+from fcmae.convert import Metadata
+from fcmae.run.processes import Processes
+from finetune.frozen.features import groups_of
+from finetune.labels.inference import outputs_of
+from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out, read_labels
+from finetune.labels.metrics import draw_confusion, measure
+from finetune.labels.tasks import Loss, Task, TaskConfig, make_task, target_of
+from finetune.models import classifier
+from finetune.models.classifier import ModelConfig
+from finetune.training.augment import AugmentedCrop, Mix
+from finetune.training.loop import FitConfig, fit, run_of
+
+WEIGHTS, CONFUSION = "weights.safetensors", "confusion.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(FitConfig, ModelConfig):
+    """Fine-tuning."""
+
+    data: LabelledData
+    out: Path
+    """The JSON file to write; the run lies in a directory of its name, without .json."""
+    task: TaskConfig = field(default_factory=TaskConfig)
+    report_on: Literal["test", "held_out"] = "test"
+    """held_out: learn from the training data without a share of it, data.held_out, and report on
+    that share; for choosing hyper-parameters, since the test data is not read then."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The training samples whose labels can be read."""
+
+    labels: Tensor
+    samples: Int[Tensor, " n"]
+    groups: Int[Tensor, " n"]
+    task: Task
+
+
+def read(config: TrainConfig, accelerator: Accelerator) -> Labelled:
+    """The labels of the training data, and what there is to learn.
+
+    Raises:
+        OSError: shards cannot be read.
+        ValueError: a sample has no label or group, or labels and classes do not fit.
+    """
+    shards = open_shards(config.data.train, config.run.verify, config.data.source)
+    images = ShardImages(shards, size=(1, 1), in_chans=1, source=config.data.source)
+    named = class_names(images)
+    classes = config.task.classes or len(named)
+    images.target = target_of(config.task.kind, config.task.field, classes)
+    found = None
+    if accelerator.is_main_process:  # the others need not read all of it too
+        bad = BrokenSamples(len(images), config.data.max_bad_fraction)
+        labels, samples = read_labels(images, bad)
+        found = labels, samples, groups_of(images, config.data.group, samples.tolist())
+    (found,) = broadcast_object_list([found])
+    assert found is not None
+    labels, samples, groups = found
+    task = make_task(config.task, named, labels, " ".join(config.data.train))
+    return Labelled(labels, samples, groups, task)
+
+
+def sides(
+    config: TrainConfig, labelled: Labelled
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " m"] | None]:
+    """Places of the samples to learn from, and of those held out, if it is them to report on.
+
+    Raises:
+        ValueError: holding a share out leaves one side empty.
+    """
+    places = torch.arange(len(labelled.samples))
+    if config.report_on == "test":
+        return places, None
+    generator = torch.Generator().manual_seed(config.seed)
+    out = held_out(labelled.groups, config.data.held_out, generator)
+    return places[~out], places[out]
+
+
+def train(
+    config: TrainConfig,
+    labelled: Labelled,
+    chosen: Int[Tensor, " k"],
+    held: Int[Tensor, " m"] | None,
+    processes: Processes,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Fine-tune on some of the training samples and measure; what is to be reported.
+
+    Args:
+        config: of the program.
+        labelled: the training samples.
+        chosen: places among them to learn from.
+        held: places to report on, in place of the test.
+        processes: that were launched.
+        accelerator: made of them.
+
+    Raises:
+        OSError: shards or weights cannot be read, or the run not be written.
+        ValueError: the config does not fit the data, or an earlier run in the same directory.
+        FloatingPointError: the loss is not finite.
+    """
+    data = config.data
+    task = labelled.task
+    directory = run_of(config.out)
+    model, metadata = classifier.create(config, task.outputs, config.seed)
+    classes = task.outputs if task.kind == "class" else None
+    images = images_of(config, data.train, metadata, task)
+    images.crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
+    fit(
+        directory,
+        model,
+        Loss(task, config.task, labelled.labels[chosen], accelerator.device),
+        Chosen(images, labelled.samples[chosen]),
+        config,
+        metadata=metadata,
+        mix=Mix(config.augment, config.task.smoothing, classes),
+        max_bad_fraction=data.max_bad_fraction,
+        workers=data.workers,
+        processes=processes,
+        accelerator=accelerator,
+    )
+    asked = to_report_on(config, labelled, held, metadata)
+    outputs, labels, whole = outputs_of(model, asked, metadata, data, accelerator)
+    answers, labels = task.answers(outputs[whole]), labels[whole]
+    check_labels(task, labels, asked)
+    if accelerator.is_main_process:
+        classifier.save(directory / WEIGHTS, model, metadata, task)
+        if task.kind == "class":
+            draw_confusion(directory / CONFUSION, task.names, answers, labels)
+    return {
+        "weights": config.weights,
+        "model": metadata.model,
+        "image_size": metadata.image_size,
+        "train_samples": len(chosen),
+        f"{config.report_on}_samples": len(labels),
+        "skipped_samples": int((~whole).sum()),
+        **measure(task, answers, labels),
+    }
+
+
+def to_report_on(
+    config: TrainConfig, labelled: Labelled, held: Int[Tensor, " m"] | None, metadata: Metadata
+) -> Chosen:
+    """The test data, or what is held out of the training data."""
+    if held is None:
+        images = images_of(config, config.data.test, metadata, labelled.task)
+        return Chosen(images, torch.arange(len(images)), replace=False)
+    images = images_of(config, config.data.train, metadata, labelled.task)
+    return Chosen(images, labelled.samples[held], replace=False)
+
+
+def images_of(
+    config: TrainConfig, spec: tuple[str, ...], metadata: Metadata, task: Task
+) -> ShardImages:
+    """The images of these shards as the model takes them, with their labels."""
+    return ShardImages(
+        open_shards(spec, source=config.data.source),
+        size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        pixels=config.data.pixels,
+        seed=config.seed,
+        target=task.target,
+        source=config.data.source,
+    )
+
+
+def check_labels(task: Task, labels: Tensor, images: Chosen) -> None:
+    """Check the labels of what is to be reported on.
+
+    Raises:
+        ValueError: a sample that can be read has no label, or is of a class that was not learned.
+    """
+    missing = labels < 0 if task.kind == "class" else labels.isnan().any(1)
+    shards = f"{images.images.shards[0].url} and the others"
+    if missing.any():
+        raise ValueError(f"{int(missing.sum())} samples of {shards} have no label")
+    if task.kind == "class" and (unknown := labels[labels >= task.outputs].unique()).any():
+        raise ValueError(f"{shards} have classes {unknown.tolist()} that the training data lacks")
