@@ -1,92 +1,151 @@
-"""The architecture: who imports whom, and what the wheel holds."""
+"""The house: who imports whom, which libraries stay in which rooms, and what the wheel holds."""
 
 import ast
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PROGRAMS = {"pretrain", "finetune"}
-# Inside fcmae a module imports only from its own level or lower ones.
+from tests.support.runs import ROOT
+
+ROOMS = ("fcmae", "data", "finetune", "scripts")
+PROGRAMS = {"pretrain", "fcmae.convert"}  # and every file that lies right in finetune/ or scripts/
+LEAVES = {"fcmae.run.config", "fcmae.run.files"}
+# In fcmae a module imports from its own level or lower ones. `run` stands beside the method: it
+# imports nothing of it.
 LEVELS = {
-    "masking": 0,
-    "config": 0,
-    "checkpoint": 0,
-    "optim": 0,
-    "ema": 0,
-    "processes": 0,
-    "stopping": 0,
-    "rundir": 1,
-    "progress": 2,
-    "sparse": 1,
-    "layers": 2,
-    "encoder": 3,
-    "decoder": 3,
-    "loss": 3,
-    "reconstruct": 4,
-    "model": 4,
-    "collapse": 4,
-    "parallel": 5,
-    "names": 4,
-    "weights": 5,
-    "export": 6,
-    "convert": 7,
+    "run": 0,
+    "architecture": 0,
+    "masking": 1,
+    "sparse": 2,
+    "layers": 3,
+    "encoder": 4,
+    "encoders": 4,
+    "decoder": 5,
+    "loss": 5,
+    "model": 6,
+    "collapse": 6,
+    "reconstruct": 6,
+    "weights": 7,
+    "convert": 8,
 }
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Full names of the modules that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_of(path: Path) -> str:
+    """The dotted name of a file's module."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PATHS = {
+    module_of(path): path
+    for path in [*(p for room in ROOMS for p in (ROOT / room).rglob("*.py")), ROOT / "pretrain.py"]
+}
+
+
+def imports(module: str) -> Iterator[str]:
+    """Full names of what a file imports, wherever in it, but not for type checkers alone."""
+    tree = ast.parse(PATHS[module].read_text())
+    for branch in ast.walk(tree):
+        if isinstance(branch, ast.If) and ast.unparse(branch.test) == "TYPE_CHECKING":
+            branch.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{module}: relative import"
+            assert node.module is not None
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from names & PATHS.keys()  # modules of a package, which itself is not asked
+            if not names <= PATHS.keys():
+                yield node.module
 
 
-def files(*rooms: str) -> list[Path]:
-    return [path for room in rooms for path in sorted((ROOT / room).rglob("*.py"))]
+def modules_imported(module: str) -> set[str]:
+    """Our modules that a file imports."""
+    return PATHS.keys() & set(imports(module))
 
 
-def roots(path: Path) -> set[str]:
-    return {name.partition(".")[0] for name in imports(path)}
+def is_program(module: str) -> bool:
+    """Whether a module has a command line, by its place."""
+    room, _, rest = module.partition(".")
+    in_front = room in ("finetune", "scripts") and rest != "" and "." not in rest
+    return module in PROGRAMS or (in_front and PATHS[module].name != "__init__.py")
 
 
-@pytest.mark.parametrize(("room", "other"), [("fcmae", "data"), ("data", "fcmae")])
-def test_libraries_never_import_each_other_or_a_program(room: str, other: str) -> None:
-    for path in files(room):
-        assert not roots(path) & (PROGRAMS | {other, "scripts", "tests"}), path
+def in_room(module: str, *rooms: str) -> bool:
+    """Whether a module is one of these, or lies in one of these packages."""
+    return any(module == room or module.startswith(f"{room}.") for room in rooms)
+
+
+def test_programs_are_found() -> None:
+    found = {module for module in PATHS if is_program(module)}
+    assert {"pretrain", "fcmae.convert", "finetune.knn", "finetune.lookup"} <= found
+    assert {"scripts.plan", "scripts.make_shards", "scripts.benchmark"} <= found
+    assert "finetune.training.loop" not in found
+
+
+def test_no_file_imports_a_program() -> None:
+    for module in PATHS:
+        for name in modules_imported(module):
+            assert not is_program(name), f"{module} imports the program {name}"
+
+
+def test_the_method_imports_no_other_room() -> None:
+    for module in filter(lambda m: in_room(m, "fcmae"), PATHS):
+        for name in modules_imported(module):
+            assert in_room(name, "fcmae"), f"{module} imports {name}"
+
+
+def test_data_imports_two_leaves_of_the_method_alone() -> None:
+    for module in filter(lambda m: in_room(m, "data"), PATHS):
+        for name in modules_imported(module):
+            own = in_room(name, "data") or name in LEAVES
+            assert own or name in ("fcmae", "fcmae.run"), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("leaf", sorted(LEAVES))
+def test_leaves_import_nothing_of_ours(leaf: str) -> None:
+    assert not modules_imported(leaf)
+
+
+def test_runs_know_nothing_of_the_method() -> None:
+    for module in filter(lambda m: in_room(m, "fcmae.run"), PATHS):
+        for name in modules_imported(module):
+            assert in_room(name, "fcmae.run"), f"{module} imports {name}"
+
+
+def test_the_method_imports_downwards_only() -> None:
+    for module in filter(lambda m: m.startswith("fcmae."), PATHS):
+        own = module.split(".")[1]
+        for name in modules_imported(module) - {"fcmae", "fcmae.run"}:
+            other = name.split(".")[1]
+            assert LEVELS[other] <= LEVELS[own], f"{module} imports {name}"
+
+
+def test_there_is_no_import_circle() -> None:
+    graph = {module: modules_imported(module) - {module} for module in PATHS}
+    order = tuple(TopologicalSorter(graph).static_order())  # a CycleError names the circle
+    assert set(order) == set(PATHS)
 
 
 @pytest.mark.parametrize(
-    ("package", "allowed"),
+    ("package", "rooms"),
     [
-        ("webdataset", ("data/", "scripts/bench/loading.py")),  # there as a rival
-        ("accelerate", ("pretrain.py", "finetune/")),
-        ("timm", ("fcmae/convert.py", "fcmae/weights/hub.py", "finetune/")),
-        ("MinkowskiEngine", ("fcmae/sparse/minkowski.py",)),
+        ("webdataset", ("data", "scripts.bench.loading")),  # there as a rival
+        ("accelerate", ("pretrain", "fcmae.run", "finetune")),
+        ("timm", ("fcmae.weights", "fcmae.encoders", "finetune")),
+        ("MinkowskiEngine", ("fcmae.sparse.minkowski",)),
+        ("triton", ("fcmae.sparse",)),
     ],
 )
-def test_third_parties_stay_in_their_rooms(package: str, allowed: tuple[str, ...]) -> None:
-    for path in [*files("fcmae", "data", "finetune", "scripts"), ROOT / "pretrain.py"]:
-        if package in roots(path):
-            assert path.relative_to(ROOT).as_posix().startswith(allowed), path
-
-
-def test_method_modules_import_downwards_only() -> None:
-    for path in files("fcmae"):
-        own = path.relative_to(ROOT / "fcmae").parts[0].removesuffix(".py")
-        if own == "__init__":
-            continue
-        for name in imports(path):
-            parts = name.split(".")
-            if parts[0] == "fcmae" and len(parts) > 1:
-                assert LEVELS[parts[1]] <= LEVELS[own], f"{path} imports {name}"
+def test_third_parties_stay_in_their_rooms(package: str, rooms: tuple[str, ...]) -> None:
+    users = [m for m in PATHS if package in {name.partition(".")[0] for name in imports(m)}]
+    assert all(in_room(module, *rooms) for module in users), users
 
 
 def test_wheel_holds_fcmae_alone(tmp_path: Path) -> None:
@@ -101,9 +160,11 @@ def test_wheel_holds_fcmae_alone(tmp_path: Path) -> None:
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"fcmae"}
     assert {
         "fcmae/py.typed",
+        "fcmae/run/session.py",
         "fcmae/sparse/gathered.py",
         "fcmae/sparse/minkowski.py",
         "fcmae/sparse/reference.py",
+        "fcmae/weights/weight_names.py",
     } <= set(names)
 
 

@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -36,6 +36,7 @@ from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop
 
 
+@runtime_checkable
 class BadSamples(Protocol):
     """The broken samples of a run, as `data.bad_samples` counts them."""
 
