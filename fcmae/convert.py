@@ -25,6 +25,7 @@ from fcmae.encoder import SIZES
 from fcmae.masking import patch_grid
 from fcmae.run import checkpoint
 from fcmae.run.config import parse, run_program
+from fcmae.run.files import replacing
 from fcmae.weights import hub
 from fcmae.weights.files import (
     HEADER,
@@ -131,20 +132,16 @@ def save_timm(
 ) -> None:
     """Write timm weights with their metadata in the header, and what else is to stand there."""
     header = {"format": "pt", **header_for(metadata, beside or {})}
-    partial = path.with_name(path.name + ".tmp")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, partial, metadata=header)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata=header)
 
 
 def save_official(
     path: Path, tensors: dict[str, Tensor], metadata: Metadata, beside: Mapping[str, str]
 ) -> None:
     """Write official weights under the key `model`, with the rest beside it."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": tensors, **header_for(metadata, beside)}, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        torch.save({"model": tensors, **header_for(metadata, beside)}, partial)
 
 
 def read_metadata(path: Path) -> Metadata:

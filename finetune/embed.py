@@ -30,12 +30,11 @@ from tqdm import tqdm
 from data.bad_samples import BrokenSamples
 from data.decode import Pixels
 from data.pipeline import ShardImages
-from data.shards.index import sync_directory, write_json
 from data.shards.reading import open_shards
 from data.shards.sources import SourceConfig
 from data.transforms import Normalise
-from fcmae.run.checkpoint import sync
 from fcmae.run.config import differences, parse, run_program
+from fcmae.run.files import move_into_place, replacing, write_json
 from finetune.frozen.feature_file import arrow, to_metadata
 from finetune.models.backbone import RandomConfig, backbone, sha256_of
 from finetune.models.pooling import pooled
@@ -184,7 +183,7 @@ def begin(
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            write_json(file, wanted)
+            write_json(file, wanted, compact=True)
         read = arrow().parquet.read_schema
         done = {i: read(p).metadata[b"broken"] for i, p in enumerate(parts) if p.exists()}
         seen = json.loads(file.read_text()), {i: json.loads(text) for i, text in done.items()}
@@ -214,13 +213,9 @@ def to_rows(batch: Mapping[str, Any], features: Float[Tensor, "b d"], images: Sh
 
 
 def write_part(table: Any, part: Path) -> None:
-    """Whole, and on the disk, or not at all."""
-    # named after the process: one that outlived its launcher may be at the same part
-    partial = part.with_suffix(f".{os.getpid()}.tmp")
-    arrow().parquet.write_table(table, partial, use_dictionary=DICTIONARY)
-    sync(partial)
-    partial.replace(part)
-    sync_directory(part.parent)
+    """Write one part, whole or not at all; a process that outlived its launcher may do so too."""
+    with replacing(part) as partial:
+        arrow().parquet.write_table(table, partial, use_dictionary=DICTIONARY)
 
 
 def assemble(parts: Sequence[Path], out: Path, made: Mapping[str, Any]) -> None:
@@ -241,9 +236,7 @@ def assemble(parts: Sequence[Path], out: Path, made: Mapping[str, Any]) -> None:
     with parquet.ParquetWriter(partial, schema, use_dictionary=DICTIONARY) as writer:
         for part in parts:
             writer.write_table(parquet.ParquetFile(part).read())
-    sync(partial)
-    partial.replace(out)
-    sync_directory(out.parent)
+    move_into_place(partial, out)
 
 
 def main(argv: Sequence[str]) -> None:

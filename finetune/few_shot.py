@@ -28,8 +28,8 @@ from rich.table import Table
 from torch import Tensor
 
 from fcmae.convert import read_metadata
-from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, parse, run_program, to_tree
+from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
 from fcmae.run.session import start_accelerator
 from finetune.frozen.features import Features, spread, whiten
@@ -221,8 +221,7 @@ def main(argv: Sequence[str]) -> None:
                     found = probe.measure(chosen, cell.config.seed)
                 if accelerator.is_main_process:
                     content = {"config": to_tree(cell.config), "measured": found}
-                    cell.out.parent.mkdir(parents=True, exist_ok=True)
-                    write_text(cell.out, json.dumps(content, indent=2) + "\n")
+                    write_json(cell.out, content)
             if config.metric not in found:
                 known = [key for key, value in found.items() if isinstance(value, float)]
                 raise ValueError(f"metric={config.metric} is none of {', '.join(known)}")
@@ -274,7 +273,7 @@ def summary(
         "samples": counts,
         "results": spreads,
     }
-    write_text(config.out, json.dumps(content, indent=2) + "\n")
+    write_json(config.out, content)
     columns = list(next(iter(spreads.values())))
     table = Table("labels", *columns, title=f"{config.metric}, {config.seeds} seeds")
     for size, row in spreads.items():

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.shards.reading import open_shards, read_sample
-from fcmae.run.checkpoint import write_text
+from fcmae.run.files import write_json
 
 try:
     from skimage.feature import hog
@@ -138,9 +138,7 @@ def main(args: Baselines) -> None:
         print(f"{kind:<12} {accuracy:>13.3f}")
     if args.out is not None:
         sizes = {"train_images": len(train.labels), "test_images": len(test.labels)}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(accuracies | sizes | {"details": results}, indent=2)
-        write_text(args.out, text + "\n")
+        write_json(args.out, accuracies | sizes | {"details": results})
 
 
 if __name__ == "__main__":

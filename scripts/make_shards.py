@@ -27,7 +27,8 @@ from data.decode import decode
 from data.making.build import Built, Encoding, build_shards, plan_shards
 from data.making.listing import Entry, find_entries, label_entries, shuffle, split
 from data.making.workers import Engine, cores
-from data.shards.index import statistics, write_index, write_json
+from data.shards.index import statistics, write_index
+from fcmae.run.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ def main(args: MakeShards) -> None:
         args = replace(args, encoding=encoding)
     finished = build(args, entries)
     if classes:
-        write_json(file, classes)
+        write_json(file, classes, compact=True)
     shards = [built.shard for built in finished]
     write_index(shards)
     shutil.rmtree(args.out_dir / f".{args.prefix}.plan")

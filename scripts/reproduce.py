@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import tyro
 
+from fcmae.run.files import write_json, write_text
 from finetune.frozen.features import spread
 
 ROOT = Path(__file__).parents[1]
@@ -113,10 +114,9 @@ def command(program: Sequence[str], run: Path, name: str) -> None:
     began = time.monotonic()
     env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(os.cpu_count())} | os.environ
     done = subprocess.run([*LAUNCH, *program], env=env, check=False)
-    run.mkdir(parents=True, exist_ok=True)
     seconds = read(run / "seconds.json")
     seconds[name] = seconds.get(name, 0) + time.monotonic() - began
-    (run / "seconds.json").write_text(json.dumps(seconds, indent=2) + "\n")
+    write_json(run / "seconds.json", seconds)
     if done.returncode:
         sys.exit(done.returncode)
 
@@ -207,7 +207,7 @@ def main() -> None:
     for data in (d for d in SETS if d.name in args.sets):
         if not args.table:
             make(data)
-        readme.write_text(with_table(readme.read_text(), data))
+        write_text(readme, with_table(readme.read_text(encoding="utf-8"), data))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ from torch import Tensor
 from data.decode import Pixels, decode
 from data.making.listing import Entry
 from data.making.workers import Engine, over
-from data.shards.index import Moments, Shard, from_entry, to_entry, write_json
+from data.shards.index import Moments, Shard, from_entry, to_entry
 from data.shards.writing import checked, refuse_existing, write_shard
 from data.transforms import resize
+from fcmae.run.files import move_into_place, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def build_shards(
         for directory, prefix in {(j.path.parent, j.path.name.rpartition("-")[0]) for j in jobs}:
             refuse_existing(directory, prefix)
         staging.mkdir(parents=True, exist_ok=True)
-        write_json(plan, wanted)
+        write_json(plan, wanted, compact=True)
     missing = []
     for job in jobs:
         note = _note(job.path, staging)
@@ -147,7 +148,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
 
     # a folder of its own: the worker of a killed parent may be at the same shard for a second yet
     with tempfile.TemporaryDirectory(dir=staging) as attempt:
-        partial, note = Path(attempt) / job.path.name, _note(job.path, Path(attempt))
+        partial = Path(attempt) / job.path.name
         shard = write_shard(checked(samples()), partial, job.encoding.compress)
         if not shard.samples:
             path, why = broken[0]
@@ -157,9 +158,9 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
             )
         shard = replace(shard, url=str(job.path), moments=Moments.merge(moments))
         built = Built(shard, len(job.entries), broken)
-        write_json(note, {"shard": to_entry(shard), "images": built.images, "broken": broken})
-        note.replace(_note(job.path, staging))
-        partial.replace(job.path)
+        note = {"shard": to_entry(shard), "images": built.images, "broken": broken}
+        write_json(_note(job.path, staging), note, compact=True)
+        move_into_place(partial, job.path)
     return built
 
 

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from data.shards.index import INDEX
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
+from fcmae.run.files import write_json
 
 HERE = Path(__file__).parents[1] / "demo"
 TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"
@@ -234,7 +235,7 @@ def build(source: Path | None = None, out: Path = HERE) -> None:
     train, test = splits["train"], splits["test"]
     write_shards(train, out, "train", -(-len(train) // TRAIN_SHARDS), compress=True)
     write_shards(test, out, "test", len(test), compress=True)
-    (out / "classes.json").write_text(json.dumps(CLASSES, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "classes.json", CLASSES)
     print(f"{len(train)} train and {len(test)} test images in {out}")
 
 

@@ -22,8 +22,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from data.shards.index import write_json
 from data.shards.writing import write_shards
+from fcmae.run.files import write_json
 
 CLASSES = ("functional", "defective")
 BLOCK = 36  # rows, about a module's worth of cells
@@ -75,7 +75,7 @@ def build(config: Elpv) -> None:
         write_shards(side, config.out, name, len(side) if test else TRAIN_SHARD)
         defective = sum(sample["cls"] for sample in side)
         print(f"{config.out}/{name}-*.tar: {len(side)} cells, {defective} of them defective")
-    write_json(config.out / "classes.json", CLASSES)
+    write_json(config.out / "classes.json", CLASSES, compact=True)
 
 
 def main() -> None:

@@ -32,9 +32,9 @@ from PIL import Image
 
 from data.pixel_labels import MASK
 from data.sets import demo
-from data.shards.index import write_json
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import refuse_existing, write_shards
+from fcmae.run.files import write_json
 
 CLASSES = ("background", *demo.CLASSES)
 SIZE = 96  # side of a scene, pixels
@@ -190,7 +190,7 @@ def build(config: ScenesConfig) -> None:
         made = scenes(split, read_drawings(spec), count, config.seed)
         write_shards(made, config.out, split, SHARD)
         print(f"{config.out}/{split}-*.tar: {count} scenes")
-    write_json(config.out / "classes.json", CLASSES)
+    write_json(config.out / "classes.json", CLASSES, compact=True)
 
 
 def main() -> None:

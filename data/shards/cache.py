@@ -12,8 +12,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from data.shards.index import Shard, file_sha256
+from data.shards.index import Shard
 from data.shards.sources import SourceConfig, download
+from fcmae.run.files import file_sha256, move_into_place
 
 
 def open_cached(shard: Shard, config: SourceConfig) -> int:
@@ -47,7 +48,7 @@ def open_cached(shard: Shard, config: SourceConfig) -> int:
                 " replaced or damaged: restore it, or index it again"
             )
         file = os.open(partial, os.O_RDONLY)  # first: once it has its name it may be removed
-        partial.replace(copy)
+        move_into_place(partial, copy)
     _make_room(copy.parent, limit)  # others may have fetched meanwhile
     return file
 

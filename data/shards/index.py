@@ -20,6 +20,8 @@ import numpy as np
 from jaxtyping import Float32
 from torch import Tensor
 
+from fcmae.run.files import write_json
+
 INDEX = "index.json"
 BLOCK = 512  # bytes: a tar is a sequence of blocks of this size, ended by blocks of zeros
 
@@ -213,19 +215,7 @@ def write_index(shards: Iterable[Shard]) -> None:
             for name, shard in (read_index(str(directory)) | new).items()
             if Path(shard.url).is_file()
         }
-        write_json(directory / INDEX, {"shards": entries})
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a file in one step: whole and on the disk, or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_directory(path.parent)
+        write_json(directory / INDEX, {"shards": entries}, compact=True)
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -271,16 +261,3 @@ def sample_members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.Tar
         split = split_name(member.name) if member.isreg() else None
         if split is not None:
             yield *split, member
-
-
-def file_sha256(path: Path) -> str:
-    """In hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sync_directory(directory: Path) -> None:
-    """Put the names in a directory on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

@@ -31,7 +31,6 @@ from data.shards.index import (
     BLOCK,
     INDEX,
     Shard,
-    file_sha256,
     from_entry,
     index_shard,
     plain_header,
@@ -40,9 +39,9 @@ from data.shards.index import (
     scan,
     split_name,
     to_entry,
-    write_json,
 )
 from data.shards.sources import SourceConfig, info, is_remote, read_all, read_range
+from fcmae.run.files import file_sha256, write_json
 
 LOCAL = SourceConfig()  # of shards that lie on this machine
 
@@ -187,7 +186,7 @@ def index_unlisted(url: str, config: SourceConfig) -> Shard:
             rename_cached(unknown, shard, config)
         else:
             shard = index_shard(Path(url))
-        write_json(file, to_entry(shard))
+        write_json(file, to_entry(shard), compact=True)
     return shard
 
 

@@ -1,7 +1,6 @@
 """Shards are written: whole or not at all, equal samples to equal bytes."""
 
 import io
-import os
 import tempfile
 import zlib
 from array import array
@@ -11,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.shards.index import BLOCK, Shard, file_sha256, split_name, write_index
+from data.shards.index import BLOCK, Shard, split_name, write_index
+from fcmae.run.files import file_sha256, move_into_place
 
 
 def write_shards(
@@ -45,7 +45,7 @@ def write_shards(
         if not shards:
             raise ValueError(f"no samples to write as {prefix!r} shards into {directory}")
         for shard in shards:
-            Path(shard.url).rename(directory / shard.name)
+            move_into_place(Path(shard.url), directory / shard.name)
     shards = [replace(shard, url=str(directory / shard.name)) for shard in shards]
     write_index(shards)
     return shards
@@ -81,7 +81,7 @@ def checked(samples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
 
 
 def write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool) -> Shard:
-    """Write one shard and sync it; it is not listed in an index yet."""
+    """Write one shard; it is neither synced nor listed in an index yet."""
     gzip = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS) if compress else None
 
     def pack(content: bytes, flush: int = zlib.Z_FULL_FLUSH) -> bytes:
@@ -95,8 +95,6 @@ def write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool
             file.write(pack(_tar_blocks(sample)))
         offsets.append(file.tell())
         file.write(pack(bytes(2 * BLOCK), zlib.Z_FINISH))  # the end of the archive
-        file.flush()
-        os.fsync(file.fileno())
     size, sha256 = path.stat().st_size, file_sha256(path)
     return Shard(url=str(path), size=size, sha256=sha256, offsets=offsets)
 

@@ -8,7 +8,6 @@ so any number of processes, with replicas or shards, goes on from it.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,6 +22,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from fcmae.run.files import file_sha256, move_into_place
 
 MODEL, OPTIMIZER, EMA, STATE, CONFIG, SUMS = (
     "model.safetensors",
@@ -143,12 +144,9 @@ def save(run: Path, state: TrainState, files: Files, config_yaml: str) -> Path:
             (partial / name).write_bytes(content)
             sums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
         (partial / SUMS).write_text("".join(sums))
-        for path in (*partial.iterdir(), partial):
-            sync(path)
         if final.exists():  # a damaged one, which the run was resumed before
             shutil.rmtree(final.rename(run / f"{final.name}.old.tmp"))
-        partial.rename(final)
-        sync(run)
+        move_into_place(partial, final)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would be in the way
         raise OSError(
@@ -163,22 +161,6 @@ def drop_old(run: Path, keep: int, keep_every: int | None) -> None:
     for old in checkpoints(run)[:-keep]:
         if keep_every is None or step_of(old) % keep_every:
             shutil.rmtree(old.rename(old.with_suffix(".tmp")))  # never half there under its name
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all: a kill leaves the old one."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def sync(path: Path) -> None:
-    """Have the file or directory on the disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -207,9 +189,8 @@ def check(path: Path) -> None:
         lines = (path / SUMS).read_text().splitlines()
         for line in lines:
             expected, name = line.split("  ")
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    raise ValueError(f"{name} differs from its SHA-256")
+            if file_sha256(path / name) != expected:
+                raise ValueError(f"{name} differs from its SHA-256")
         if not lines:
             raise ValueError(f"{SUMS} is empty")
     except (OSError, ValueError) as error:

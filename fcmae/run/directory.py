@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from fcmae.run import checkpoint
-from fcmae.run.checkpoint import write_text
 from fcmae.run.config import differences, to_tree, to_yaml
+from fcmae.run.files import write_text
 from fcmae.run.metrics import drop_metrics_after
 
 ENVIRONMENT = "environment.json"

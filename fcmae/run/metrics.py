@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from fcmae.run.checkpoint import latest, write_text
+from fcmae.run.checkpoint import latest
 from fcmae.run.config import flatten, to_tree
+from fcmae.run.files import write_text
 
 METRICS = "metrics.jsonl"
 PLAIN = (bool, int, float, str)  # the types of values that trackers take

@@ -1,6 +1,5 @@
 """The steps of a training loop, watched: what is not finite, how fast, the line that is logged."""
 
-import json
 import math
 import sys
 import time
@@ -14,7 +13,8 @@ from torch import Tensor
 from torch import distributed as dist
 from tqdm import tqdm
 
-from fcmae.run.checkpoint import TrainState, latest, write_text
+from fcmae.run.checkpoint import TrainState, latest
+from fcmae.run.files import write_json
 from fcmae.run.metrics import add_metrics, peak_memory
 
 
@@ -94,7 +94,7 @@ class Progress:
             if self.shown:
                 names = self.names_of_step(step - 1, failures.index(first))
                 content = {"step": step, "lr": lr, "samples": names}
-                write_text(not_finite_file(self.run, step), json.dumps(content, indent=2) + "\n")
+                write_json(not_finite_file(self.run, step), content)
             raise FloatingPointError(not_finite_message(self.run, step, lr))
         return sum(losses) / len(losses)
 

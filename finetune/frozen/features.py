@@ -22,7 +22,7 @@ from torch import Tensor
 from data.pipeline import ShardImages
 from data.shards.reading import open_shards
 from fcmae.convert import Metadata
-from fcmae.run.checkpoint import write_text
+from fcmae.run.files import replacing, write_json
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import LabelledData
 from finetune.models.backbone import RandomConfig, backbone, sha256_of
@@ -146,10 +146,8 @@ def cached(
         x, y, whole = extract(model, images, metadata, data, config.pool, accelerator)
         found = {"x": x, "y": y, "whole": whole}
         if path is not None and accelerator.is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".tmp")
-            save_file(found, partial)
-            partial.replace(path)
+            with replacing(path) as partial:
+                save_file(found, partial)
     kept = found["whole"].nonzero().flatten()
     groups = groups_of(images, data.group, kept.tolist())
     return Features(found["x"][kept], found["y"][kept], groups), len(images) - len(kept)
@@ -249,8 +247,7 @@ def report(name: str, result: dict[str, Any], out: Path, accelerator: Accelerato
     """
     if not accelerator.is_main_process:
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, json.dumps(result, indent=2) + "\n")
+    write_json(out, result)
     table = Table(title=f"{name}: {result['model']}, weights {result['weights']}")
     table.add_column("field")
     table.add_column("value")
