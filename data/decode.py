@@ -13,7 +13,6 @@ import tokenize
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import simplejpeg
@@ -22,7 +21,8 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
+from data.config import IMAGE_SUFFIXES, Pixels
+
 MAX_PIXELS = 89_478_485  # where PIL, too, takes an image for a decompression bomb
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_VALUES = 4 * MAX_PIXELS  # of all bands: what RGBA of that size takes
@@ -30,7 +30,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # PIL would hand others on, as EPS to
 JPEG_COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # CMYK is left to PIL
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
-Pixels = Literal["uint8", "float32"]
 
 
 def image_suffix(members: Container[str]) -> str | None:

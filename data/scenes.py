@@ -1,6 +1,7 @@
 """`python -m data.scenes OUT`: the command; the data set's code is in data/sets/scenes.py."""
 
 from data.sets.scenes import main
+from fcmae.run.config import run_program
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -9,9 +9,10 @@ is a group of its own); the test images are looked at once.
 
 import io
 import json
-import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.shards.reading import open_shards, read_sample
+from fcmae.run.config import run_program
 from fcmae.run.files import write_json
-
-try:
-    from skimage.feature import hog
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupShuffleSplit
-    from sklearn.pipeline import Pipeline, make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
-except ModuleNotFoundError as error:
-    sys.exit(
-        f"error: {error.name} is not installed; pip install fcmae[demo] (in a checkout: -e .[demo])"
-    )
 
 PIXELS = 32  # side of the image whose pixels are the features
 HOG_PIXELS = 64  # side of the image that HOG describes
@@ -68,6 +58,8 @@ def extract(spec: str) -> Features:
     Raises ValueError for a sample without png or jpg, or without label, and what `open_shards`
     raises.
     """
+    from skimage.feature import hog  # here, as below: a help text needs no classifier
+
     raw_pixels, hogs, labels, groups = [], [], [], []
     shards = open_shards(spec)
     places = [(shard, i) for shard in shards for i in range(shard.samples)]
@@ -106,6 +98,12 @@ def classify(train: Features, test: Features, kind: str) -> dict[str, float]:
     thousands of images and features, on one BLAS thread: a second one gains little, and on a busy
     machine costs ten times the time. The embedded data set takes under a minute.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupShuffleSplit
+    from sklearn.pipeline import Pipeline, make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
+
     x, labels = getattr(train, kind), train.labels
 
     def fit(c: float, rows: np.ndarray) -> Pipeline:
@@ -122,8 +120,23 @@ def classify(train: Features, test: Features, kind: str) -> dict[str, float]:
     return {"accuracy": float(accuracy), "held_out": float(scores[best]), "C": best}
 
 
-def main(args: Baselines) -> None:
-    """Print the table and write the JSON file; raises what `extract` raises."""
+def check_packages() -> None:
+    """Refuse to start without the packages that are not ours.
+
+    Raises:
+        ModuleNotFoundError: one of the extra `demo` is missing.
+    """
+    for package in ("skimage", "sklearn", "threadpoolctl"):
+        if find_spec(package) is None:
+            raise ModuleNotFoundError(
+                f"{package} is not installed; pip install fcmae[demo] (in a checkout: -e .[demo])"
+            )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Print the table and write the JSON file; raises as `check_packages` and `extract`."""
+    args = tyro.cli(Baselines, description=__doc__, args=list(argv))
+    check_packages()
     train, test = extract(args.train), extract(args.test)
     if len(set(train.labels)) < 2 or len(set(train.groups)) < 2:
         raise ValueError(
@@ -142,7 +155,4 @@ def main(args: Baselines) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Baselines, description=__doc__))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

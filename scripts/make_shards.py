@@ -15,6 +15,7 @@ missing, and the bytes are those of a run that was not.
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,11 +24,12 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from data.decode import decode
-from data.making.build import Built, Encoding, build_shards, plan_shards
+from data.config import Encoding
+from data.making.build import Built, build_shards, plan_shards
 from data.making.listing import Entry, find_entries, label_entries, shuffle, split
 from data.making.workers import Engine, cores
 from data.shards.index import statistics, write_index
+from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 
 
@@ -65,6 +67,8 @@ class MakeShards:
 
 def channels_of_first(entries: list[Entry]) -> int:
     """Channels of the first image that can be decoded; raises ValueError if there is none."""
+    from data.decode import decode  # here: it brings torch, which the help text does without
+
     for entry in entries:
         try:
             suffix = entry.path.suffix.lower()[1:]
@@ -108,8 +112,9 @@ def build(args: MakeShards, entries: list[Entry]) -> list[Built]:
     return sorted(finished, key=lambda built: built.shard.url)
 
 
-def main(args: MakeShards) -> None:
+def main(argv: Sequence[str]) -> None:
     """Write the shards and say what was written; raises what the functions above raise."""
+    args = tyro.cli(MakeShards, description=__doc__, args=list(argv))
     for name, share in (("max-broken", args.max_broken), ("val", args.val)):
         if not 0 <= share < 1:
             raise ValueError(f"--{name} {share} must be a share, 0 <= share < 1")
@@ -138,7 +143,4 @@ def main(args: MakeShards) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(MakeShards, description=__doc__))
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    run_program(main)

@@ -1,11 +1,24 @@
 """The quickstart's closing table: `python scripts/report.py runs/quickstart`."""
 
 import json
-import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from rich.console import Console
 from rich.table import Table
+
+from fcmae.run.config import run_program
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Print the closing table of a finished quickstart."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The directory of its runs."""
 
 
 def cell(path: Path) -> str:
@@ -14,8 +27,13 @@ def cell(path: Path) -> str:
     return f"{accuracy['mean']:.3f} ± {accuracy['std']:.3f}"
 
 
-def main(run: Path) -> None:
-    """Print the table of a finished quickstart."""
+def main(argv: Sequence[str]) -> None:
+    """Print the table.
+
+    Raises:
+        OSError: a result is missing.
+    """
+    run = tyro.cli(Report, description=Report.__doc__, args=list(argv)).run
     table = Table(title="Test accuracy on rendered emoji artwork, 9 classes")
     for column in ("features", "linear probe", "k-NN"):
         table.add_column(column)
@@ -39,4 +57,4 @@ def main(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run_program(main)

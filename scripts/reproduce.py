@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import tyro
 
+from fcmae.run.config import run_program
 from fcmae.run.files import write_json, write_text
-from finetune.frozen.features import spread
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/reproduce")
@@ -69,7 +69,7 @@ SETS = (
         name="elpv",
         title="ELPV, photographs of solar cells",
         recipe=("scripts/recipes/elpv.yaml",),
-        fetch="data.sets.elpv",
+        fetch="data.elpv",
         train="datasets/elpv/train-{000000..000003}.tar",
         test="datasets/elpv/test-000000.tar",
         group="block",
@@ -169,7 +169,9 @@ def rows_of(data: DataSet) -> Iterator[list[str]]:
 
 
 def cell_of(values: list[float]) -> str:
-    """Mean and standard deviation."""
+    """Mean and standard deviation, as a cell of the table says them."""
+    from finetune.frozen.features import spread  # here: it brings torch
+
     found = spread(values)
     return f"{found['mean']:.3f} ± {found['std']:.3f}"
 
@@ -199,9 +201,15 @@ def with_table(readme: str, data: DataSet) -> str:
     return "\n".join((before + begin, "", *lines, end + after))
 
 
-def main() -> None:
-    """Run what is missing, then write the tables into the README."""
-    args = tyro.cli(Reproduce, description=__doc__)
+def main(argv: Sequence[str]) -> None:
+    """Run what is missing, then write the tables into the README.
+
+    Raises:
+        OSError: the README cannot be read or written.
+        ValueError: the README has no place for a table.
+        SystemExit: a program failed, with its status.
+    """
+    args = tyro.cli(Reproduce, description=__doc__, args=list(argv))
     os.chdir(ROOT)
     readme = Path("README.md")
     for data in (d for d in SETS if d.name in args.sets):
@@ -211,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import tyro
-from safetensors.torch import load_file
 
-from fcmae.run import checkpoint
 from fcmae.run.config import parse, run_program
-from fcmae.run.metrics import count_metrics, read_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,6 +67,13 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 def main(argv: Sequence[str]) -> None:
     """Time, kill, compare."""
     config = parse(SoakConfig, argv, description=str(SoakConfig.__doc__))
+    # here: they bring torch, which the help text does without
+    import torch
+    from safetensors.torch import load_file
+
+    from fcmae.run import checkpoint
+    from fcmae.run.metrics import count_metrics, read_metrics
+
     shutil.rmtree(config.dir, ignore_errors=True)
     timed, killed, alone = (config.dir / name for name in ("timed", "killed", "alone"))
 

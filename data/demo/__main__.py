@@ -1,6 +1,7 @@
 """`python -m data.demo build|check`: the command; the data set's code is in data/sets/demo.py."""
 
 from data.sets.demo import main
+from fcmae.run.config import run_program
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

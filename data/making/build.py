@@ -7,40 +7,18 @@ and interruptions.
 
 import hashlib
 import json
-import math
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import simplejpeg
-import torch
-from torch import Tensor
-
-from data.decode import Pixels, decode
+from data.config import Encoding
 from data.making.listing import Entry
 from data.making.workers import Engine, over
 from data.shards.index import Moments, Shard, from_entry, to_entry
 from data.shards.writing import checked, refuse_existing, write_shard
-from data.transforms import resize
 from fcmae.run.files import move_into_place, write_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """How images are stored."""
-
-    max_side: int | None = None
-    """Shrink larger images to this many pixels on the longer side. 8-bit grey and RGB images are
-    encoded again, as JPEG; of others, which are copied, there is no lossy copy worth having."""
-    quality: int = 92
-    """Of the JPEGs that are encoded again, 1 to 100."""
-    in_chans: int | None = None
-    """Channels in which images are checked and their statistics taken; by default the first's."""
-    compress: bool = False
-    """Write .tar.gz: for images of 2 kB or so, whose size the tar headers would double."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +105,8 @@ def build_shards(
 
 def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
     """Read, check and write the images of one shard."""
+    from data.making.encoding import encode  # here: it brings torch, which a plan does without
+
     job, staging = job_and_staging
     broken: list[tuple[str, str]] = []
     moments: list[Moments] = []
@@ -162,44 +142,6 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
         write_json(_note(job.path, staging), note, compact=True)
         move_into_place(partial, job.path)
     return built
-
-
-def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
-    """The bytes to store of an image, their suffix and the moments of its pixels.
-
-    Raises OSError and ValueError if it cannot be read.
-    """
-    content, suffix = path.read_bytes(), path.suffix.lower()[1:]
-    pixels: Pixels = "float32"
-    image = decode(content, suffix, encoding.in_chans, pixels)
-    if encoding.max_side is not None and max(image.shape[1:]) > encoding.max_side:
-        stored = _eight_bits(content, suffix)
-        if stored is not None:
-            stored = shrink(stored, encoding.max_side)
-            rows = np.ascontiguousarray(stored.permute(1, 2, 0).numpy())
-            colours = "GRAY" if rows.shape[2] == 1 else "RGB"
-            content = simplejpeg.encode_jpeg(rows, quality=encoding.quality, colorspace=colours)
-            suffix = "jpg"
-            image = decode(content, suffix, encoding.in_chans, pixels)
-    return content, {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix), Moments.of(image)
-
-
-def shrink(image: Tensor, max_side: int) -> Tensor:
-    """Resize UInt8[c, h, w] so that its longer side has `max_side` pixels."""
-    scale = max_side / max(image.shape[1:])
-    height, width = (max(1, math.floor(side * scale + 0.5)) for side in image.shape[1:])
-    return resize(image, (height, width))
-
-
-def _eight_bits(content: bytes, suffix: str) -> Tensor | None:
-    """The pixels of an 8-bit grey or RGB image, None for any other."""
-    if suffix in ("npy", "tif", "tiff"):
-        return None
-    image = decode(content, suffix)
-    deep = suffix == "png" and not torch.equal(
-        image / 255, decode(content, suffix, None, "float32")
-    )
-    return None if deep or image.shape[0] not in (1, 3) else image
 
 
 def _note(shard: Path, staging: Path) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from data.decode import IMAGE_SUFFIXES
+from data.config import IMAGE_SUFFIXES
 
 TABLES = (".csv", ".jsonl", ".parquet")
 

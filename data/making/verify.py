@@ -3,7 +3,7 @@
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,9 @@ class Findings:
     faults: tuple[tuple[str, str], ...]
 
 
-def verify(paths: Sequence[Path], listed: dict[str, Shard], workers: int) -> tuple[int, Counter]:
+def verify(
+    paths: Sequence[Path], listed: Mapping[Path, Shard], workers: int
+) -> tuple[int, Counter[str]]:
     """Check the shards and print what is found; returns the samples and the count of each fault.
 
     `listed` are the shards that an index knows, by path. Kinds of faults: unreadable (no whole
@@ -35,7 +37,7 @@ def verify(paths: Sequence[Path], listed: dict[str, Shard], workers: int) -> tup
     undecodable (also a label that is no integer), oversized (more pixels than are decoded).
     """
     samples, kinds, places = 0, Counter[str](), dict[str, str]()
-    jobs = [(path, listed.get(str(path))) for path in paths]
+    jobs = [(path, listed.get(path)) for path in paths]
     results = over(_verify_one, jobs, workers)
     by_path = dict(tqdm(results, "verifying", len(jobs), unit="shard", disable=None))
     for path in paths:  # in their order: which of two shards has a key "too" is no matter of speed

@@ -14,11 +14,10 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -262,7 +261,8 @@ def _download(folder: Path) -> None:
     command = [npm, "pack", "--pack-destination", str(folder), *packages]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        raise RuntimeError(f"npm pack failed; {by_hand}; npm said:\n{result.stderr.strip()}")
+        said = " ".join(result.stderr.split())
+        raise ChildProcessError(f"npm pack failed; {by_hand}; npm said: {said}")
 
 
 def _read_json(tarball: Path, member: str) -> Any:
@@ -288,11 +288,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Run `build` or `check`, whichever the command line says."""
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"build": build, "check": check}, prog="data.sets.demo"
-        )
-    except (OSError, ValueError, RuntimeError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    tyro.extras.subcommand_cli_from_dict(
+        {"build": build, "check": check}, prog="python -m data.demo", args=list(argv)
+    )

@@ -13,8 +13,7 @@ a probability of a half or more; `probability` (0, 1/3, 2/3, 1) and `type` (mono
 json member too.
 """
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -78,9 +77,6 @@ def build(config: Elpv) -> None:
     write_json(config.out / "classes.json", CLASSES, compact=True)
 
 
-def main() -> None:
-    """Write the shards that the command line asks for."""
-    try:
-        build(tyro.cli(Elpv, description=Elpv.__doc__))
-    except (OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
+def main(argv: Sequence[str]) -> None:
+    """Write the shards that the command line asks for; raises as `build`."""
+    build(tyro.cli(Elpv, description=Elpv.__doc__, args=list(argv)))

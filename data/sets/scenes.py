@@ -18,7 +18,6 @@ All of it is a function of the seed.
 
 import io
 import json
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,6 @@ import tyro
 from jaxtyping import Bool
 from PIL import Image
 
-from data.pixel_labels import MASK
 from data.sets import demo
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import refuse_existing, write_shards
@@ -122,6 +120,8 @@ def scenes(
     split: demo.Split, drawings: Sequence[Drawing], count: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Samples with the members png, seg.png and json: the keys of the drawings, and the fold."""
+    from data.pixel_labels import MASK  # here: it brings torch, which a help text does without
+
     by_fold = deal(drawings, FOLDS if split == "train" else 1)
     for i in range(count):
         fold = i % len(by_fold)
@@ -193,9 +193,6 @@ def build(config: ScenesConfig) -> None:
     write_json(config.out / "classes.json", CLASSES, compact=True)
 
 
-def main() -> None:
-    """Write the shards that the command line asks for."""
-    try:
-        build(tyro.cli(ScenesConfig, description=__doc__))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+def main(argv: Sequence[str]) -> None:
+    """Write the shards that the command line asks for; raises as `build`."""
+    build(tyro.cli(ScenesConfig, description=__doc__, args=list(argv)))

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from torch import Tensor
 
 from fcmae.run.files import write_json
 
@@ -35,12 +34,12 @@ class Moments:
     squares: tuple[float, ...]
 
     @classmethod
-    def of(cls, image: Float32[Tensor, "c h w"]) -> "Moments":
+    def of(cls, image: Float32[np.ndarray, "c h w"]) -> "Moments":
         """Those of one image, to the last bit the same for any number of threads.
 
         numpy's sum is one thread's; torch divides it among those it has, and so rounds otherwise.
         """
-        pixels = image.flatten(1).numpy().astype(np.float64)
+        pixels = image.reshape(len(image), -1).astype(np.float64)
         sums, squares = pixels.sum(1).tolist(), np.square(pixels).sum(1).tolist()
         return cls(pixels.shape[1], tuple(sums), tuple(squares))
 

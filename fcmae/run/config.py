@@ -1,4 +1,4 @@
-"""A YAML recipe and flags to a frozen dataclass, and back.
+"""A YAML recipe and flags to a frozen dataclass, and back; and how a program ends.
 
 A recipe is a saved command line: its keys become `--a.b value` flags in front of the real ones, so
 one parser and one set of messages serve both, and what is typed wins over what is written.
@@ -6,6 +6,8 @@ one parser and one set of messages serve both, and what is typed wins over what 
 
 import dataclasses
 import difflib
+import os
+import select
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +19,8 @@ import yaml
 from safetensors import SafetensorError
 
 T = TypeVar("T")
+# what a user can cause, and can read the reason of in one line
+EXPECTED = (OSError, ValueError, FloatingPointError, ModuleNotFoundError, SafetensorError)
 
 
 def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
@@ -139,14 +143,18 @@ def differences(
 
 
 def run_program(main: Callable[[Sequence[str]], None]) -> None:
-    """Run `main` on the command line; what its user can cause ends in one line and exit status 1.
+    """Run `main` on the command line's arguments, as every program here does.
 
-    `python -X dev PROGRAM` shows the traceback too. An error out of a data worker carries the
-    worker's whole traceback in its text, the message last.
+    An error out of `EXPECTED` ends in one line on standard error and exit status 1; with `python -X
+    dev PROGRAM` it has its traceback. An error out of a data worker carries the worker's whole
+    traceback in its text, the message last. Where the reader of standard output has gone, as `head`
+    does, the program ends without a word.
     """
     try:
         main(sys.argv[1:])
-    except (OSError, ValueError, FloatingPointError, ModuleNotFoundError, SafetensorError) as error:
+    except EXPECTED as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            sys.exit(1)
         if sys.flags.dev_mode:
             raise
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -154,3 +162,24 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)  # 128 + SIGINT
+    finally:
+        flush_output()
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def flush_output() -> None:
+    """Write what is left of standard output, unless its reader is gone.
+
+    Python would try again when it ends, and complain. Source: the note on SIGPIPE in the
+    documentation of the module `signal`.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,7 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from data.shards.__main__ import moments_of
+from data.making.indexing import moments_of
 from data.shards.index import write_index
 from data.shards.writing import write_shards
 from fcmae import FCMAE

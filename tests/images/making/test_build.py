@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.making.build import Encoding, build_shard, build_shards, plan_shards
+from data.config import Encoding
+from data.making.build import build_shard, build_shards, plan_shards
 from data.making.listing import Entry, find_entries
 from data.making.workers import over
 from data.shards.index import Moments, index_shard
@@ -58,6 +59,6 @@ def test_statistics_do_not_depend_on_the_number_of_threads(channels):
     found = []
     for count in (1, 2, 4):
         torch.set_num_threads(count)
-        found.append(Moments.of(image))
+        found.append(Moments.of(image.numpy()))
     torch.set_num_threads(threads)
     assert found[0] == found[1] == found[2]

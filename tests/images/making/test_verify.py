@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from data.making.indexing import moments_of
 from data.making.verify import verify
 from data.pipeline import ShardImages
-from data.shards.__main__ import Index, main, moments_of
+from data.shards.__main__ import main
 from data.shards.index import index_shard
 from data.shards.reading import open_shards
 from tests.support.runs import ROOT
@@ -153,13 +154,13 @@ def test_statistics_leave_out_and_name_what_is_broken(tmp_path, capsys):
 
 def test_statistics_stay_with_a_shard_that_is_indexed_again_until_it_changes(tmp_path):
     path = write_tar(tmp_path / "s.tar", GOOD)
-    main(Index(shards=(str(path),), statistics=True))
+    main(["index", str(path), "--statistics"])
     (first,) = open_shards(str(path))
-    main(Index(shards=(str(path),)))
+    main(["index", str(path)])
     assert open_shards(str(path)) == [first]
     assert first.moments is not None
     write_tar(path, GOOD[:1])
-    main(Index(shards=(str(path),)))
+    main(["index", str(path)])
     assert open_shards(str(path))[0].moments is None
 
 

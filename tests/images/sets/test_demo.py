@@ -152,7 +152,7 @@ def test_png_is_lossless_with_few_and_with_many_colours():
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "data.sets.demo", *arguments],
+        [sys.executable, "-m", "data.demo", *arguments],
         cwd=ROOT,
         env=os.environ | env,
         capture_output=True,
@@ -192,7 +192,7 @@ def test_the_committed_set_is_what_its_sources_make(tmp_path):
     pytest.importorskip("resvg_py", reason="resvg-py is not installed")
     try:
         demo._download(tmp_path)
-    except (FileNotFoundError, RuntimeError) as error:
+    except OSError as error:
         pytest.skip(f"the sources cannot be downloaded here: {error}")
     source = demo.read_source(tmp_path)
     for split, spec in SPLITS:

@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw
 from data.pixel_labels import MASK, MaskTarget
 from data.sets import demo, scenes
 from data.sets.scenes import CLASSES, Drawing, ScenesConfig, compose, deal, outside, read_drawings
-from data.shards.__main__ import Verify
 from data.shards.__main__ import main as shards_main
 from data.shards.index import Shard
 from data.shards.reading import open_shards, read_sample
@@ -101,9 +100,9 @@ def test_shards_hold_images_masks_and_names_of_classes(built: Path) -> None:
 
 
 def test_shards_pass_verification(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths = tuple(str(built / f"{split}-000000.tar") for split in ("train", "test"))
+    paths = [str(built / f"{split}-000000.tar") for split in ("train", "test")]
     with pytest.raises(SystemExit, match="0"):
-        shards_main(Verify(shards=paths, workers=1))
+        shards_main(["verify", *paths, "--workers", "1"])
     assert "20 samples in 2 shards: all is well" in capsys.readouterr().out
 
 

@@ -1,0 +1,52 @@
+"""The bytes of an image as a shard stores them: copied, or shrunk and encoded again."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+from torch import Tensor
+
+from data.config import Encoding, Pixels
+from data.decode import decode
+from data.shards.index import Moments
+from data.transforms import resize
+
+
+def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
+    """The bytes to store of an image, their suffix and the moments of its pixels.
+
+    Raises OSError and ValueError if it cannot be read.
+    """
+    content, suffix = path.read_bytes(), path.suffix.lower()[1:]
+    pixels: Pixels = "float32"
+    image = decode(content, suffix, encoding.in_chans, pixels)
+    if encoding.max_side is not None and max(image.shape[1:]) > encoding.max_side:
+        stored = _eight_bits(content, suffix)
+        if stored is not None:
+            stored = shrink(stored, encoding.max_side)
+            rows = np.ascontiguousarray(stored.permute(1, 2, 0).numpy())
+            colours = "GRAY" if rows.shape[2] == 1 else "RGB"
+            content = simplejpeg.encode_jpeg(rows, quality=encoding.quality, colorspace=colours)
+            suffix = "jpg"
+            image = decode(content, suffix, encoding.in_chans, pixels)
+    return content, {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix), Moments.of(image.numpy())
+
+
+def shrink(image: Tensor, max_side: int) -> Tensor:
+    """Resize UInt8[c, h, w] so that its longer side has `max_side` pixels."""
+    scale = max_side / max(image.shape[1:])
+    height, width = (max(1, math.floor(side * scale + 0.5)) for side in image.shape[1:])
+    return resize(image, (height, width))
+
+
+def _eight_bits(content: bytes, suffix: str) -> Tensor | None:
+    """The pixels of an 8-bit grey or RGB image, None for any other."""
+    if suffix in ("npy", "tif", "tiff"):
+        return None
+    image = decode(content, suffix)
+    deep = suffix == "png" and not torch.equal(
+        image / 255, decode(content, suffix, None, "float32")
+    )
+    return None if deep or image.shape[0] not in (1, 3) else image
