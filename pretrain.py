@@ -24,9 +24,8 @@ from fcmae import FCMAE
 from fcmae.layers import Block
 from fcmae.masking import draw_visible_of
 from fcmae.run.config import parse, run_program, to_yaml
-from fcmae.run.learner import Learner
+from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.metrics import dry_run_summary
-from fcmae.run.optim import parameter_groups
 from fcmae.run.processes import Processes
 from fcmae.run.session import Session, start_accelerator
 from fcmae.weights.files import load_decoder, load_encoder

@@ -20,6 +20,18 @@ LIGHT = [
     "scripts/reproduce.py",
     "scripts/soak.py",
 ]
+# what their configs are composed of
+LIGHT_MODULES = [
+    "data.config",
+    "data.making.build",
+    "data.shards.reading",
+    "data.shards.sources",
+    "data.shards.writing",
+    "fcmae.run.config",
+    "fcmae.run.files",
+    "fcmae.run.optim",
+    "fcmae.run.options",
+]
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "matplotlib", "torchmetrics", "transformers"}
 HELP = f"""
 import runpy, sys
@@ -50,6 +62,12 @@ def test_help_needs_nothing_heavy(program: str) -> None:
     done = python("-c", HELP, program)
     assert done.stdout.startswith("usage: "), done.stderr
     assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_what_help_texts_are_made_of_needs_nothing_heavy() -> None:
+    code = f"import sys, {', '.join(LIGHT_MODULES)}; print(*sorted({HEAVY} & sys.modules.keys()))"
+    done = python("-c", code)
+    assert (done.stdout, done.stderr) == ("\n", "")
 
 
 PROGRAM = """

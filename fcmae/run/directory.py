@@ -5,10 +5,9 @@ import platform
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -23,36 +22,6 @@ PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate", "webdataset"),
     *("numba", "numpy", "pillow", "simplejpeg"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """What cannot change a number, of pretraining and of fine-tuning."""
-
-    save_every: int = 500
-    """Steps between checkpoints; one is always written at the end."""
-    keep: int = 3
-    """Checkpoints to keep, the newest ones."""
-    keep_every: int | None = None
-    """Keep for good, too, those whose step is a multiple of this."""
-    log_every: int = 10
-    """Steps between lines of metrics.jsonl; only then does the device have to be waited for."""
-    verify: bool = True
-    """Compare the shards with their SHA-256 before step 0; sizes are always compared."""
-    timeout: float = 600.0
-    """Seconds after which processes give up on one that does not answer."""
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
-    """Where metrics go beside metrics.jsonl; each needs its package."""
-
-    def check(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: an interval, or the number of checkpoints to keep, is below 1.
-        """
-        for name in ("save_every", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"run.{name}={getattr(self, name)} must be at least 1")
 
 
 def compare(run: Path, config: Any, *, free: tuple[str, ...], length: tuple[str, ...]) -> list[str]:

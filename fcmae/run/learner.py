@@ -11,7 +11,7 @@ A loop calls, for each step,
     learner.step(measure=...)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -196,3 +196,14 @@ def gradient_norm(model: nn.Module, limit: float | None) -> Float[Tensor, ""]:
     else:
         norm = nn.utils.clip_grad_norm_(model.parameters(), limit)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Two groups: matrices and kernels decay; biases, norms, GRN, LayerScale, token do not."""
+    named = [(name, p) for name, p in parameters if p.requires_grad]
+    return [
+        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+    ]

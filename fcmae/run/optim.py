@@ -1,11 +1,7 @@
-"""AdamW's parameter groups, and the learning rate as a pure function of the step."""
+"""What users choose of the optimiser, and its schedule as pure functions of the step."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +82,3 @@ def lr_at(
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)
     return min_lr + (peak - min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def parameter_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
-) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels decay; biases, norms, GRN, LayerScale, token do not."""
-    named = [(name, p) for name, p in parameters if p.requires_grad]
-    return [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
-    ]

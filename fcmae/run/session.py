@@ -28,9 +28,9 @@ from torch.distributed.fsdp import FSDPModule
 
 from fcmae.run import checkpoint, directory, fsdp
 from fcmae.run.config import to_yaml
-from fcmae.run.directory import RunConfig
 from fcmae.run.learner import Learner
 from fcmae.run.metrics import as_scalars, tracker_arguments
+from fcmae.run.options import RunConfig
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop

@@ -21,9 +21,9 @@ from data.pipeline import outlive_signals
 from data.transforms import Normalise
 from fcmae.convert import Metadata
 from fcmae.run import checkpoint
-from fcmae.run.directory import RunConfig
 from fcmae.run.learner import Learner
 from fcmae.run.optim import OptimConfig
+from fcmae.run.options import RunConfig
 from fcmae.run.processes import Processes
 from fcmae.run.session import Session
 from finetune.labels.labelled import Chosen

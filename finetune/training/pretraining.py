@@ -6,8 +6,8 @@ from typing import Literal
 
 from data.pipeline import DataConfig
 from fcmae.model import ModelConfig
-from fcmae.run.directory import RunConfig
 from fcmae.run.optim import OptimConfig
+from fcmae.run.options import RunConfig
 from fcmae.weights.files import InitConfig
 
 # What may differ when a run resumes: it changes no number, or only how long the run is.

@@ -22,8 +22,9 @@ from fcmae import FCMAE
 from fcmae.convert import convert
 from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
+from fcmae.run.learner import parameter_groups
 from fcmae.run.metrics import read_metrics
-from fcmae.run.optim import OptimConfig, lr_at, parameter_groups, total_steps, warmup_steps
+from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
 from finetune.training.pretraining import PretrainConfig
 from tests.support.runs import ROOT, newest, pretrain, torchrun
 
