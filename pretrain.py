@@ -164,7 +164,7 @@ def make_model(config: PretrainConfig, session: Session) -> FCMAE:
     """
     accelerator = session.accelerator
     init = config.init
-    model = FCMAE(**vars(config.model), generator=torch.Generator().manual_seed(config.seed))
+    model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(config.seed))
     if init.weights is not None and session.newest is None:
         accelerator.print(load_encoder(model.encoder, init.weights, config.model))
         if init.decoder:

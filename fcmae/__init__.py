@@ -1,6 +1,6 @@
 """FCMAE: the fully convolutional masked autoencoder of ConvNeXt V2 (arXiv 2301.00808)."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fcmae.masking import draw_visible
@@ -9,11 +9,8 @@ if TYPE_CHECKING:
 __all__ = ["FCMAE", "draw_visible"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import what `__all__` lists when it is asked for (PEP 562).
-
-    Both need torch, and `fcmae.run.config`, which prints the help texts of all programs, does not.
-    """
+def __getattr__(name: str) -> object:
+    """Import torch when a name that needs it is asked for: a help text and a plan need neither."""
     if name == "FCMAE":
         from fcmae.model import FCMAE
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fcmae.encoder import Encoder
-from fcmae.layers import Mlp
+from fcmae.layers import GrnMlp, Mlp
 from fcmae.sparse import Sparse
 from fcmae.sparse.gathered import Gathered
 from fcmae.sparse.grn_mlp import expanded, square
@@ -47,17 +47,16 @@ def measured(encoder: Encoder) -> Iterator[list[Float[Tensor, ""]]]:
         raise ValueError("the collapse metric needs --model.sparse gathered")
     found: list[Float[Tensor, ""]] = []
 
-    def measure(mlp: Mlp, args: tuple[Tensor, Sparse]) -> None:
+    def measure(mlp: Mlp | GrnMlp, args: tuple[Tensor, Sparse]) -> None:
         with torch.no_grad():
             rows = args[0].flatten(1, -2)
-            if mlp.grn is None:
-                seen = F.gelu(mlp.fc1(rows))
+            if isinstance(mlp, GrnMlp):
+                activation = expanded(rows, mlp, row_norm)
             else:
-                grn = mlp.grn
-                seen = expanded(rows, mlp.fc1, grn.weight, grn.bias, row_norm)
-            found.append(cosine_distance(seen).mean())
+                activation = F.gelu(mlp.fc1(rows))
+            found.append(cosine_distance(activation).mean())
 
-    mlps = [module for module in encoder.modules() if isinstance(module, Mlp)]
+    mlps = [module for module in encoder.modules() if isinstance(module, Mlp | GrnMlp)]
     hooks = [mlp.register_forward_pre_hook(measure) for mlp in mlps]
     try:
         yield found

@@ -16,15 +16,16 @@ class Decoder(nn.Module):
         dim_in: width of the encoder's features.
         dim: width of the decoder; 512 in the paper.
         depth: blocks; 1 in the paper, where 8 gave the same accuracy (table 1).
-        outputs: p p c, the pixels of one patch.
+        pixels: p p c, the pixels of one patch over all channels.
     """
 
-    def __init__(self, *, dim_in: int, dim: int, depth: int, outputs: int) -> None:
+    def __init__(self, *, dim_in: int, dim: int, depth: int, pixels: int) -> None:
         super().__init__()
         self.project = nn.Linear(dim_in, dim)
         self.token = nn.Parameter(torch.zeros(dim))
         self.blocks = nn.ModuleList(Block(dim) for _ in range(depth))
-        self.predict = nn.Linear(dim, outputs)
+        self.predict = nn.Linear(dim, pixels)
+        self.sparse = implementation("gathered")
 
     def forward(
         self,
@@ -42,7 +43,7 @@ class Decoder(nn.Module):
         at_visible = indices(visible, v)[..., None].expand_as(latent)
         x = self.token.to(latent.dtype).expand(b, n, -1).scatter(1, at_visible, latent)
         x = x[:, :, None, None]  # the gathered layout with every patch visible and one site a patch
-        dense = implementation("gathered")(torch.ones_like(visible), grid, n)
+        dense = self.sparse(torch.ones_like(visible), grid, n)
         for block in self.blocks:
             x = block(x, dense)
         x = x[:, :, 0, 0]

@@ -1,36 +1,12 @@
-"""The sparse ConvNeXt encoder, under timm's parameter names, and the table of its sizes."""
-
-from dataclasses import dataclass
+"""The sparse ConvNeXt encoder, under timm's parameter names."""
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fcmae.architecture import Architecture, patch_grid
 from fcmae.layers import EPS, Block
-from fcmae.masking import patch_grid
 from fcmae.sparse import Sparse, implementation
-
-
-@dataclass(frozen=True)
-class Size:
-    """Blocks and channels of the four stages."""
-
-    depths: tuple[int, int, int, int]
-    widths: tuple[int, int, int, int]
-
-
-# ConvNeXt V2, table 9 (appendix A.1); V1 takes the same depths and widths.
-SIZES = {
-    "atto": Size((2, 2, 6, 2), (40, 80, 160, 320)),
-    "femto": Size((2, 2, 6, 2), (48, 96, 192, 384)),
-    "pico": Size((2, 2, 6, 2), (64, 128, 256, 512)),
-    "nano": Size((2, 2, 8, 2), (80, 160, 320, 640)),
-    "tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
-    "base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
-    "large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
-    "huge": Size((3, 3, 27, 3), (352, 704, 1408, 2816)),
-}
-MODELS = [f"{family}_{size}" for family in ("convnextv2", "convnext") for size in SIZES]
 
 
 class Stage(nn.Module):
@@ -60,42 +36,35 @@ class Encoder(nn.Module):
     """ConvNeXt V2 (`convnextv2_*`) or V1 (`convnext_*`) on the visible patches of images.
 
     Args:
-        name: one of `MODELS`.
-        in_chans: channels of the images, any number.
-        stem_stride: 4 for photographs; 2 or 1 for small images. The patch side p is 8 times it.
+        architecture: which of them, and its channels and stem. Images of other sizes than its own
+            pass too, as long as patches tile them.
         sparse: implementation of the submanifold operations; all give the same values.
 
     Raises:
-        ValueError: an argument outside the above.
+        ValueError: see `Architecture.check_encoder` and `fcmae.sparse.implementation`.
     """
 
-    def __init__(
-        self,
-        *,
-        name: str = "convnextv2_atto",
-        in_chans: int = 3,
-        stem_stride: int = 4,
-        sparse: str = "gathered",
-    ) -> None:
+    def __init__(self, architecture: Architecture, sparse: str = "gathered") -> None:
         super().__init__()
-        if name not in MODELS:
-            raise ValueError(f"model name={name!r} is none of {', '.join(MODELS)}")
-        if stem_stride not in (1, 2, 4):
-            raise ValueError(f"stem_stride={stem_stride} must be 4, 2 or 1 (patches of 32, 16, 8)")
-        if in_chans < 1:
-            raise ValueError(f"in_chans={in_chans} must be at least 1")
-        family, size = name.split("_")
-        depths, widths = SIZES[size].depths, SIZES[size].widths
-        self.patch_size = 8 * stem_stride
-        self.dim = widths[-1]
+        architecture.check_encoder()
+        widths = architecture.widths
+        self.patch_size = architecture.patch_size
+        self.dim = architecture.dim
         self.sparse = implementation(sparse)
         self.stem = nn.Sequential(
-            nn.Conv2d(in_chans, widths[0], kernel_size=stem_stride, stride=stem_stride),
+            nn.Conv2d(
+                architecture.in_chans,
+                widths[0],
+                kernel_size=architecture.stem_stride,
+                stride=architecture.stem_stride,
+            ),
             nn.LayerNorm(widths[0], eps=EPS),
         )
         self.stages = nn.ModuleList(
-            Stage(dim_in, dim, depth, grn=family == "convnextv2")
-            for dim_in, dim, depth in zip(widths[:1] + widths[:3], widths, depths, strict=True)
+            Stage(dim_in, dim, depth, grn=architecture.has_grn)
+            for dim_in, dim, depth in zip(
+                widths[:1] + widths[:3], widths, architecture.depths, strict=True
+            )
         )
 
     def forward(

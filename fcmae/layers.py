@@ -5,32 +5,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fcmae.sparse import Sparse
+from fcmae.sparse.grn_mlp import Layers
 
 EPS = 1e-6
 
 
-class GlobalResponseNorm(nn.Module):
-    """GRN's weight (gamma) and bias (beta), ConvNeXt V2 eq. 3; `Sparse.grn_mlp` applies them."""
+class Mlp(nn.Module):
+    """V1: pointwise expansion to 4d, GELU, and back. No site sees another one."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(dim))
-        self.bias = nn.Parameter(torch.zeros(dim))
-
-
-class Mlp(nn.Module):
-    """Pointwise expansion to 4d, GELU, GRN in V2, and back."""
-
-    def __init__(self, dim: int, *, grn: bool) -> None:
-        super().__init__()
         self.fc1 = nn.Linear(dim, 4 * dim)
-        self.grn = GlobalResponseNorm(4 * dim) if grn else None
         self.fc2 = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:
-        if self.grn is None:
-            return self.fc2(nn.functional.gelu(self.fc1(x)))
-        return sparse.grn_mlp(x, self.fc1, self.grn.weight, self.grn.bias, self.fc2)
+        return self.fc2(nn.functional.gelu(self.fc1(x)))
+
+
+class GrnMlp(Layers):
+    """V2: the same with GRN before the way back, whose norm runs over the visible sites."""
+
+    def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:
+        return sparse.grn_mlp(x, self)
 
 
 class Block(nn.Module):
@@ -40,7 +36,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv_dw = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
         self.norm = nn.LayerNorm(dim, eps=EPS)
-        self.mlp = Mlp(dim, grn=grn)
+        self.mlp = GrnMlp(dim) if grn else Mlp(dim)
         self.gamma = None if grn else nn.Parameter(torch.full((dim,), 1e-6))
 
     def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:

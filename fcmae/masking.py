@@ -3,46 +3,12 @@
 Letters: b images, c channels, h w pixels, p patch side, n = (h/p)(w/p) patches, v visible patches.
 """
 
-import math
-
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
-def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image of `height` x `width` pixels.
-
-    Raises:
-        ValueError: a side is no positive multiple of the patch side.
-    """
-    for side in (height, width):
-        if side < patch or side % patch:
-            below = side // patch * patch
-            ways = f"{below} or {below + patch}" if below else f"{patch}"
-            raise ValueError(
-                f"image_size={side} must be a multiple of patch_size={patch}; try {ways}"
-            )
-    return height // patch, width // patch
-
-
-def visible_count(n: int, ratio: float) -> int:
-    """v = int(n (1 - ratio)), the official rounding: 19 of 49 at ratio 0.6.
-
-    Raises:
-        ValueError: the ratio is outside [0, 1), or leaves no visible patch.
-    """
-    if not 0 <= ratio < 1:
-        raise ValueError(f"ratio={ratio} must lie in [0, 1): the share of patches hidden")
-    count = int(n * (1 - ratio))
-    if count == 0:
-        most = max(0.0, math.floor(1000 * (1 - 1 / n) - 1e-9) / 1000)
-        raise ValueError(
-            f"ratio={ratio} leaves none of {n} patches visible; lower it to at most"
-            f" {most:.3f}, or take a larger image or a smaller stem_stride"
-        )
-    return count
+from fcmae.architecture import visible_count
 
 
 def draw_visible(
@@ -54,7 +20,7 @@ def draw_visible(
         Bool[b, n] in raster order, True = the encoder sees the patch; on the generator's device.
 
     Raises:
-        ValueError: see `visible_count`.
+        ValueError: see `fcmae.architecture.visible_count`.
     """
     device = generator.device if generator is not None else None
     return lowest(torch.rand(b, n, generator=generator, device=device), visible_count(n, ratio))
@@ -70,7 +36,7 @@ def draw_visible_of(
     Lea, Flood 2014); the v lowest keys are visible.
 
     Raises:
-        ValueError: see `visible_count`.
+        ValueError: see `fcmae.architecture.visible_count`.
     """
     patch = torch.arange(n, device=sample.device)
     keys = splitmix64(torch.full_like(sample, seed))  # hashed first, or seed + epoch would meet

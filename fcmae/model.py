@@ -1,39 +1,14 @@
 """The fully convolutional masked autoencoder (ConvNeXt V2, arXiv 2301.00808, section 3)."""
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from fcmae.architecture import Implementation, ModelConfig
 from fcmae.decoder import Decoder
 from fcmae.encoder import Encoder
 from fcmae.layers import initialise
 from fcmae.loss import reconstruction_loss
-from fcmae.masking import patch_grid, visible_count
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The arguments of `FCMAE`."""
-
-    name: str = "convnextv2_atto"
-    """convnextv2_ or convnext_ (V1), and atto femto pico nano tiny base large or huge."""
-    image_size: int | tuple[int, int] = 224
-    """Side, or height and width, in pixels; multiples of the patch side 8 x stem_stride."""
-    in_chans: int = 3
-    """Channels of the images."""
-    stem_stride: int = 4
-    """4, 2 or 1: patches of 32, 16 or 8 pixels; small ones for small images."""
-    ratio: float = 0.6
-    """Share of the patches hidden from the encoder."""
-    sparse: Literal["gathered", "reference", "minkowski"] = "gathered"
-    """Implementation of the sparse operations: the fast one, the slow oracle, MinkowskiEngine."""
-    decoder_dim: int = 512
-    """Width of the decoder."""
-    decoder_depth: int = 1
-    """Blocks of the decoder."""
 
 
 class FCMAE(nn.Module):
@@ -57,37 +32,54 @@ class FCMAE(nn.Module):
     def __init__(
         self,
         *,
-        name: str = "convnextv2_atto",
-        image_size: int | tuple[int, int] = 224,
-        in_chans: int = 3,
-        stem_stride: int = 4,
-        ratio: float = 0.6,
-        sparse: str = "gathered",
-        decoder_dim: int = 512,
-        decoder_depth: int = 1,
+        name: str = ModelConfig.name,
+        image_size: int | tuple[int, int] = ModelConfig.image_size,
+        in_chans: int = ModelConfig.in_chans,
+        stem_stride: int = ModelConfig.stem_stride,
+        ratio: float = ModelConfig.ratio,
+        sparse: Implementation = ModelConfig.sparse,
+        decoder_dim: int = ModelConfig.decoder_dim,
+        decoder_depth: int = ModelConfig.decoder_depth,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = Encoder(name=name, in_chans=in_chans, stem_stride=stem_stride, sparse=sparse)
-        self.patch_size = self.encoder.patch_size
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        self.grid = patch_grid(*self.image_size, self.patch_size)
-        self.n = self.grid[0] * self.grid[1]
+        config = ModelConfig(
+            name=name,
+            image_size=image_size,
+            in_chans=in_chans,
+            stem_stride=stem_stride,
+            ratio=ratio,
+            sparse=sparse,
+            decoder_dim=decoder_dim,
+            decoder_depth=decoder_depth,
+        )
+        config.check()
+        self.patch_size = config.patch_size
+        self.image_size = config.sides
+        self.grid = config.grid
+        self.n = config.patches
         self.ratio = ratio
-        self.v = visible_count(self.n, ratio)
-        if self.v == self.n:
-            raise ValueError(
-                f"ratio={ratio} hides none of {self.n} patches, so there is nothing to predict;"
-                " raise it above 0; 0.6 is usual"
-            )
+        self.v = config.visible_patches
+        self.encoder = Encoder(config, sparse)
         self.decoder = Decoder(
             dim_in=self.encoder.dim,
             dim=decoder_dim,
             depth=decoder_depth,
-            outputs=self.patch_size**2 * in_chans,
+            pixels=self.patch_size**2 * in_chans,
         )
         initialise(self, generator)
         nn.init.trunc_normal_(self.decoder.token, std=0.02, generator=generator)
+
+    @classmethod
+    def from_config(
+        cls, config: ModelConfig, *, generator: torch.Generator | None = None
+    ) -> "FCMAE":
+        """The model that `config` tells of, initialised by `generator`.
+
+        Raises:
+            ValueError: see `ModelConfig.check` and `fcmae.sparse.implementation`.
+        """
+        return cls(**vars(config), generator=generator)
 
     def forward(
         self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from fcmae.convert import read_metadata
 from fcmae.run.config import differences, parse, run_program, to_tree
 from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
 from fcmae.run.session import start_accelerator
+from fcmae.weights.files import read_metadata
 from finetune.frozen.features import Features, spread, whiten
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import Chosen

@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
+from fcmae.weights.metadata import Metadata
 from finetune.frozen.features import (
     Features,
     ProbeConfig,

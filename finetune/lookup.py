@@ -31,8 +31,8 @@ from torch.nn import functional as F
 
 from data.decode import open_image
 from data.transforms import Normalise, centre_crop
-from fcmae.convert import load_timm, read_metadata
 from fcmae.run.config import run_program
+from fcmae.weights.timm_models import load_timm
 from finetune.frozen.feature_file import FeatureTable
 from finetune.frozen.features import whitening
 from finetune.knn import neighbours
@@ -163,7 +163,8 @@ def feature_of(image: Path, weights: Path, table: FeatureTable) -> Float[Tensor,
     Raises:
         OSError, ValueError: no image, no weights, or not those of the table.
     """
-    model, metadata = load_timm(weights).eval(), read_metadata(weights)
+    model, metadata = load_timm(weights)
+    model.eval()
     if sha256_of(model, metadata) != table.made["weights_sha256"]:
         raise ValueError(
             f"{weights} are not the weights of {table.path}, which are {table.made['weights']} of"

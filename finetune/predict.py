@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from data.decode import IMAGE_SUFFIXES, Pixels, open_image
 from data.transforms import Normalise, centre_crop
-from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
+from fcmae.weights.metadata import Metadata
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 

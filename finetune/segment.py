@@ -26,16 +26,16 @@ from data.pipeline import ShardImages
 from data.pixel_labels import IGNORED, MaskedImages
 from data.shards.reading import open_shards
 from data.transforms import Crop
-from fcmae.convert import Metadata
 from fcmae.run.config import parse, run_program
 from fcmae.run.processes import Processes
 from fcmae.run.session import start_accelerator
+from fcmae.weights.metadata import Metadata
 from finetune.frozen.features import groups_of, report
 from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out
 from finetune.labels.metrics import table_of
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
 from finetune.models import segmenter
-from finetune.models.classifier import ModelConfig
+from finetune.models.classifier import BackboneConfig
 from finetune.training.augment import AugmentConfig, Mix
 from finetune.training.loop import FitConfig, fit, run_of
 
@@ -43,7 +43,7 @@ WEIGHTS, PICTURE = "weights.safetensors", "samples.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentConfig(FitConfig, ModelConfig):
+class SegmentConfig(FitConfig, BackboneConfig):
     """Fine-tuning for segmentation."""
 
     data: LabelledData

@@ -30,10 +30,11 @@ from rich.table import Table
 from torch import Tensor
 
 from fcmae import FCMAE, draw_visible
+from fcmae.architecture import Architecture, Implementation
 from fcmae.encoder import Encoder
-from fcmae.layers import GlobalResponseNorm
 from fcmae.run.config import run_program
-from fcmae.sparse import gathered
+from fcmae.sparse.gathered import Gathered
+from fcmae.sparse.grn_mlp import GlobalResponseNorm
 from scripts.bench.loading import IMAGES, LOADING
 from scripts.bench.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules
 from scripts.bench.saving import SAVING
@@ -60,7 +61,7 @@ class Benchmark:
     """PNG file for the curves of `growth`."""
 
 
-def model_of(name: str, sparse: str = "gathered", **options: Any) -> FCMAE:
+def model_of(name: str, sparse: Implementation = "gathered", **options: Any) -> FCMAE:
     """A model of fixed weights, in which GRN does something."""
     model = FCMAE(name=name, sparse=sparse, generator=torch.Generator().manual_seed(0), **options)
     for module in model.modules():
@@ -102,15 +103,6 @@ def against_minkowski_modules(name: str, b: int) -> tuple[Work, Work]:
     return steps(rival, name, b)
 
 
-def without_numba(work: Work) -> None:
-    """Call `work` on the path that is taken where Numba is not to be had."""
-    kept, gathered.taps = gathered.taps, None
-    try:
-        work()
-    finally:
-        gathered.taps = kept
-
-
 def encoders(name: str, b: int) -> tuple[Work, Work]:
     """Masked dense and gathered encoder."""
     model, rival = model_of(name), dense(model_of(name))
@@ -141,8 +133,9 @@ def against_products(name: str, b: int) -> tuple[Work, Work]:
 
 def against_no_numba(name: str, b: int) -> tuple[Work, Work]:
     """The step without and with compiled loops."""
-    _, work = steps(model_of(name), name, b)
-    return partial(without_numba, work), work
+    rival = model_of(name)
+    rival.encoder.sparse = rival.decoder.sparse = partial(Gathered, compiled=False)
+    return steps(rival, name, b)
 
 
 def half_precision(name: str, b: int) -> tuple[Work, Work]:
@@ -303,10 +296,11 @@ def growth(args: Benchmark) -> dict[str, list[dict[str, float]]]:
         found[axis] = []
         for value in values:
             at = usual | {axis: value}
-            encoder = Encoder(name="convnextv2_atto")
-            n = (int(at["image_size"]) // encoder.patch_size) ** 2
+            size = int(at["image_size"])
+            architecture = Architecture(name="convnextv2_atto", image_size=size)
+            encoder = Encoder(architecture)
             b = int(at["batch"])
-            images, visible = batch_of(b, int(at["image_size"]), n, at["ratio"])
+            images, visible = batch_of(b, size, architecture.patches, at["ratio"])
             (times,) = in_turn((partial(step, encoder, images, visible),), args.runs)
             image = 1e3 * statistics.median(times) / b
             v = int(visible[0].sum())

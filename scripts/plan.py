@@ -44,9 +44,7 @@ from rich.console import Console
 from rich.table import Table
 
 from data.pipeline import DataConfig
-from fcmae.encoder import MODELS, SIZES
-from fcmae.masking import patch_grid, visible_count
-from fcmae.model import ModelConfig
+from fcmae.architecture import ModelConfig
 from fcmae.run.config import parse, run_program
 from finetune.training.pretraining import PretrainConfig, PretrainRun
 
@@ -111,15 +109,15 @@ def block_saved(d: int, b: int, rows: int, grn: bool, size: int) -> int:
 
 def encoder_parts(model: ModelConfig, b: int, v: int, n: int, size: int) -> Iterator[Part]:
     """Stem and stages, for b images with v visible patches of n, `size` bytes a number."""
-    family, name = model.name.split("_")
-    grn, table = family == "convnextv2", SIZES[name]
-    pixels, before = model.in_chans * model.stem_stride**2, table.widths[0]
+    grn = model.has_grn
+    pixels = model.in_chans * model.stem_stride**2
+    before = model.widths[0]
     yield Part(
         parameters=pixels * before + 3 * before,
         macs=64 * b * v * pixels * before,
         saved=64 * b * v * (size * pixels + 4 * before + 8),
     )
-    for stage, (depth, d) in enumerate(zip(table.depths, table.widths, strict=True)):
+    for stage, (depth, d) in enumerate(zip(model.depths, model.widths, strict=True)):
         rows, sites = b * v * 4 ** (3 - stage), b * n * 4 ** (3 - stage)
         parameters = depth * block_parameters(d, grn)
         macs = depth * (8 * d**2 * rows + 49 * d * sites)
@@ -137,8 +135,10 @@ def encoder_parts(model: ModelConfig, b: int, v: int, n: int, size: int) -> Iter
 
 def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
     """Projection, token, dense blocks, prediction; the loss saves prediction and target in fp32."""
-    d, d_in = model.decoder_dim, SIZES[model.name.split("_")[1]].widths[-1]
-    depth, k, pixels = model.decoder_depth, n - v, model.in_chans * (8 * model.stem_stride) ** 2
+    d, d_in = model.decoder_dim, model.dim
+    depth = model.decoder_depth
+    k = n - v
+    pixels = model.in_chans * model.patch_size**2
     weights = d_in * d + d * pixels
     return Part(
         parameters=weights + 2 * d + pixels + depth * block_parameters(d, True),
@@ -149,55 +149,56 @@ def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
     )
 
 
-def patches(config: PlanConfig) -> tuple[int, int]:
-    """Visible patches and patches of an image.
+def check(config: PlanConfig) -> None:
+    """Check what the plan reads.
 
     Raises:
         ValueError: a value out of range; the message names it, the rule and a way out.
     """
-    model, optim = config.model, config.optim
-    parts = config.nodes * config.gpus * optim.accumulate
-    one, positive = "must be at least 1", "must be above 0 and finite; measure it, or leave it out"
-    for name, value, holds, rule in (
-        ("model.name", model.name, model.name in MODELS, f"is none of {', '.join(MODELS)}"),
-        ("model.stem_stride", s := model.stem_stride, s in (1, 2, 4), "must be 4, 2 or 1"),
-        ("model.sparse", s := model.sparse, s == "gathered", "has other costs; take gathered"),
-        ("model.in_chans", c := model.in_chans, c >= 1, one),
-        ("model.decoder_dim", d := model.decoder_dim, d >= 1, one),
-        ("model.decoder_depth", d := model.decoder_depth, d >= 0, "must be at least 0"),
-        ("optim.accumulate", a := optim.accumulate, a >= 1, one),
-        ("nodes", w := config.nodes, w >= 1, one),
-        ("gpus", w := config.gpus, w >= 1, one),
-        ("tflops", t := config.tflops, 0 < t < float("inf"), positive),
-        ("network_gb_s", t := config.network_gb_s, 0 < t < float("inf"), positive),
-        ("image_kb", t := config.image_kb, 0 < t < float("inf"), positive),
-    ):
-        if not holds:
-            raise ValueError(f"{name}={value} {rule}")
-    if optim.batch_size < 1 or optim.batch_size % parts:
+    config.model.check()
+    if config.model.sparse != "gathered":
+        raise ValueError(f"model.sparse={config.model.sparse} has other costs; take gathered")
+    at_least_1 = {
+        "optim.accumulate": config.optim.accumulate,
+        "nodes": config.nodes,
+        "gpus": config.gpus,
+    }
+    for name, value in at_least_1.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    measured = {
+        "tflops": config.tflops,
+        "network_gb_s": config.network_gb_s,
+        "image_kb": config.image_kb,
+    }
+    for name, value in measured.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(
+                f"{name}={value} must be above 0 and finite; measure it, or leave it out"
+            )
+    batch = config.optim.batch_size
+    parts = config.nodes * config.gpus * config.optim.accumulate
+    if batch < 1 or batch % parts:
         raise ValueError(
-            f"optim.batch_size={optim.batch_size} must be a multiple of nodes x gpus x"
-            f" optim.accumulate = {config.nodes} x {config.gpus} x {optim.accumulate};"
-            f" try {max(1, -(-optim.batch_size // parts)) * parts}"
+            f"optim.batch_size={batch} must be a multiple of nodes x gpus x optim.accumulate"
+            f" = {config.nodes} x {config.gpus} x {config.optim.accumulate};"
+            f" try {max(1, -(-batch // parts)) * parts}"
         )
-    side = model.image_size
-    rows, columns = patch_grid(
-        *((side, side) if isinstance(side, int) else side), 8 * model.stem_stride
-    )
-    v, n = visible_count(rows * columns, model.ratio), rows * columns
-    if v == n:
-        raise ValueError(f"model.ratio={model.ratio} hides none of {n} patches; 0.6 is usual")
-    return v, n
 
 
 def plan(config: PlanConfig) -> dict[str, Numbers]:
     """All figures by section, named with their units, by the equations at the top.
 
     Raises:
-        ValueError: see `patches`.
+        ValueError: see `check`.
     """
-    (v, n), size = patches(config), 4 if config.precision == "fp32" else 2
-    world, a, batch = config.nodes * config.gpus, config.optim.accumulate, config.optim.batch_size
+    check(config)
+    v = config.model.visible_patches
+    n = config.model.patches
+    size = 4 if config.precision == "fp32" else 2
+    world = config.nodes * config.gpus
+    a = config.optim.accumulate
+    batch = config.optim.batch_size
     micro = batch // (world * a)
     stem, *stages = encoder_parts(config.model, micro, v, n, size)
     decoder = decoder_part(config.model, micro, v, n, size)
@@ -208,7 +209,8 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
     forward = 2 * sum(part.macs for part in parts)
     backward = 2 * forward - 2 * stem.macs
     saved = sum(part.saved for part in parts)
-    peaks, held = list[int](), 0
+    peaks = list[int]()
+    held = 0
     for stage in stages:  # one is recomputed while the inputs of those before it stand
         peaks.append(held + stage.apart + stage.saved)
         held += stage.held
@@ -219,8 +221,8 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
     f, b = (flops / (config.tflops * 1e12) for flops in (forward, backward))
     exposed = max(2 * g - b, 2 * g * min(1, BUCKET / (4 * p)))
     # bytes of state, bytes sent, seconds a step
-    ddp = (16 + 4 * (world > 1)) * p + average, 2 * once, a * (f + b) + exposed
-    fsdp2 = (16 * p + average) / world, 3 * a * once, a * (max(f, g) + max(b, 2 * g))
+    ddp = ((16 + 4 * (world > 1)) * p + average, 2 * once, a * (f + b) + exposed)
+    fsdp2 = ((16 * p + average) / world, 3 * a * once, a * (max(f, g) + max(b, 2 * g)))
 
     def way(state: float, sent: float, seconds: float) -> Numbers:
         images = batch / config.nodes / seconds

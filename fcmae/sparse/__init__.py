@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.sparse.gathered import Gathered
+from fcmae.sparse.grn_mlp import Layers
 from fcmae.sparse.reference import Reference
 
 
@@ -34,14 +35,7 @@ class Sparse(Protocol):
         """Submanifold k x k depthwise convolution of stride 1, the one that crosses patches."""
         ...
 
-    def grn_mlp(
-        self,
-        x: Float[Tensor, "b *s d"],
-        fc1: nn.Linear,
-        gamma: Float[Tensor, " e"],
-        beta: Float[Tensor, " e"],
-        fc2: nn.Linear,
-    ) -> Float[Tensor, "b *s d"]:
+    def grn_mlp(self, x: Float[Tensor, "b *s d"], mlp: Layers) -> Float[Tensor, "b *s d"]:
         """fc2(GRN(GELU(fc1(x)))), GRN over an image's visible sites: see `fcmae.sparse.grn_mlp`."""
         ...
 

@@ -13,22 +13,37 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from fcmae.masking import indices, patchify
-from fcmae.sparse.grn_mlp import fused
+from fcmae.sparse.grn_mlp import Layers, fused
 
 try:
     from fcmae.sparse import depthwise_cpu
 except ImportError:  # no Numba for this platform: the same numbers, slower
     depthwise_cpu = None
 
+COMPILED = depthwise_cpu is not None
+
 
 class Gathered:
-    """See `fcmae.sparse.Sparse`."""
+    """See `fcmae.sparse.Sparse`.
+
+    Args:
+        visible: True = the encoder sees the patch; as many in every row.
+        grid: rows and columns of patches.
+        count: how many are visible, where it is known.
+        compiled: whether Numba's loops run on a CPU; where it is to be had, by default.
+    """
 
     def __init__(
-        self, visible: Bool[Tensor, "b n"], grid: tuple[int, int], count: int | None = None
+        self,
+        visible: Bool[Tensor, "b n"],
+        grid: tuple[int, int],
+        count: int | None = None,
+        *,
+        compiled: bool = COMPILED,
     ) -> None:
         self.visible = indices(visible, count)
         self.grid = grid
+        self.compiled = compiled
         self.runs: dict[int, Int[Tensor, " r"]] = {}
 
     def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b v s s d"]:
@@ -46,7 +61,7 @@ class Gathered:
     ) -> Float[Tensor, "b v s s d"]:
         weight, bias = conv.weight, conv.bias
         assert bias is not None
-        if depthwise_cpu is not None and x.device.type == "cpu":  # in float32 under autocast too
+        if self.compiled and x.device.type == "cpu":  # in float32 under autocast too
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             return TapLoops.apply(x, weight, bias, self.visible, self.grid)
         if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
@@ -54,15 +69,8 @@ class Gathered:
             x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
         return ScatterConvolve.apply(x, weight, bias, self.runs_of(x.shape[2]), self.grid)
 
-    def grn_mlp(
-        self,
-        x: Float[Tensor, "b v s s d"],
-        fc1: nn.Linear,
-        gamma: Float[Tensor, " e"],
-        beta: Float[Tensor, " e"],
-        fc2: nn.Linear,
-    ) -> Float[Tensor, "b v s s d"]:
-        return fused(x.flatten(1, 3), fc1, gamma, beta, fc2).view(x.shape)
+    def grn_mlp(self, x: Float[Tensor, "b v s s d"], mlp: Layers) -> Float[Tensor, "b v s s d"]:
+        return fused(x.flatten(1, 3), mlp, compiled=self.compiled).view(x.shape)
 
     def features(self, x: Float[Tensor, "b v 1 1 d"]) -> Float[Tensor, "b v d"]:
         return rearrange(x, "b v 1 1 d -> b v d")

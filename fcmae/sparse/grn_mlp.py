@@ -25,49 +25,60 @@ EPS = 1e-6
 ROWS = 4096  # sites at a time: their activations stay in cache and the products are large enough
 
 
+class GlobalResponseNorm(nn.Module):
+    """GRN's weight (gamma) and bias (beta) of eq. 3, both zero at first."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+
+class Layers(nn.Module):
+    """The layers of the equations above: W1 and b1, gamma and beta, W2 and b2."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 4 * dim)
+        self.grn = GlobalResponseNorm(4 * dim)
+        self.fc2 = nn.Linear(4 * dim, dim)
+
+
 def plain(
-    x: Float[Tensor, "b *s d"],
-    fc1: nn.Linear,
-    gamma: Float[Tensor, " e"],
-    beta: Float[Tensor, " e"],
-    fc2: nn.Linear,
-    spatial_norm: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "b *s d"], mlp: Layers, spatial_norm: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "b *s d"]:
     """The equations above; `spatial_norm` is eq. 1, in float32 or better."""
-    return fc2(expanded(x, fc1, gamma, beta, spatial_norm))
+    return mlp.fc2(expanded(x, mlp, spatial_norm))
 
 
 def expanded(
-    x: Float[Tensor, "b *s d"],
-    fc1: nn.Linear,
-    gamma: Float[Tensor, " e"],
-    beta: Float[Tensor, " e"],
-    spatial_norm: Callable[[Tensor], Tensor],
+    x: Float[Tensor, "b *s d"], mlp: Layers, spatial_norm: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "b *s e"]:
     """z of the equations above."""
-    a = F.gelu(fc1(x))
+    a = F.gelu(mlp.fc1(x))
     norm = spatial_norm(a)
-    factor = 1 + gamma * norm / (norm.mean(-1, keepdim=True) + EPS)
-    return torch.addcmul(beta.to(a.dtype), a, factor.to(a.dtype))
+    factor = 1 + mlp.grn.weight * norm / (norm.mean(-1, keepdim=True) + EPS)
+    return torch.addcmul(mlp.grn.bias.to(a.dtype), a, factor.to(a.dtype))
 
 
-def fused(
-    x: Float[Tensor, "b r d"],
-    fc1: nn.Linear,
-    gamma: Float[Tensor, " e"],
-    beta: Float[Tensor, " e"],
-    fc2: nn.Linear,
-) -> Float[Tensor, "b r d"]:
+def fused(x: Float[Tensor, "b r d"], mlp: Layers, *, compiled: bool) -> Float[Tensor, "b r d"]:
     """The same on the r visible sites of each image, with a backward written by hand.
 
     A few images at a time on a CPU, so that the passes over the wide activation find it in cache;
     of it only W1 x + b1 is kept for backward. Products are in autocast's dtype, statistics and
     sums over the batch in float32 or better.
+
+    Args:
+        x: visible sites of each image.
+        mlp: the layers.
+        compiled: whether Numba's loops may run, which they do in bfloat16 on a CPU.
     """
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
         dtype = torch.get_autocast_dtype(x.device.type)
-    return GrnMlp.apply(x.to(dtype), fc1.weight, fc1.bias, gamma, beta, fc2.weight, fc2.bias)
+    fc1, grn, fc2 = mlp.fc1, mlp.grn, mlp.fc2
+    tensors = (fc1.weight, fc1.bias, grn.weight, grn.bias, fc2.weight, fc2.bias)
+    return FusedGrnMlp.apply(x.to(dtype), *tensors, compiled)
 
 
 def chunks(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -76,7 +87,7 @@ def chunks(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(tensor.split(images) for tensor in (x, *others)), strict=True)
 
 
-class GrnMlp(torch.autograd.Function):
+class FusedGrnMlp(torch.autograd.Function):
     """See `fused`.
 
     With D = dL/dz = dL/dy W2, and sums over the rows of an image:
@@ -96,6 +107,7 @@ class GrnMlp(torch.autograd.Function):
         beta: Tensor,
         w2: Tensor,
         b2: Tensor,
+        compiled: bool,
     ) -> Tensor:
         v1, c1, v2, c2, shift = (t.to(x.dtype) for t in (w1, b1, w2, b2, beta))
         ys, hidden, norms = [], [], []
@@ -108,6 +120,7 @@ class GrnMlp(torch.autograd.Function):
             ys.append(F.linear(z, v2, c2))
             hidden.append(h)
             norms.append(norm)
+        ctx.compiled = compiled  # type: ignore[attr-defined]
         ctx.save_for_backward(x, w1, gamma, beta, w2, torch.cat(norms), *hidden)
         return torch.cat(ys)
 
@@ -121,34 +134,36 @@ class GrnMlp(torch.autograd.Function):
         factor = 1 + gamma * response
         dw1, db1, dw2 = torch.zeros_like(w1), torch.zeros_like(beta), torch.zeros_like(w2)
         dxs, dfs = [], []
-        outputs, inputs = passes(x)
+        z_and_df, dh_and_db = passes(x, compiled=ctx.compiled)
         parts = chunks(x, dy, norm, mean, response, factor)
         for h, (rows, dy_, norm_, mean_, response_, factor_) in zip(hidden, parts, strict=True):
             a, dz = F.gelu(h), dy_ @ v2
-            z, df = outputs(a, dz, factor_, beta)
+            z, df = z_and_df(a, dz, factor_, beta)
             add_product(dw2, flat(dy_).T, flat(z))
             dr = gamma * df
             dn = (dr - (dr * response_).mean(-1, keepdim=True)) / mean_
             slope = torch.where(norm_ > 0, dn / norm_, 0)
-            dh, db = inputs(h, a, dz, factor_, slope)
+            dh, db = dh_and_db(h, a, dz, factor_, slope)
             add_product(dw1, flat(dh).T, flat(rows))
             db1 += db
             dxs.append(dh @ v1)
             dfs.append(df)
         dgamma = (torch.cat(dfs) * response).sum((0, 1))
         db2 = dy.sum((0, 1), dtype=norm.dtype)
-        return torch.cat(dxs), dw1, db1, dgamma, db2 @ w2, dw2, db2
+        return torch.cat(dxs), dw1, db1, dgamma, db2 @ w2, dw2, db2, None
 
 
-def passes(x: Tensor) -> tuple[Callable[..., tuple[Tensor, Tensor]], ...]:
+def passes(x: Tensor, *, compiled: bool) -> tuple[Callable[..., tuple[Tensor, Tensor]], ...]:
     """The two element-wise parts of backward: compiled in bfloat16 on a CPU, else PyTorch's."""
-    if grn_mlp_cpu is None or torch.compiler.is_compiling():  # a graph cannot hold them
-        return outputs, inputs
-    serve = x.dtype == torch.bfloat16 and x.device.type == "cpu"
-    return (grn_mlp_cpu.outputs, grn_mlp_cpu.inputs) if serve else (outputs, inputs)
+    suits = x.dtype == torch.bfloat16 and x.device.type == "cpu"
+    if grn_mlp_cpu is None or not (compiled and suits):
+        return z_and_df, dh_and_db
+    if torch.compiler.is_compiling():  # a graph cannot hold them
+        return z_and_df, dh_and_db
+    return grn_mlp_cpu.z_and_df, grn_mlp_cpu.dh_and_db
 
 
-def outputs(
+def z_and_df(
     a: Float[Tensor, "b r e"],
     dz: Float[Tensor, "b r e"],
     factor: Float[Tensor, "b 1 e"],
@@ -159,7 +174,7 @@ def outputs(
     return z, (dz * a).sum(1, keepdim=True, dtype=factor.dtype)
 
 
-def inputs(
+def dh_and_db(
     h: Float[Tensor, "b r e"],
     a: Float[Tensor, "b r e"],
     dz: Float[Tensor, "b r e"],

@@ -30,13 +30,13 @@ A0, A1, A2, A3, A4 = (
 E2, E3, E4, E5 = (float32(1 / math.factorial(i)) for i in (2, 3, 4, 5))
 
 
-def outputs(
+def z_and_df(
     a: BFloat16[Tensor, "b r e"],
     dz: BFloat16[Tensor, "b r e"],
     factor: Float[Tensor, "b 1 e"],
     beta: Float[Tensor, " e"],
 ) -> tuple[BFloat16[Tensor, "b r e"], Float[Tensor, "b 1 e"]]:
-    """As `grn_mlp.outputs`."""
+    """z and dL/df, as `grn_mlp.z_and_df` gives them."""
     (b, r, e), z = a.shape, torch.empty_like(a)
     first_pass, _ = loops(e)
     arrays = (bits(a), bits(dz), floats(factor[:, 0]), floats(beta), bits(z))
@@ -49,14 +49,14 @@ def outputs(
     return z, torch.stack(over_shares(r, work)).sum(0)[:, None]
 
 
-def inputs(
+def dh_and_db(
     h: BFloat16[Tensor, "b r e"],
     a: BFloat16[Tensor, "b r e"],
     dz: BFloat16[Tensor, "b r e"],
     factor: Float[Tensor, "b 1 e"],
     slope: Float[Tensor, "b 1 e"],
 ) -> tuple[BFloat16[Tensor, "b r e"], Float[Tensor, " e"]]:
-    """As `grn_mlp.inputs`; dL/dh takes the place of dz."""
+    """dL/dh and dL/db1, as `grn_mlp.dh_and_db` gives them; dL/dh takes the place of dz."""
     (_, r, e) = h.shape
     _, second_pass = loops(e)
     arrays = (bits(h), bits(a), floats(factor[:, 0]), floats(slope[:, 0]), bits(dz))
@@ -108,7 +108,7 @@ def normal(h):  # type: ignore[no-untyped-def]
 
 @lru_cache
 def loops(e: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The loops of `outputs` and `inputs`, compiled for rows of e; see `depthwise_cpu.loops`.
+    """The loops of `z_and_df` and `dh_and_db`, compiled for rows of e; see `depthwise_cpu.loops`.
 
     They add to `sums` what rows first to last of each image give.
     """

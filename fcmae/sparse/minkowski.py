@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from fcmae.masking import indices, patchify
-from fcmae.sparse.grn_mlp import plain
+from fcmae.sparse.grn_mlp import Layers, plain
 
 # It imports Sequence from where Python 3.10 dropped it, and warns that it was built without CUDA.
 collections.Sequence = collections.abc.Sequence  # type: ignore[attr-defined]
@@ -93,15 +93,8 @@ class Minkowski:
         dtype = torch.promote_types(x.dtype, torch.float32)
         return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True, dtype=dtype)
 
-    def grn_mlp(
-        self,
-        x: Float[Tensor, "b v s s d"],
-        fc1: nn.Linear,
-        gamma: Float[Tensor, " e"],
-        beta: Float[Tensor, " e"],
-        fc2: nn.Linear,
-    ) -> Float[Tensor, "b v s s d"]:
-        return plain(x, fc1, gamma, beta, fc2, self.spatial_norm)
+    def grn_mlp(self, x: Float[Tensor, "b v s s d"], mlp: Layers) -> Float[Tensor, "b v s s d"]:
+        return plain(x, mlp, self.spatial_norm)
 
     def features(self, x: Float[Tensor, "b v 1 1 d"]) -> Float[Tensor, "b v d"]:
         return rearrange(x, "b v 1 1 d -> b v d")

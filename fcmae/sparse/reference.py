@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.masking import indices
-from fcmae.sparse.grn_mlp import plain
+from fcmae.sparse.grn_mlp import Layers, plain
 
 
 class Reference:
@@ -20,12 +20,16 @@ class Reference:
         self, visible: Bool[Tensor, "b n"], grid: tuple[int, int], count: int | None = None
     ) -> None:
         self.visible = indices(visible, count)
-        self.mask = rearrange(visible, "b (gh gw) -> b gh gw 1", gh=grid[0])
+        self.visible_patches = rearrange(visible, "b (gh gw) -> b gh gw 1", gh=grid[0])
+
+    def visible_sites(self, x: Float[Tensor, "b h w d"]) -> Bool[Tensor, "b h w 1"]:
+        """True at the sites of visible patches, on the grid of sites that x has."""
+        side = x.shape[1] // self.visible_patches.shape[1]
+        return self.visible_patches.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
 
     def only_visible(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
-        side = x.shape[1] // self.mask.shape[1]
-        mask = self.mask.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
-        return x.where(mask, torch.zeros_like(x))  # a product would let hidden NaN through
+        """x, and zero at hidden sites; a product would let hidden NaN through."""
+        return x.where(self.visible_sites(x), torch.zeros_like(x))
 
     def convolve(self, x: Float[Tensor, "b h w d"], conv: nn.Conv2d) -> Float[Tensor, "b _ _ e"]:
         x = rearrange(self.only_visible(x), "b h w d -> b d h w")
@@ -42,15 +46,8 @@ class Reference:
         x = self.only_visible(x)
         return torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True, dtype=dtype)
 
-    def grn_mlp(
-        self,
-        x: Float[Tensor, "b h w d"],
-        fc1: nn.Linear,
-        gamma: Float[Tensor, " e"],
-        beta: Float[Tensor, " e"],
-        fc2: nn.Linear,
-    ) -> Float[Tensor, "b h w d"]:
-        return plain(x, fc1, gamma, beta, fc2, self.spatial_norm)
+    def grn_mlp(self, x: Float[Tensor, "b h w d"], mlp: Layers) -> Float[Tensor, "b h w d"]:
+        return plain(x, mlp, self.spatial_norm)
 
     def features(self, x: Float[Tensor, "b gh gw d"]) -> Float[Tensor, "b v d"]:
         x = rearrange(x, "b gh gw d -> b (gh gw) d")

@@ -7,8 +7,9 @@ import argparse
 import json
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
@@ -19,55 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
+from fcmae.architecture import Architecture, sides_of
 from fcmae.encoder import Encoder
-from fcmae.model import ModelConfig
 from fcmae.run import checkpoint
 from fcmae.weights import weight_names
-from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Architecture
+from fcmae.weights.metadata import HEADER, Metadata, class_names
+from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, count_classes
 
 # What torch.load raises of files that are cut short or no pickle, beside what it refuses.
 DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error)
-HEADER = "fcmae"  # key of the metadata in a safetensors header or beside `model` in a .pt file
-CLASSES = "classes"  # likewise of the names of a classifier's classes, a JSON list of strings
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metadata:
-    """What a user of the weights must know; files of ours hold it as JSON."""
-
-    model: str
-    image_size: tuple[int, int]
-    in_chans: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    stem_stride: int
-    step: int | None
-    """Of the pretraining run; None for weights from elsewhere."""
-
-    @property
-    def architecture(self) -> Architecture:
-        """What decides names and shapes."""
-        return Architecture(model=self.model, in_chans=self.in_chans, stem_stride=self.stem_stride)
-
-    @property
-    def channel_mean(self) -> tuple[float, ...]:
-        """One mean for each channel."""
-        return self.mean * (self.in_chans // len(self.mean))
-
-    @property
-    def channel_std(self) -> tuple[float, ...]:
-        """One standard deviation for each channel."""
-        return self.std * (self.in_chans // len(self.std))
-
-    @staticmethod
-    def of_json(text: str) -> "Metadata":
-        """The metadata that a header holds.
-
-        Raises:
-            ValueError, TypeError: it holds something else.
-        """
-        fields: dict[str, Any] = json.loads(text)
-        return Metadata(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +41,7 @@ class Weights:
     """None where the file has none: image size, mean and std are not known then."""
     classes: tuple[str, ...]
     """Names of the classifier's classes, their numbers where the file does not tell; or none."""
-    beside: dict[str, str]
+    extra_header: dict[str, str]
     """What else a file of ours tells, such as a fine-tuned one of its classes and task."""
     dropped: int
     """Tensors of a decoder that were left out."""
@@ -122,19 +83,20 @@ def read_weights(source: Path) -> Weights:
         ValueError: the file is damaged, or its tensors are not those of one whole encoder.
     """
     # timm's hub calls its files model.safetensors too: what lies beside them tells ours.
-    beside = (source.parent / checkpoint.STATE).is_file()
-    ours = beside and source.name in (checkpoint.MODEL, checkpoint.EMA)
-    if source.is_file() and not ours:
-        path, (tensors, metadata, beside) = source, read_file(source)
+    has_state = (source.parent / checkpoint.STATE).is_file()
+    in_checkpoint = has_state and source.name in (checkpoint.MODEL, checkpoint.EMA)
+    if source.is_file() and not in_checkpoint:
+        path = source
+        tensors, metadata, extra_header = read_file(source)
     else:
         path = find_checkpoint(source)
         averaged = source.name == checkpoint.EMA
         tensors, metadata = read_checkpoint(path, checkpoint.EMA if averaged else checkpoint.MODEL)
-        beside = {}
+        extra_header = {}
     try:
         known = metadata.architecture if metadata is not None else weight_names.infer(tensors)
-        kept = weight_names.read(tensors, known)
-        classes = class_names(beside, count_classes(kept))
+        kept = weight_names.canonical(tensors, known)
+        classes = class_names(extra_header, count_classes(kept))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return Weights(
@@ -142,34 +104,9 @@ def read_weights(source: Path) -> Weights:
         architecture=known,
         metadata=metadata,
         classes=classes,
-        beside=beside,
+        extra_header=extra_header,
         dropped=len(tensors) - len(kept),
     )
-
-
-def count_classes(tensors: Mapping[str, Tensor]) -> int:
-    """Of the classifier among tensors under our names; 0 where there is none."""
-    return len(tensors.get(f"{CLASSIFIER}bias", ()))
-
-
-def class_names(beside: Mapping[str, str], count: int) -> tuple[str, ...]:
-    """The names that a file has for its `count` classes, or their numbers.
-
-    Raises:
-        ValueError: they are no list, or not as many.
-    """
-    if CLASSES not in beside:
-        return tuple(map(str, range(count)))
-    try:
-        found = tuple(map(str, json.loads(beside[CLASSES])))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"the metadata under {CLASSES!r} are damaged: {error}") from error
-    if len(found) != count:
-        raise ValueError(
-            f"{len(found)} names for a classifier of {count} classes: correct {CLASSES!r} in the"
-            " header"
-        )
-    return found
 
 
 def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str, Tensor], Metadata]:
@@ -185,16 +122,12 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
         tensors = load_file(step / file)
     except (SafetensorError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"checkpoint {step} is damaged: {error}") from error
-    model, size = config["model"], config["model"]["image_size"]
-    return tensors, Metadata(
-        model=model["name"],
-        image_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
-        in_chans=model["in_chans"],
-        mean=tuple(config["data"]["mean"]),
-        std=tuple(config["data"]["std"]),
-        stem_stride=model["stem_stride"],
-        step=state["step"],
-    )
+    tree: dict[str, Any] = config["model"]
+    model = {field.name: tree[field.name] for field in fields(Architecture)}
+    model["image_size"] = sides_of(model["image_size"])  # YAML has lists
+    architecture = Architecture(**model)
+    mean, std = (tuple(config["data"][name]) for name in ("mean", "std"))
+    return tensors, Metadata.of(architecture, mean=mean, std=std, step=state["step"])
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, dict[str, str]]:
@@ -206,7 +139,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, dict[str,
     """
     if path.suffix == ".safetensors":
         try:
-            tensors, header = load_file(path), header_of(path)
+            tensors, header = read_safetensors(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is no safetensors file: {error}") from error
     elif path.suffix in (".pt", ".pth"):
@@ -221,18 +154,73 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, dict[str,
         metadata = Metadata.of_json(header[HEADER])
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: the metadata under {HEADER!r} are damaged: {error}") from error
-    return tensors, metadata, {k: v for k, v in header.items() if k not in (HEADER, "format")}
+    return tensors, metadata, extra_part(header)
 
 
-def header_for(metadata: Metadata, beside: Mapping[str, str]) -> dict[str, str]:
-    """What files of ours tell of themselves."""
-    return {HEADER: json.dumps(asdict(metadata)), **beside}
+def extra_part(header: Mapping[str, str]) -> dict[str, str]:
+    """What a header of ours tells beside the metadata."""
+    return {key: value for key, value in header.items() if key not in (HEADER, "format")}
 
 
-def header_of(path: Path) -> dict[str, str]:
-    """The header of a safetensors file, empty if there is none."""
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the header of a safetensors file; the header is empty if there is none.
+
+    Raises:
+        OSError: it cannot be read.
+        SafetensorError: it is damaged.
+    """
     with cast("Any", safe_open(path, framework="pt")) as file:
-        return file.metadata() or {}
+        return tensors_of(file), file.metadata() or {}
+
+
+def tensors_of(file: Any) -> dict[str, Tensor]:
+    """All tensors of an open safetensors file."""
+    return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+
+
+@contextmanager
+def open_converted(path: Path) -> Generator[tuple[Any, Metadata, dict[str, str]]]:
+    """An open file of weights that were converted to timm's names, its metadata, its extra header.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file was not written by this project.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"weights {path} do not exist; make them with python -m fcmae.convert"
+        )
+    try:
+        file: Any = safe_open(path, framework="pt")
+        header: dict[str, str] = file.metadata() or {}
+        metadata = Metadata.of_json(header[HEADER])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{path} has no header of converted weights ({error}); make it with"
+            " python -m fcmae.convert SOURCE OUT.safetensors --to timm"
+        ) from error
+    with file:
+        yield file, metadata, extra_part(header)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The metadata of weights converted to timm's names.
+
+    Raises:
+        OSError, ValueError: see `open_converted`.
+    """
+    with open_converted(path) as (_, metadata, _):
+        return metadata
+
+
+def read_converted(path: Path) -> tuple[dict[str, Tensor], Metadata, dict[str, str]]:
+    """The tensors of weights converted to timm's names, their metadata and their extra header.
+
+    Raises:
+        OSError, ValueError: see `open_converted`.
+    """
+    with open_converted(path) as (file, metadata, extra_header):
+        return tensors_of(file), metadata, extra_header
 
 
 def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -268,37 +256,40 @@ def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, {key: value for key, value in outer.items() if isinstance(value, str)}
 
 
-def load_encoder(encoder: Encoder, source: Path, config: ModelConfig) -> str:
-    """Load weights into `encoder`, strictly; what is to be told of it.
+def load_encoder(encoder: Encoder, source: Path, architecture: Architecture) -> str:
+    """Load weights into `encoder`, strictly, and say in a sentence what was loaded.
 
     Args:
-        encoder: made as `config` says.
+        encoder: made as `architecture` says.
         source: see `read_weights`. A final norm and a classifier in it have no place here.
+        architecture: what the run trains.
 
     Raises:
-        OSError, ValueError: see `read_weights`; or the weights are of another architecture.
+        OSError: see `read_weights`.
+        ValueError: see `read_weights`; or the weights are of another architecture.
     """
     weights = read_weights(source)
-    wanted = Architecture(
-        model=config.name, in_chans=config.in_chans, stem_stride=config.stem_stride
-    )
-    if weights.architecture != wanted:
+    if not weights.architecture.same_tensors(architecture):
         raise ValueError(
-            f"init.weights={source} is {weights.architecture}, but the run trains {wanted}:"
+            f"init.weights={source} is {weights.architecture}, but the run trains {architecture}:"
             " change model.name, model.stem_stride or model.in_chans, or give other weights"
         )
-    own = encoder.state_dict()
-    encoder.load_state_dict({name: weights.tensors[name] for name in own})
-    beside = [p for p in (FINAL_NORM, CLASSIFIER) if any(k.startswith(p) for k in weights.tensors)]
-    without = f", without its {' and '.join(f'{prefix}*' for prefix in beside)}" if beside else ""
+    encoder.load_state_dict({name: weights.tensors[name] for name in encoder.state_dict()})
+    left_out = [
+        f"{prefix}*"
+        for prefix in (FINAL_NORM, CLASSIFIER)
+        if any(name.startswith(prefix) for name in weights.tensors)
+    ]
+    without = f", without its {' and '.join(left_out)}" if left_out else ""
     return f"encoder from {source} ({weights.architecture}{without})"
 
 
 def load_decoder(decoder: nn.Module, source: Path) -> str:
-    """Load the decoder of a checkpoint of ours, strictly; what is to be told of it.
+    """Load the decoder of a checkpoint of ours, strictly, and say what was loaded.
 
     Raises:
-        OSError, ValueError: see `find_checkpoint` and `read_checkpoint`; or it is another decoder.
+        OSError: see `find_checkpoint` and `read_checkpoint`.
+        ValueError: see `read_checkpoint`; or it is another decoder.
     """
     path = find_checkpoint(source)
     tensors, _ = read_checkpoint(path)

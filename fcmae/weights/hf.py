@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fcmae.encoder import SIZES
 from fcmae.layers import EPS
 from fcmae.run.files import staged
-from fcmae.weights.files import Metadata, header_for, weight_names
+from fcmae.weights.metadata import Metadata, header_for
+from fcmae.weights.weight_names import hf_names
 
 try:
     from transformers import (
@@ -30,12 +30,12 @@ BICUBIC = 3  # in Pillow's numbers, which transformers uses
 STRETCHED = 384  # px from which on ConvNextImageProcessor stretches images and crops nothing
 
 
-def write(
+def write_hf(
     out: Path,
     tensors: Mapping[str, Tensor],
     metadata: Metadata,
     classes: Sequence[str],
-    beside: Mapping[str, str],
+    extra_header: Mapping[str, str],
 ) -> None:
     """Write the directory `out`.
 
@@ -44,29 +44,30 @@ def write(
         tensors: under our names, complete with a final norm.
         metadata: what becomes configuration and preprocessing.
         classes: names of the classifier's classes, none without one.
-        beside: what else files of ours tell of these weights.
+        extra_header: what else files of ours tell of these weights.
 
     Raises:
         FileExistsError: see `staged`.
         ValueError: images that are not square.
     """
-    family, size = metadata.model.split("_")
+    architecture = metadata.architecture
+    family = architecture.family
     config = AutoConfig.for_model(
         family,
         num_channels=metadata.in_chans,
         patch_size=metadata.stem_stride,
-        hidden_sizes=list(SIZES[size].widths),
-        depths=list(SIZES[size].depths),
+        hidden_sizes=list(architecture.widths),
+        depths=list(architecture.depths),
         layer_norm_eps=EPS,
         image_size=metadata.image_size[0],
         id2label=dict(enumerate(classes)),
         label2id={name: i for i, name in enumerate(classes)},
-        fcmae=header_for(metadata, beside),
+        fcmae=header_for(metadata, extra_header),
     )
     kind = AutoModelForImageClassification if classes else AutoModel
     with torch.device("meta"):
         model = kind.from_config(config)
-    named = weight_names.to_hf(tensors, metadata.model)
+    named = hf_names(tensors, architecture)
     if classes:
         named = {k if k.startswith("classifier.") else f"{family}.{k}": named[k] for k in named}
     model.load_state_dict(named, assign=True)

@@ -10,9 +10,9 @@ from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from fcmae.encoder import SIZES
 from fcmae.run.files import staged
-from fcmae.weights.files import Metadata, header_for
+from fcmae.weights.metadata import Metadata, header_for
+from fcmae.weights.timm_models import TimmModel
 
 CARD = """\
 ---
@@ -45,15 +45,15 @@ features = model.forward_features(images).mean((2, 3))  # [batch, {dim}]
 | preprocessing | largest centred crop, resized bicubically, scaled to 0 ... 1, normalised |
 | mean | {mean} |
 | standard deviation | {std} |
-{beside}"""
+{extra_header}"""
 
 
-def write(
+def write_hub(
     out: Path,
     model: nn.Module,
     metadata: Metadata,
     classes: Sequence[str],
-    beside: Mapping[str, str],
+    extra_header: Mapping[str, str],
 ) -> None:
     """Write the directory `out`.
 
@@ -63,7 +63,7 @@ def write(
         metadata: what becomes preprocessing and card; it goes into the weights' header too, which
             brings `python -m fcmae.convert OUT/model.safetensors` back.
         classes: names of the classifier's classes, none without one.
-        beside: what else files of ours tell of these weights.
+        extra_header: what else files of ours tell of these weights.
 
     Raises:
         FileExistsError: see `staged`.
@@ -72,9 +72,9 @@ def write(
     if metadata.stem_stride == 2:
         raise ValueError(
             "stem_stride=2 is not among timm's arguments, so that timm cannot load it from a"
-            " directory: take --to hf, or --to timm and fcmae.convert.load_timm"
+            " directory: take --to hf, or --to timm and fcmae.weights.timm_models.load_timm"
         )
-    size = SIZES[metadata.model.split("_")[1]]
+    architecture = metadata.architecture
     with staged(out) as partial:
         save_for_hf(
             model,
@@ -82,8 +82,8 @@ def write(
             model_config={"label_names": list(classes)},
             model_args={  # which timm writes itself only in its newest versions
                 "in_chans": metadata.in_chans,
-                "depths": size.depths,
-                "dims": size.widths,
+                "depths": architecture.depths,
+                "dims": architecture.widths,
                 "patch_size": metadata.stem_stride,
             },
             safe_serialization=True,
@@ -91,21 +91,24 @@ def write(
         save_file(  # again, since timm's has no header
             model.state_dict(),
             partial / "model.safetensors",
-            metadata={"format": "pt", **header_for(metadata, beside)},
+            metadata={"format": "pt", **header_for(metadata, extra_header)},
         )
-        (partial / "README.md").write_text(card(model, metadata, classes, beside), encoding="utf-8")
+        (partial / "README.md").write_text(
+            card(model, metadata, classes, extra_header), encoding="utf-8"
+        )
 
 
 def card(
-    model: nn.Module, metadata: Metadata, classes: Sequence[str], beside: Mapping[str, str]
+    model: nn.Module, metadata: Metadata, classes: Sequence[str], extra_header: Mapping[str, str]
 ) -> str:
     """What the weights are, how to load them, what they expect."""
-    family = metadata.model.split("_")[0]
+    architecture = metadata.architecture
+    assert isinstance(model, TimmModel)
     return CARD.format(
         task="image-classification" if classes else "image-feature-extraction",
-        family=family,
+        family=architecture.family,
         model=metadata.model,
-        title="ConvNeXt V2" if family == "convnextv2" else "ConvNeXt",
+        title="ConvNeXt V2" if architecture.has_grn else "ConvNeXt",
         origin=(
             ", pretrained without labels as a fully convolutional masked autoencoder"
             f" ([FCMAE](https://arxiv.org/abs/2301.00808)), step {metadata.step}"
@@ -117,8 +120,8 @@ def card(
         in_chans=metadata.in_chans,
         height=metadata.image_size[0],
         width=metadata.image_size[1],
-        patch=8 * metadata.stem_stride,
+        patch=architecture.patch_size,
         mean=", ".join(map(str, metadata.channel_mean)),
         std=", ".join(map(str, metadata.channel_std)),
-        beside="".join(f"| {key} | `{value}` |\n" for key, value in beside.items()),
+        extra_header="".join(f"| {key} | `{value}` |\n" for key, value in extra_header.items()),
     )

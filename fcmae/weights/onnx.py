@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fcmae.run.files import staged
-from fcmae.weights.files import Metadata, header_for
+from fcmae.weights.metadata import Metadata, header_for
 
 try:
     from onnxruntime import InferenceSession
@@ -25,7 +25,7 @@ MOST_BYTES = 2**31  # of a file in protobuf
 TOLERANCE = 1e-4
 
 
-class Outputs(nn.Module):
+class Exported(nn.Module):
     """What is exported of timm's model: its logits, or the features that the probes see."""
 
     def __init__(self, model: nn.Module, *, logits: bool) -> None:
@@ -39,12 +39,12 @@ class Outputs(nn.Module):
         return self.model.forward_features(images).mean((2, 3))
 
 
-def write(
+def write_onnx(
     out: Path,
     model: nn.Module,
     metadata: Metadata,
     classes: Sequence[str],
-    beside: Mapping[str, str],
+    extra_header: Mapping[str, str],
 ) -> float:
     """Write the file `out`; the largest difference from torch, see `difference`.
 
@@ -56,7 +56,7 @@ def write(
         model: timm's, with the weights.
         metadata: goes into the file's metadata, with what the input has to be.
         classes: names of the classifier's classes, none without one.
-        beside: what else files of ours tell of these weights.
+        extra_header: what else files of ours tell of these weights.
 
     Raises:
         FileExistsError: see `staged`.
@@ -68,12 +68,12 @@ def write(
             f"{metadata.model} has {size / 1e9:.1f} GB of weights, and an ONNX file ends at"
             f" {MOST_BYTES / 1e9:.1f} GB: take --to hub or --to hf"
         )
-    outputs = Outputs(model, logits=bool(classes)).eval()
-    patch = 8 * metadata.stem_stride
+    exported = Exported(model, logits=bool(classes)).eval()
+    patch = metadata.architecture.patch_size
     dims = {0: Dim("batch"), 2: patch * Dim("rows"), 3: patch * Dim("columns")}
     with staged(out) as partial:
         program = torch.onnx.export(
-            outputs,
+            exported,
             (torch.zeros(2, metadata.in_chans, 2 * patch, 3 * patch),),  # sizes of 1 become fixed
             dynamo=True,
             dynamic_shapes={"images": dims},
@@ -83,15 +83,15 @@ def write(
         )
         assert program is not None
         ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
-        program.model.metadata_props.update(described(metadata, beside))
+        program.model.metadata_props.update(described(metadata, extra_header))
         program.save(partial, external_data=False)
-        return difference(partial, outputs, metadata)
+        return difference(partial, exported, metadata)
 
 
-def described(metadata: Metadata, beside: Mapping[str, str]) -> dict[str, str]:
+def described(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:
     """What a user of the file must know; JSON but for the sentences."""
-    patch = 8 * metadata.stem_stride
-    return header_for(metadata, beside) | {
+    patch = metadata.architecture.patch_size
+    return header_for(metadata, extra_header) | {
         "input": f"images: float32 [batch, {metadata.in_chans}, height, width], RGB if there are"
         f" three channels; height and width are multiples of {patch}",
         "normalisation": "(x - mean) / std, x on the scale 0 to 1: a 255th of 8-bit pixels",
@@ -101,7 +101,7 @@ def described(metadata: Metadata, beside: Mapping[str, str]) -> dict[str, str]:
 
 
 @torch.no_grad()
-def difference(path: Path, outputs: nn.Module, metadata: Metadata) -> float:
+def difference(path: Path, exported: nn.Module, metadata: Metadata) -> float:
     """The largest absolute difference between the file in onnxruntime and torch, over noise.
 
     Two batches of images: one as large as in training, and three larger by a patch.
@@ -112,11 +112,11 @@ def difference(path: Path, outputs: nn.Module, metadata: Metadata) -> float:
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
-    for batch, more in ((1, 0), (3, 8 * metadata.stem_stride)):
+    for batch, more in ((1, 0), (3, metadata.architecture.patch_size)):
         sides = [side + more for side in metadata.image_size]
         images = torch.randn(batch, metadata.in_chans, *sides, generator=generator)
         (found,) = session.run(None, {"images": images.numpy()})
-        wanted = outputs(images)
+        wanted = exported(images)
         differs = (torch.from_numpy(cast("Any", found)) - wanted).abs().max().item()
         most = wanted.abs().max().item()
         if not differs <= TOLERANCE * most:  # NaN fails too

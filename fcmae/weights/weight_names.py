@@ -19,7 +19,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from fcmae.encoder import SIZES, Encoder
+from fcmae.architecture import SIZES, STEM_STRIDES, Architecture
+from fcmae.encoder import Encoder
 
 FINAL_NORM = "head.norm."  # our prefix for what FCMAE does not train
 CLASSIFIER = "head.fc."  # our prefix for what fine-tuning adds
@@ -34,24 +35,6 @@ class Row(NamedTuple):
     dense: str
     sparse: str
     hf: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """What decides the names and shapes of an encoder's tensors; see `fcmae.encoder.Encoder`."""
-
-    model: str
-    in_chans: int
-    stem_stride: int
-
-    def __str__(self) -> str:
-        return f"{self.model} with stem_stride={self.stem_stride} and in_chans={self.in_chans}"
-
-    def shapes(self) -> dict[str, torch.Size]:
-        """Shape of each tensor of the encoder, under our names."""
-        with torch.device("meta"):
-            encoder = Encoder(name=self.model, in_chans=self.in_chans, stem_stride=self.stem_stride)
-        return {name: tensor.shape for name, tensor in encoder.state_dict().items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +54,19 @@ class Naming:
         return [self.prefix + name for name in dict.fromkeys(names)]
 
 
-def table(model: str) -> list[Row]:
-    """All tensors of `model`, those of the final norm and the classifier last."""
-    family, size = model.split("_")
+def shapes_of(architecture: Architecture) -> dict[str, torch.Size]:
+    """Shape of each tensor of the encoder, under our names.
+
+    Raises:
+        ValueError: see `Architecture.check_encoder`.
+    """
+    with torch.device("meta"):
+        encoder = Encoder(architecture)
+    return {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+
+
+def table(architecture: Architecture) -> list[Row]:
+    """All tensors of the encoder, and those of the final norm and the classifier last."""
     rows: list[Row] = []
 
     def add(ours: str, dense: str, hf: str, wrapper: str = "", weight: str = "weight") -> None:
@@ -83,7 +76,7 @@ def table(model: str) -> list[Row]:
 
     add("stem.0", "downsample_layers.0.0", "embeddings.patch_embeddings", weight="kernel")
     add("stem.1", "downsample_layers.0.1", "embeddings.layernorm", wrapper="ln.")
-    for i, depth in enumerate(SIZES[size].depths):
+    for i, depth in enumerate(architecture.depths):
         if i > 0:
             ours, dense = f"stages.{i}.downsample", f"downsample_layers.{i}"
             hf = f"encoder.stages.{i}.downsampling_layer"
@@ -95,7 +88,7 @@ def table(model: str) -> list[Row]:
             add(f"{ours}.conv_dw", f"{dense}.dwconv", f"{hf}.dwconv", weight="kernel")
             add(f"{ours}.norm", f"{dense}.norm", f"{hf}.layernorm", wrapper="ln.")
             add(f"{ours}.mlp.fc1", f"{dense}.pwconv1", f"{hf}.pwconv1", wrapper="linear.")
-            if family == "convnextv2":
+            if architecture.has_grn:
                 for leaf, name in (("weight", "gamma"), ("bias", "beta")):
                     grn = f"{dense}.grn.{name}"
                     rows.append(Row(f"{ours}.mlp.grn.{leaf}", grn, grn, f"{hf}.grn.{leaf}"))
@@ -125,13 +118,13 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming:
 
 
 def infer(tensors: Mapping[str, Tensor]) -> Architecture:
-    """The architecture that names and shapes tell of.
+    """The architecture that names and shapes tell of; they tell nothing of the image size.
 
     Raises:
         ValueError: what cannot be inferred, and from what it would have been.
     """
     naming = recognise(tensors)
-    stem = next((n for n in naming.names(table("convnext_atto")[0]) if n in tensors), None)
+    stem = next((n for n in naming.names(table(Architecture())[0]) if n in tensors), None)
     if stem is None:
         raise ValueError("the model cannot be inferred: the stem's convolution is missing")
     shape = tensors[stem].shape
@@ -148,7 +141,7 @@ def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         raise ValueError(
             f"the model cannot be inferred: the stem's width {width} is none of {known}"
         )
-    if k not in (1, 2, 4):
+    if k not in STEM_STRIDES:
         raise ValueError(f"the stem's kernel of {k} x {k} is none of 4, 2, 1: not a known stem")
     mine = [key for key in tensors if not naming.drops(key)]
     if any(".grn." in key for key in mine):
@@ -157,10 +150,10 @@ def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         family = "convnext"
     else:
         raise ValueError("V1 or V2 cannot be inferred: there is neither GRN (V2) nor gamma (V1)")
-    return Architecture(model=f"{family}_{sizes[0]}", in_chans=in_chans, stem_stride=k)
+    return Architecture(name=f"{family}_{sizes[0]}", in_chans=in_chans, stem_stride=k)
 
 
-def read(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
     """The encoder's tensors out of any layout, under our names and in our shapes.
 
     With them go the final norm and the classifier, if there are any: FCMAE trains neither. Every
@@ -171,23 +164,22 @@ def read(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str,
     """
     naming = recognise(tensors)
     left = {key: tensor for key, tensor in tensors.items() if not naming.drops(key)}
-    shapes = architecture.shapes()
-    rows = table(architecture.model)
+    shapes = shapes_of(architecture)
+    rows = table(architecture)
     encoder = [row for row in rows if row.ours in shapes]
     norm = [row for row in rows if row.ours.startswith(FINAL_NORM)]
     classifier = [row for row in rows if row.ours.startswith(CLASSIFIER)]
     assert len(encoder) == len(shapes)
     assert len(encoder) + len(norm) + len(classifier) == len(rows)
-    dim = SIZES[architecture.model.split("_")[1]].widths[-1]
     classified = [left[n] for row in classifier for n in naming.names(row) if n in left]
     if classified:  # it stands on a norm: a file with the one and without the other is partial
         classes = classified[0].shape[:1]
         encoder += norm + classifier
         weight, bias = (row.ours for row in classifier)
-        shapes |= {weight: torch.Size([*classes, dim]), bias: classes}
+        shapes |= {weight: torch.Size([*classes, architecture.dim]), bias: classes}
     elif any(n in left for row in norm for n in naming.names(row)):
         encoder += norm
-    shapes |= {row.ours: torch.Size([dim]) for row in norm}
+    shapes |= {row.ours: torch.Size([architecture.dim]) for row in norm}
 
     found: dict[str, Tensor] = {}
     missing: list[str] = []
@@ -229,14 +221,28 @@ def from_kernel(kernel: Tensor, shape: torch.Size) -> Float[Tensor, "o i k k"] |
     return None if sites is None else rearrange(sites, "(w h) i o -> o i h w", h=k)
 
 
-def to_official(tensors: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
-    """What `read` gave, complete with a final norm, under the official dense names and shapes."""
-    return rename(tensors, {row.ours: row.dense for row in table(model)})
+def count_classes(tensors: Mapping[str, Tensor]) -> int:
+    """Classes of the classifier among tensors under our names; 0 where there is none."""
+    return len(tensors.get(f"{CLASSIFIER}bias", ()))
 
 
-def to_hf(tensors: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
-    """Likewise under the names that transformers' ConvNextModel and ConvNextV2Model have."""
-    return rename(tensors, {row.ours: row.hf for row in table(model)})
+def complete(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `canonical` gave, with a final norm: its own, or the identity that norms start as."""
+    if f"{FINAL_NORM}weight" in tensors:
+        return dict(tensors)
+    dim = len(tensors["stages.3.blocks.0.norm.weight"])
+    identity = {f"{FINAL_NORM}weight": torch.ones(dim), f"{FINAL_NORM}bias": torch.zeros(dim)}
+    return dict(tensors) | identity
+
+
+def official_names(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """What `complete` gave, under the names and in the shapes of the official dense model."""
+    return rename(tensors, {row.ours: row.dense for row in table(architecture)})
+
+
+def hf_names(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """What `complete` gave, under the names that transformers' ConvNeXt models have."""
+    return rename(tensors, {row.ours: row.hf for row in table(architecture)})
 
 
 def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from data.pipeline import ShardImages
 from data.shards.reading import open_shards
-from fcmae.convert import Metadata
 from fcmae.run.files import replacing, write_json
+from fcmae.weights.metadata import Metadata
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import LabelledData
 from finetune.models.backbone import RandomConfig, backbone, sha256_of

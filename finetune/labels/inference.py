@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data.bad_samples import BrokenSamples
 from data.pipeline import Samples, eval_loader
 from data.transforms import Normalise
-from fcmae.convert import Metadata
+from fcmae.weights.metadata import Metadata
 from finetune.labels.labelled import LabelledData
 
 

@@ -14,8 +14,8 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from data.pipeline import Samples
 from data.pixel_labels import IGNORED
 from data.transforms import Normalise
-from fcmae.convert import Metadata
 from fcmae.reconstruct import save_views
+from fcmae.weights.metadata import Metadata
 from finetune.labels.inference import batches_of, count_broken
 from finetune.labels.labelled import LabelledData
 from finetune.labels.metrics import rows

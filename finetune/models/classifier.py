@@ -4,25 +4,26 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, cast
 
 import timm
-from safetensors.torch import load_file
 from torch import nn
 
-from fcmae.convert import Metadata, create_timm, load_timm, read_metadata, save_timm
+from fcmae.architecture import sides_of
 from fcmae.run import checkpoint
-from fcmae.weights.files import header_of
+from fcmae.weights.files import read_converted
+from fcmae.weights.metadata import CLASSES, Metadata
+from fcmae.weights.timm_models import TimmModel, create_timm, load_timm, save_timm
 from finetune.labels.tasks import Task
-from finetune.models.backbone import RandomConfig, backbone, of_flags
+from finetune.models.backbone import RandomConfig, backbone
 from finetune.training.augment import seeded
 
 TIMM = "timm:"  # in front of the names of models that are timm's alone
+TASK = "task"  # key of the task in a header of fine-tuned weights
 HEAD_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class BackboneConfig:
     """What fine-tuning starts from."""
 
     weights: str = "none"
@@ -41,11 +42,12 @@ class ModelConfig:
     """The fresh head's weights, of standard deviation 0.02, times this."""
 
 
-def create(config: ModelConfig, outputs: int, seed: int) -> tuple[nn.Module, Metadata]:
+def create(config: BackboneConfig, outputs: int, seed: int) -> tuple[nn.Module, Metadata]:
     """The model with a fresh head of `outputs` values, and how it takes images.
 
     Raises:
-        OSError, ValueError: see `backbone`; no model of timm, or two backbones.
+        OSError: see `backbone`.
+        ValueError: see `backbone`; no model of timm, or two backbones.
     """
     with seeded("model", seed):  # timm's own initialisation
         if config.backbone is not None:
@@ -53,7 +55,7 @@ def create(config: ModelConfig, outputs: int, seed: int) -> tuple[nn.Module, Met
                 raise ValueError(
                     f"weights={config.weights} and backbone={config.backbone}: give one of them"
                 )
-            metadata = of_flags(config.random, config.backbone, step=None)
+            metadata = replace(config.random, name=config.backbone).metadata(step=None)
             if config.image_size is not None:
                 raise ValueError(
                     f"image_size={config.image_size} is for weights: give --random.image_size"
@@ -66,11 +68,12 @@ def create(config: ModelConfig, outputs: int, seed: int) -> tuple[nn.Module, Met
             model = create_timm(metadata, outputs, config.drop_path)
             model.load_state_dict(model.state_dict() | start.state_dict())
         else:
-            path = Path(config.weights)
-            model, metadata = load_timm(path, outputs, config.drop_path), read_metadata(path)
-        start_head(cast("nn.Module", cast("Any", model).get_classifier()), config.head_init_scale)
-    size = config.image_size or metadata.image_size
-    return model, replace(metadata, image_size=(size, size) if isinstance(size, int) else size)
+            model, metadata = load_timm(Path(config.weights), outputs, config.drop_path)
+        assert isinstance(model, TimmModel)
+        start_head(model.get_classifier(), config.head_init_scale)
+    if config.image_size is not None:
+        metadata = replace(metadata, image_size=sides_of(config.image_size))
+    return model, metadata
 
 
 def start_head(head: nn.Module, scale: float) -> None:
@@ -114,8 +117,8 @@ def create_any(
 def save(path: Path, model: nn.Module, metadata: Metadata, task: Task) -> None:
     """Write a fine-tuned model under timm's names; its task is in the header."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    beside = {"classes": json.dumps(task.names), "task": json.dumps(asdict(task))}
-    save_timm(path, tensors, metadata, beside)
+    extra_header = {CLASSES: json.dumps(task.names), TASK: json.dumps(asdict(task))}
+    save_timm(path, tensors, metadata, extra_header)
 
 
 def load(path: Path) -> tuple[nn.Module, Metadata, Task]:
@@ -125,11 +128,10 @@ def load(path: Path) -> tuple[nn.Module, Metadata, Task]:
         FileNotFoundError: no such file.
         ValueError: it has no head, or its tensors are not those of its model.
     """
-    metadata = read_metadata(path)
-    header = header_of(path)
-    if "task" not in header:
+    tensors, metadata, extra_header = read_converted(path)
+    if TASK not in extra_header:
         raise ValueError(f"{path} has no head; fine-tune it with python -m finetune.train")
-    task = Task.of_json(header["task"])
+    task = Task.of_json(extra_header[TASK])
     model = create_any(metadata, task.outputs)
-    checkpoint.fill(model.state_dict(), load_file(path), path)
+    checkpoint.fill(model.state_dict(), tensors, path)
     return model, metadata, task

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 from timm.models import ConvNeXt, group_parameters
 from torch import nn
 
+from fcmae.weights.timm_models import NoWeightDecay, TimmModel
 from finetune.models.segmenter import Segmenter
 
 By = Literal["layer", "group"]
@@ -32,8 +33,8 @@ def layers(model: nn.Module, by: By) -> dict[str, int]:
         parts = (("backbone", below), ("head", head))
         return {f"{part}.{name}": layer for part, of in parts for name, layer in of.items()}
     if by == "layer":
-        matcher = cast("Any", model).group_matcher(coarse=False)
-        found = group_parameters(model, matcher, reverse=True)
+        assert isinstance(model, TimmModel)
+        found = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
         return cast("dict[str, int]", found)
     if not isinstance(model, ConvNeXt):
         raise ValueError(
@@ -72,7 +73,7 @@ def parameter_groups(
         raise ValueError(f"optim.layer_decay={layer_decay} must lie in (0, 1]; 1 is none")
     layer_of: Mapping[str, int] = layers(model, by)
     top = max(layer_of.values())
-    skipped = cast("Any", model).no_weight_decay() if hasattr(model, "no_weight_decay") else ()
+    skipped = model.no_weight_decay() if isinstance(model, NoWeightDecay) else ()
     groups = defaultdict[tuple[int, bool], list[nn.Parameter]](list)
     for name, parameter in model.named_parameters():
         decays = parameter.ndim > 1 and name not in skipped

@@ -4,11 +4,13 @@
 side by side: all stages of a ConvNeXt, the last blocks of a vision transformer.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from fcmae.weights.timm_models import FeatureMaps, TimmModel
 
 Pool = Literal["last", "stages"]
 LEVELS = 4
@@ -23,17 +25,18 @@ def pooled(model: nn.Module, images: Float[Tensor, "b c h w"], pool: Pool) -> Fl
     Raises:
         ValueError: the model has fewer than four levels.
     """
-    timm_model: Any = model  # timm's methods, which nn.Module does not declare
     if pool == "stages":
-        levels = len(timm_model.feature_info)
+        assert isinstance(model, FeatureMaps)
+        levels = len(model.feature_info)
         if levels < LEVELS:
             raise ValueError(
                 f"pool=stages takes {LEVELS} levels of maps and {type(model).__name__} has"
                 f" {levels}; take --pool last"
             )
-        maps = timm_model.forward_intermediates(images, indices=LEVELS, intermediates_only=True)
+        maps = model.forward_intermediates(images, indices=LEVELS, intermediates_only=True)
         return torch.cat([level.mean((2, 3)) for level in maps], dim=1)
-    last = timm_model.forward_features(images)
-    if isinstance(last, Tensor) and last.ndim == 4 and last.shape[1] == timm_model.num_features:
+    assert isinstance(model, TimmModel)
+    last = model.forward_features(images)
+    if isinstance(last, Tensor) and last.ndim == 4 and last.shape[1] == model.num_features:
         return last.mean((2, 3))
-    return timm_model.forward_head(last, pre_logits=True)
+    return model.forward_head(last, pre_logits=True)

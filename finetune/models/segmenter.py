@@ -8,19 +8,19 @@ strides of stems and sides of images are free.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from fcmae.convert import Metadata, read_metadata, save_timm
 from fcmae.run import checkpoint
-from fcmae.weights.files import header_of
+from fcmae.weights.files import read_converted
+from fcmae.weights.metadata import Metadata
+from fcmae.weights.timm_models import FeatureMaps, save_timm
 from finetune.models import classifier
-from finetune.models.classifier import ModelConfig
+from finetune.models.classifier import BackboneConfig
 from finetune.training.augment import seeded
 
 STAGES = 4
@@ -84,28 +84,30 @@ class Segmenter(nn.Module):
 
     def __init__(self, backbone: nn.Module, classes: int, width: int) -> None:
         super().__init__()
-        timm = cast("Any", backbone)
-        if not hasattr(backbone, "forward_intermediates") or len(timm.feature_info) < STAGES:
+        if not isinstance(backbone, FeatureMaps) or len(backbone.feature_info) < STAGES:
             raise ValueError(
                 f"backbone {type(backbone).__name__} does not give the {STAGES} feature maps that"
                 " segmentation needs: choose another, as a ConvNeXt, ResNet or EfficientNet"
             )
-        self.indices = timm.prune_intermediate_layers(STAGES, prune_norm=True)
+        self.indices = backbone.prune_intermediate_layers(STAGES, prune_norm=True)
         self.backbone = backbone
-        channels = [timm.feature_info[i]["num_chs"] for i in self.indices]
+        channels = [backbone.feature_info[i]["num_chs"] for i in self.indices]
         self.head = SemanticFPN(channels, classes, width)
 
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
-        timm = cast("Any", self.backbone)
-        features = timm.forward_intermediates(images, self.indices, intermediates_only=True)
+        backbone = self.backbone
+        features = backbone.forward_intermediates(images, self.indices, intermediates_only=True)
         return F.interpolate(self.head(features), images.shape[-2:], mode="bilinear")
 
 
-def create(config: ModelConfig, classes: int, width: int, seed: int) -> tuple[Segmenter, Metadata]:
+def create(
+    config: BackboneConfig, classes: int, width: int, seed: int
+) -> tuple[Segmenter, Metadata]:
     """The model with a fresh head, and how it takes images.
 
     Raises:
-        OSError, ValueError: see `finetune.models.classifier.create` and `Segmenter`.
+        OSError: see `finetune.models.classifier.create`.
+        ValueError: see the same and `Segmenter`.
     """
     backbone, metadata = classifier.create(config, 0, seed)
     with seeded("head", seed):
@@ -128,13 +130,13 @@ def load(path: Path) -> tuple[Segmenter, Metadata, tuple[str, ...]]:
         FileNotFoundError: no such file.
         ValueError: it has no such head, or its tensors are not those of its model.
     """
-    metadata, header = read_metadata(path), header_of(path)
-    if HEADER not in header:
+    tensors, metadata, extra_header = read_converted(path)
+    if HEADER not in extra_header:
         raise ValueError(
             f"{path} has no segmentation head; make it with python -m finetune.segment"
         )
-    about = json.loads(header[HEADER])
+    about = json.loads(extra_header[HEADER])
     names = tuple(about["names"])
     model = Segmenter(classifier.create_any(metadata, 0), len(names), about["width"])
-    checkpoint.fill(model.state_dict(), load_file(path), path)
+    checkpoint.fill(model.state_dict(), tensors, path)
     return model, metadata, names

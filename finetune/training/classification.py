@@ -16,15 +16,15 @@ from torch import Tensor
 from data.bad_samples import BrokenSamples
 from data.pipeline import ShardImages
 from data.shards.reading import open_shards
-from fcmae.convert import Metadata
 from fcmae.run.processes import Processes
+from fcmae.weights.metadata import Metadata
 from finetune.frozen.features import groups_of
 from finetune.labels.inference import outputs_of
 from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out, read_labels
 from finetune.labels.metrics import draw_confusion, measure
 from finetune.labels.tasks import Loss, Task, TaskConfig, make_task, target_of
 from finetune.models import classifier
-from finetune.models.classifier import ModelConfig
+from finetune.models.classifier import BackboneConfig
 from finetune.training.augment import AugmentedCrop, Mix
 from finetune.training.loop import FitConfig, fit, run_of
 
@@ -32,7 +32,7 @@ WEIGHTS, CONFUSION = "weights.safetensors", "confusion.png"
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(FitConfig, ModelConfig):
+class TrainConfig(FitConfig, BackboneConfig):
     """Fine-tuning."""
 
     data: LabelledData

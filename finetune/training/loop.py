@@ -19,13 +19,13 @@ from data.bad_samples import BrokenSamples
 from data.order import GlobalBatches, Order
 from data.pipeline import outlive_signals
 from data.transforms import Normalise
-from fcmae.convert import Metadata
 from fcmae.run import checkpoint
 from fcmae.run.learner import Learner
 from fcmae.run.optim import OptimConfig
 from fcmae.run.options import RunConfig
 from fcmae.run.processes import Processes
 from fcmae.run.session import Session
+from fcmae.weights.metadata import Metadata
 from finetune.labels.labelled import Chosen
 from finetune.models.layer_decay import By, parameter_groups
 from finetune.training.augment import AugmentConfig, Mix, erase, seeded

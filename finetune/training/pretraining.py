@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from data.pipeline import DataConfig
-from fcmae.model import ModelConfig
+from fcmae.architecture import ModelConfig
 from fcmae.run.optim import OptimConfig
 from fcmae.run.options import RunConfig
 from fcmae.weights.files import InitConfig

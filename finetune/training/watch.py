@@ -105,19 +105,16 @@ class Watch:
 
     def knn_accuracy(self) -> float:
         """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
-        from fcmae.convert import Metadata, as_timm  # timm: a tenth of the time of a start
+        from fcmae.weights.metadata import Metadata
+        from fcmae.weights.timm_models import as_timm  # timm: a tenth of the time of a start
         from finetune.knn import knn_accuracy
         from finetune.labels.labelled import LabelledData
 
-        model = self.config.model
         watch = self.config.watch
-        metadata = Metadata(
-            model=model.name,
-            image_size=self.model.image_size,
-            in_chans=model.in_chans,
+        metadata = Metadata.of(
+            self.config.model,
             mean=self.config.data.mean,
             std=self.config.data.std,
-            stem_stride=model.stem_stride,
             step=self.learner.state.step,
         )
         data = LabelledData(
@@ -128,6 +125,6 @@ class Watch:
             pixels=self.config.data.pixels,
             source=self.config.data.source,
         )
-        weights = checkpoint.whole(self.model.state_dict(), keep=True)
+        weights = checkpoint.whole(self.model.encoder.state_dict(), keep=True)
         encoder = as_timm(weights, metadata)
         return knn_accuracy(encoder, metadata, data, watch.knn_k, self.session.accelerator)

@@ -120,7 +120,7 @@ def against(rival: Callable[[Photographs], Work]) -> tuple[Work, Work]:
 def demo() -> tuple[Work, Work]:
     """Training steps of the demo's recipe, and its loader, over as many images."""
     config = parse(PretrainConfig, [RECIPE], description="")
-    model = FCMAE(**vars(config.model), generator=torch.Generator().manual_seed(0))
+    model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(0))
     shards = open_shards(config.data.train)
     order = Order([shard.samples for shard in shards], 0, config.data.window)
     batches = GlobalBatches(order, batch_size=BATCH, start=0, steps=IMAGES // BATCH)

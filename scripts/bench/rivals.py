@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcmae import FCMAE
-from fcmae.encoder import SIZES
+from fcmae.architecture import Architecture
 from fcmae.loss import reconstruction_loss
 from fcmae.masking import indices, patchify
 from fcmae.sparse import Sparse, implementation
@@ -30,15 +30,14 @@ class MaskedDense(Reference):
         self, visible: Bool[Tensor, "b n"], grid: tuple[int, int], count: int | None = None
     ) -> None:
         super().__init__(visible, grid, count)
-        self.masks: dict[int, Tensor] = {}
+        self.ones: dict[int, Tensor] = {}
 
-    def mask_of(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w 1"]:
-        """1 at visible sites of the grid of x; made once per stage and batch."""
-        side = x.shape[1] // self.mask.shape[1]
-        if side not in self.masks:
-            mask = self.mask.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
-            self.masks[side] = mask.to(x.dtype)
-        return self.masks[side].to(x.dtype)
+    def ones_at_visible(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w 1"]:
+        """1 at visible sites of the grid of x, else 0; made once per stage and batch."""
+        rows = x.shape[1]
+        if rows not in self.ones:
+            self.ones[rows] = self.visible_sites(x).to(x.dtype)
+        return self.ones[rows].to(x.dtype)
 
     def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b _ _ d"]:
         return rearrange(conv(images), "b d h w -> b h w d")  # hidden sites: masked where mixed
@@ -47,11 +46,11 @@ class MaskedDense(Reference):
         return rearrange(conv(rearrange(x, "b h w c -> b c h w")), "b d h w -> b h w d")
 
     def depthwise(self, x: Float[Tensor, "b h w d"], conv: nn.Conv2d) -> Float[Tensor, "b h w d"]:
-        return self.downsample(x * self.mask_of(x), conv)
+        return self.downsample(x * self.ones_at_visible(x), conv)
 
     def spatial_norm(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b 1 1 d"]:
-        mask = rearrange(self.mask_of(x), "b h w 1 -> b 1 (h w)")
-        energy = torch.bmm(mask, rearrange(x.square(), "b h w d -> b (h w) d"))
+        ones = rearrange(self.ones_at_visible(x), "b h w 1 -> b 1 (h w)")
+        energy = torch.bmm(ones, rearrange(x.square(), "b h w d -> b (h w) d"))
         return energy[:, None].sqrt()
 
 
@@ -129,15 +128,17 @@ def vit_blocks(dim: int, *, heads: int, depth: int) -> nn.Module:
 
 def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:
     """(rows, inputs, outputs) of every matrix product of a forward pass, decoder included."""
-    size, hidden = SIZES[name.split("_")[1]], model.n - model.v
+    architecture = Architecture(name=name)
+    widths = architecture.widths
+    hidden = model.n - model.v
     stem = model.encoder.stem[0]
     assert isinstance(stem, nn.Conv2d)
     side = 8
-    yield b * model.v * side**2, stem.weight[0].numel(), size.widths[0]
-    for stage, (depth, width) in enumerate(zip(size.depths, size.widths, strict=True)):
+    yield b * model.v * side**2, stem.weight[0].numel(), widths[0]
+    for stage, (depth, width) in enumerate(zip(architecture.depths, widths, strict=True)):
         rows = b * model.v * side**2
         if stage:
-            yield rows, 4 * size.widths[stage - 1], width
+            yield rows, 4 * widths[stage - 1], width
         for _ in range(depth):
             yield rows, width, 4 * width
             yield rows, 4 * width, width

@@ -5,10 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from fcmae import FCMAE, collapse, draw_visible
-from fcmae.layers import Mlp
+from fcmae.architecture import Implementation
+from fcmae.layers import GrnMlp, Mlp
 
 
-def model_of(name: str = "convnextv2_atto", sparse: str = "gathered") -> FCMAE:
+def model_of(name: str = "convnextv2_atto", sparse: Implementation = "gathered") -> FCMAE:
     generator = torch.Generator().manual_seed(0)
     return FCMAE(
         name=name, image_size=64, stem_stride=1, decoder_dim=32, sparse=sparse, generator=generator
@@ -61,7 +62,7 @@ def test_it_is_measured_on_what_the_second_layer_sees_in_each_block(name: str) -
         expected.append(collapse.cosine_distance(rows).mean())
 
     for module in reference.encoder.modules():
-        if isinstance(module, Mlp):
+        if isinstance(module, Mlp | GrnMlp):
             side[module] = module.fc2.register_forward_pre_hook(see)
     with torch.no_grad():
         reference.encoder(images, visible)

@@ -12,19 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fcmae import FCMAE
-from fcmae.convert import (
-    Metadata,
-    convert,
-    create_timm,
-    load_timm,
-    read_metadata,
-    save_timm,
-    to_timm,
-)
-from fcmae.encoder import MODELS
+from fcmae.architecture import MODELS
+from fcmae.convert import convert
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
-from fcmae.weights.files import find_checkpoint
+from fcmae.weights.files import find_checkpoint, read_metadata
+from fcmae.weights.metadata import Metadata
+from fcmae.weights.timm_models import create_timm, load_timm, save_timm, to_timm
+from fcmae.weights.weight_names import canonical
 from tests.support.runs import ROOT
 
 
@@ -98,7 +93,7 @@ def test_timm_computes_the_features_of_the_encoder(
     images = torch.randn(2, in_chans, *model.image_size)
     with torch.no_grad():
         ours = model.encoder(images, torch.ones(2, model.n, dtype=torch.bool))
-        theirs = timm_features(load_timm(out), images)
+        theirs = timm_features(load_timm(out)[0], images)
     # float32: both sum the same products in another order
     torch.testing.assert_close(ours, theirs.flatten(2).mT, rtol=1e-4, atol=1e-4)
 
@@ -111,13 +106,13 @@ def test_plain_timm_loads_the_file(
     model = trained(name, stem_stride, 3)
     metadata = metadata_of(model, name, stem_stride, 3)
     out = tmp_path / "out.safetensors"
-    save_timm(out, to_timm(model.state_dict(), metadata), metadata)
+    save_timm(out, to_timm(model.encoder.state_dict(), metadata), metadata)
     plain = timm.create_model(name, num_classes=0, checkpoint_path=str(out), **options)
     images = torch.randn(1, 3, *model.image_size)
     with torch.no_grad():
         torch.testing.assert_close(
             timm_features(plain, images),
-            timm_features(load_timm(out), images),
+            timm_features(load_timm(out)[0], images),
             rtol=0.0,
             atol=0.0,
         )
@@ -151,9 +146,9 @@ def test_the_header_tells_what_a_user_must_know(tmp_path: Path) -> None:
 def test_a_classifier_starts_fresh_and_the_rest_is_loaded(tmp_path: Path) -> None:
     model = trained("convnextv2_atto", 1, 3)
     metadata = metadata_of(model, "convnextv2_atto", 1, 3)
-    tensors = to_timm(model.state_dict(), metadata)
+    tensors = to_timm(model.encoder.state_dict(), metadata)
     save_timm(tmp_path / "out.safetensors", tensors, metadata)
-    state = load_timm(tmp_path / "out.safetensors", num_classes=5).state_dict()
+    state = load_timm(tmp_path / "out.safetensors", num_classes=5)[0].state_dict()
     assert state.keys() - tensors.keys() == {"head.fc.weight", "head.fc.bias"}
     assert all(torch.equal(state[key], tensors[key]) for key in tensors)
 
@@ -168,7 +163,7 @@ def test_a_source_is_a_run_a_step_or_the_file_in_it(tmp_path: Path) -> None:
 
 def test_tensors_that_do_not_fit_are_named() -> None:
     model = trained("convnextv2_atto", 1, 3)
-    metadata = metadata_of(model, "convnextv2_atto", 1, 3)
+    architecture = metadata_of(model, "convnextv2_atto", 1, 3).architecture
     state = model.state_dict()
     state["encoder.extra"] = torch.zeros(1)
     del state["encoder.stem.0.bias"]
@@ -177,10 +172,10 @@ def test_tensors_that_do_not_fit_are_named() -> None:
         r" 1 missing \(encoder\.stem\.0\.bias\); 1 unused \(encoder\.extra\); 0 of another shape$"
     )
     with pytest.raises(ValueError, match=wrong):
-        to_timm(state, metadata)
-    wrong_channels = metadata_of(model, "convnextv2_atto", 1, 4)
+        canonical(state, architecture)
+    wrong_channels = metadata_of(model, "convnextv2_atto", 1, 4).architecture
     with pytest.raises(ValueError, match=r"in_chans=4: .* 1 of another shape \(encoder\.stem\.0"):
-        to_timm(model.state_dict(), wrong_channels)
+        canonical(model.state_dict(), wrong_channels)
 
 
 def test_a_damaged_checkpoint_is_said_to_be(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fcmae import draw_visible
-from fcmae.encoder import MODELS, SIZES, Encoder
+from fcmae.architecture import MODELS, Architecture
+from fcmae.encoder import Encoder
 
 
 def randomise(module: torch.nn.Module, seed: int = 0) -> None:
@@ -21,8 +22,9 @@ def randomise(module: torch.nn.Module, seed: int = 0) -> None:
 def twins(
     dtype: torch.dtype = torch.float64, sparse: str = "gathered", **kwargs: object
 ) -> tuple[Encoder, Encoder]:
-    reference = Encoder(sparse="reference", **kwargs).to(dtype)  # type: ignore[arg-type]
-    twin = Encoder(sparse=sparse, **kwargs).to(dtype)  # type: ignore[arg-type]
+    architecture = Architecture(**kwargs)  # type: ignore[arg-type]
+    reference = Encoder(architecture, "reference").to(dtype)
+    twin = Encoder(architecture, sparse).to(dtype)
     randomise(reference)
     twin.load_state_dict(reference.state_dict())
     return reference, twin
@@ -93,7 +95,7 @@ def test_gathered_equals_reference_in_float32() -> None:
 def test_features_equal_timm_when_every_patch_is_visible(name: str, sparse: str) -> None:
     theirs = timm.create_model(name, num_classes=0).double().eval()
     randomise(theirs)
-    ours = Encoder(name=name, sparse=sparse).double()  # type: ignore[arg-type]
+    ours = Encoder(Architecture(name=name), sparse).double()
     state = {k: v for k, v in theirs.state_dict().items() if not k.startswith("head.")}
     own = ours.state_dict()
     assert state.keys() == own.keys()  # timm's small models hold linear layers as 1x1 convolutions
@@ -107,7 +109,7 @@ def test_features_equal_timm_when_every_patch_is_visible(name: str, sparse: str)
 
 @pytest.mark.parametrize("sparse", ["gathered", "reference"])
 def test_hidden_pixels_never_reach_the_encoder(sparse: str) -> None:
-    encoder = Encoder(sparse=sparse).double()  # type: ignore[arg-type]
+    encoder = Encoder(Architecture(), sparse).double()
     randomise(encoder)
     images = torch.randn(2, 3, 96, 96, generator=generator(1)).double()
     visible = draw_visible(2, 9, 0.6, generator=generator(2))
@@ -125,7 +127,7 @@ def test_hidden_pixels_never_reach_the_encoder(sparse: str) -> None:
 
 @pytest.mark.parametrize("sparse", ["gathered", "reference"])
 def test_features_of_an_image_do_not_depend_on_its_batch(sparse: str) -> None:
-    encoder = Encoder(sparse=sparse).double()  # type: ignore[arg-type]
+    encoder = Encoder(Architecture(), sparse).double()
     randomise(encoder)
     images = torch.randn(3, 3, 64, 64, generator=generator(1)).double()
     images[1:] *= 100
@@ -135,7 +137,7 @@ def test_features_of_an_image_do_not_depend_on_its_batch(sparse: str) -> None:
 
 
 def test_features_come_in_raster_order() -> None:
-    encoder = Encoder(name="convnextv2_atto", stem_stride=1).double()
+    encoder = Encoder(Architecture(stem_stride=1)).double()
     images = torch.randn(1, 3, 16, 16, generator=generator(1)).double()
     apart = []
     for patch in range(4):  # alone, each patch has one feature, whatever the order
@@ -149,11 +151,13 @@ def test_features_come_in_raster_order() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_size_has_the_parameters_of_its_timm_model(name: str) -> None:
-    size = SIZES[name.split("_")[1]]
+    architecture = Architecture(name=name)
     with torch.device("meta"):
-        ours = Encoder(name=name)
+        ours = Encoder(architecture)
         timm_name = name if timm.is_model(name) else "convnext_large"  # timm has no V1 huge
-        theirs = timm.create_model(timm_name, num_classes=0, depths=size.depths, dims=size.widths)
+        theirs = timm.create_model(
+            timm_name, num_classes=0, depths=architecture.depths, dims=architecture.widths
+        )
     head = sum(p.numel() for p in theirs.get_submodule("head").parameters())
     assert sum(p.numel() for p in ours.parameters()) + head == sum(
         p.numel() for p in theirs.parameters()
@@ -162,7 +166,7 @@ def test_every_size_has_the_parameters_of_its_timm_model(name: str) -> None:
 
 def test_bf16_autocast_stays_close_to_float32() -> None:
     # bf16 keeps 8 bits: 2^-8 a rounding, some 40 roundings in sequence that partly cancel.
-    encoder = Encoder()
+    encoder = Encoder(Architecture())
     images = torch.randn(2, 3, 96, 96, generator=generator(1))
     visible = draw_visible(2, 9, 0.6, generator=generator(2))
     exact = encoder(images, visible)
@@ -179,16 +183,21 @@ def test_bf16_autocast_stays_close_to_float32() -> None:
         ({"name": "resnet50"}, "model name='resnet50' is none of convnextv2_atto"),
         ({"stem_stride": 3}, "stem_stride=3 must be 4, 2 or 1"),
         ({"in_chans": 0}, "in_chans=0 must be at least 1"),
-        ({"sparse": "dense"}, "sparse='dense' is none of gathered, reference, minkowski"),
     ],
 )
 def test_bad_arguments_name_value_rule_and_way_out(kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Encoder(**kwargs)
+        Encoder(Architecture(**kwargs))
+
+
+def test_an_unknown_implementation_is_named_with_those_there_are() -> None:
+    message = "sparse='dense' is none of gathered, reference, minkowski"
+    with pytest.raises(ValueError, match=message):
+        Encoder(Architecture(), "dense")
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
-    encoder = Encoder()
+    encoder = Encoder(Architecture())
     with pytest.raises(ValueError, match="image_size=200 must be a multiple of patch_size=32; try"):
         encoder(torch.zeros(1, 3, 200, 224), torch.ones(1, 42, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"have 2x3 patches of 32: pass visible as \(1, 6\)"):

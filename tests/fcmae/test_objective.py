@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from fcmae import FCMAE, draw_visible
+from fcmae.architecture import visible_count
 from fcmae.decoder import Decoder
-from fcmae.layers import Mlp
+from fcmae.layers import GrnMlp
 from fcmae.loss import reconstruction_loss
-from fcmae.masking import draw_visible_of, patchify, splitmix64, unpatchify, visible_count
+from fcmae.masking import draw_visible_of, patchify, splitmix64, unpatchify
 from fcmae.reconstruct import reconstruct
 from fcmae.sparse import implementation
 
@@ -99,8 +100,7 @@ def test_unpatchify_inverts_patchify_in_raster_order() -> None:
 def test_grn_matches_its_equation_on_visible_sites(sparse: str) -> None:
     visible = torch.tensor([[True, False, True, True]])
     x = torch.randn(1, 3, 2, 2, 8, generator=generator(0)).double()  # v, s, s, d
-    mlp = Mlp(8, grn=True).double()
-    assert mlp.grn is not None
+    mlp = GrnMlp(8).double()
     for i, parameter in enumerate(mlp.parameters()):
         torch.nn.init.normal_(parameter, generator=generator(i))
     a = torch.nn.functional.gelu(mlp.fc1(x))
@@ -166,7 +166,7 @@ def test_loss_ignores_what_visible_patches_hold() -> None:
 
 
 def test_decoder_depends_on_where_the_visible_patches_are() -> None:
-    decoder = Decoder(dim_in=8, dim=16, depth=1, outputs=12)
+    decoder = Decoder(dim_in=8, dim=16, depth=1, pixels=12)
     latent = torch.randn(1, 2, 8, generator=generator(0))
     left, right = (
         torch.tensor([[True, True, False, False]]),

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from pyarrow import parquet
 
 from data.shards.writing import write_shards
-from fcmae.convert import create_timm, save_timm
 from fcmae.run.config import run_program
+from fcmae.weights.timm_models import create_timm, save_timm
 from finetune.embed import EmbedConfig, EmbedData, embed
 from finetune.frozen.feature_file import FeatureTable
 from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest

@@ -12,7 +12,7 @@ from fcmae.run.config import run_program
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 from finetune.models.backbone import RandomConfig
-from finetune.models.classifier import ModelConfig
+from finetune.models.classifier import BackboneConfig
 from finetune.predict import main
 from tests.images.test_pipeline import png
 from tests.support.runs import ROOT, environment
@@ -23,7 +23,7 @@ CLASSES = Task(kind="class", field="", names=("a", "b", "c"))
 
 def save(folder: Path, task: Task = CLASSES) -> Path:
     path = folder / "weights.safetensors"
-    config = ModelConfig(random=RANDOM, head_init_scale=1.0)
+    config = BackboneConfig(random=RANDOM, head_init_scale=1.0)
     model, metadata = classifier.create(config, task.outputs, 0)
     classifier.save(path, model, metadata, task)
     return path
@@ -107,7 +107,7 @@ def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys
 def test_bad_input_ends_in_one_line(
     argv: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fcmae.convert import save_timm
+    from fcmae.weights.timm_models import save_timm
     from finetune.models.backbone import backbone
 
     weights, folder = save(tmp_path), images(tmp_path)

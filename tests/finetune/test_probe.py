@@ -16,7 +16,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from data.shards.writing import write_shards
-from fcmae.convert import create_timm, save_timm
+from fcmae.weights.timm_models import create_timm, save_timm
 from finetune.frozen.features import (
     Features,
     ProbeConfig,

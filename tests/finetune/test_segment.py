@@ -29,7 +29,7 @@ from finetune.labels.labelled import LabelledData
 from finetune.labels.pixel_metrics import confusion_of, of_pixels
 from finetune.models import segmenter
 from finetune.models.backbone import RandomConfig
-from finetune.models.classifier import ModelConfig
+from finetune.models.classifier import BackboneConfig
 from finetune.models.layer_decay import parameter_groups
 from finetune.models.segmenter import Segmenter
 from finetune.segment import names_of, pixel_loss
@@ -37,7 +37,7 @@ from tests.support.runs import ROOT, torchrun
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 TILE = 16  # side of the tiles of `tiles`, pixels
-RESNET = ModelConfig(backbone="timm:resnet18")
+RESNET = BackboneConfig(backbone="timm:resnet18")
 
 
 def png(array: np.ndarray) -> bytes:
@@ -126,7 +126,7 @@ def test_a_sample_of_a_wrong_mask_is_broken(
     found = masked(path, 3)[(0, 0)]
     assert found["label"].eq(255).all()
     data = LabelledData(train=(path,), test=(path,), workers=0)
-    model, metadata = segmenter.create(ModelConfig(random=TINY), 3, 32, 0)
+    model, metadata = segmenter.create(BackboneConfig(random=TINY), 3, 32, 0)
     with pytest.raises(ValueError, match=rf"1 of 1 samples are broken.*: sample 's0': {message}"):
         confusion_of(model, masked(path, 3), metadata, data, 3, Accelerator(cpu=True))
 
@@ -166,7 +166,7 @@ def test_confusion_is_counted_over_batches_without_ignored_pixels(tmp_path: Path
     samples[1][1][:4] = 255
     path = shard_of(tmp_path, "test", samples)
     images, data = masked(path, 3), LabelledData(train=(path,), test=(path,), workers=0)
-    model, metadata = segmenter.create(ModelConfig(random=TINY), 3, 32, 0)
+    model, metadata = segmenter.create(BackboneConfig(random=TINY), 3, 32, 0)
     accelerator = Accelerator(cpu=True)
     found = [
         confusion_of(model, images, metadata, batched, 3, accelerator)
@@ -180,7 +180,7 @@ def test_confusion_is_counted_over_batches_without_ignored_pixels(tmp_path: Path
 
 @pytest.mark.parametrize("stride", [4, 2, 1])
 def test_logits_are_of_the_size_of_the_image_and_every_parameter_learns(stride: int) -> None:
-    config = ModelConfig(random=RandomConfig(image_size=64, stem_stride=stride))
+    config = BackboneConfig(random=RandomConfig(image_size=64, stem_stride=stride))
     model, _ = segmenter.create(config, 3, 32, 0)
     logits = model(torch.randn(2, 3, 32 * stride, 24 * stride))
     assert logits.shape == (2, 3, 32 * stride, 24 * stride)
@@ -202,7 +202,7 @@ def test_the_head_starts_as_the_seed_says() -> None:
 
 @pytest.mark.parametrize("by", ["layer", "group"])
 def test_the_head_is_the_last_layer_of_the_learning_rates_decay(by) -> None:
-    model, _ = segmenter.create(ModelConfig(random=TINY), 3, 32, 0)
+    model, _ = segmenter.create(BackboneConfig(random=TINY), 3, 32, 0)
     scale = {
         id(parameter): group["scale"]
         for group in parameter_groups(model, 0.05, 0.5, by)
@@ -215,7 +215,7 @@ def test_the_head_is_the_last_layer_of_the_learning_rates_decay(by) -> None:
 
 
 def test_what_was_saved_answers_as_before(tmp_path: Path) -> None:
-    model, metadata = segmenter.create(ModelConfig(random=TINY), 3, 32, 0)
+    model, metadata = segmenter.create(BackboneConfig(random=TINY), 3, 32, 0)
     segmenter.save(tmp_path / "weights.safetensors", model, metadata, ["a", "b", "c"])
     loaded, told, names = segmenter.load(tmp_path / "weights.safetensors")
     x = torch.randn(2, 3, 16, 16)
@@ -227,11 +227,11 @@ def test_models_that_cannot_serve_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="backbone Identity does not give the 4 feature maps that"):
         Segmenter(torch.nn.Identity(), 3, 32)
     with pytest.raises(ValueError, match="head_width=48 must be a multiple of 32"):
-        segmenter.create(ModelConfig(random=TINY), 3, 48, 0)
+        segmenter.create(BackboneConfig(random=TINY), 3, 48, 0)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"other\.safetensors has no header of converted weights"):
-        segmenter.create(ModelConfig(weights=str(tmp_path / "other.safetensors")), 3, 32, 0)
-    _, metadata = segmenter.create(ModelConfig(random=TINY), 3, 32, 0)
+        segmenter.create(BackboneConfig(weights=str(tmp_path / "other.safetensors")), 3, 32, 0)
+    _, metadata = segmenter.create(BackboneConfig(random=TINY), 3, 32, 0)
     segmenter.save_timm(tmp_path / "plain.safetensors", {}, metadata)
     with pytest.raises(ValueError, match=r"plain\.safetensors has no segmentation head; make it"):
         segmenter.load(tmp_path / "plain.safetensors")

@@ -17,10 +17,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from data.shards.writing import write_shards
-from fcmae.convert import save_timm
 from fcmae.run import checkpoint
 from fcmae.run.config import run_program
 from fcmae.run.metrics import count_metrics, read_metrics
+from fcmae.weights.timm_models import save_timm
 from finetune.models import classifier
 from finetune.models.backbone import RandomConfig, backbone
 from finetune.train import main

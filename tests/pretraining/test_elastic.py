@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae import FCMAE, draw_visible
-from fcmae.convert import convert, load_timm
+from fcmae.convert import convert
 from fcmae.run import checkpoint
 from fcmae.run.metrics import read_metrics
+from fcmae.weights.timm_models import load_timm
 from tests.support.runs import assert_same_bits, losses, newest, pretrain, torchrun
 
 FSDP = {"ACCELERATE_USE_FSDP": "true"}
@@ -97,7 +98,7 @@ def test_the_average_converts_as_the_weights_do(alone: Path, tmp_path: Path) -> 
     averages = load_file(newest(alone) / checkpoint.EMA)
     convert(newest(alone) / checkpoint.EMA, tmp_path / "ema.safetensors", to="timm")
     convert(alone, tmp_path / "last.safetensors", to="timm")
-    found, last = (load_timm(tmp_path / f"{name}.safetensors") for name in ("ema", "last"))
+    found, last = (load_timm(tmp_path / f"{name}.safetensors")[0] for name in ("ema", "last"))
     ours, other = found.state_dict()["stem.0.weight"], last.state_dict()["stem.0.weight"]
     assert torch.equal(ours, averages["encoder.stem.0.weight"])
     assert not torch.equal(ours, other)

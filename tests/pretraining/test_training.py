@@ -94,7 +94,7 @@ def test_a_run_starts_from_encoder_weights_with_a_fresh_decoder(
         load_file(r / checkpoint.MODEL) for r in (run / "step_0000001", newest(finished))
     )
     config = parse(PretrainConfig, [str(run / "config.yaml")], description="test")
-    fresh = FCMAE(**vars(config.model), generator=torch.Generator().manual_seed(3)).state_dict()
+    fresh = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(3)).state_dict()
     assert began.keys() == source.keys() == fresh.keys()
     for key, tensor in began.items():
         assert torch.equal(tensor, (source if key.startswith("encoder.") else fresh)[key]), key

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fcmae import FCMAE, draw_visible
-from fcmae.encoder import Encoder
+from fcmae.architecture import Architecture
 from scripts.bench.loading import IMAGES, LOADING, Photographs
 from scripts.bench.rivals import MaskedAutoencoder, products
 from scripts.benchmark import TIMES, dense, model_of
@@ -41,7 +41,7 @@ def test_masked_dense_computes_what_gathered_computes() -> None:
 
 def test_products_are_those_of_the_published_model() -> None:
     name = "convnextv2_atto"
-    encoder, everything = Encoder(name=name), FCMAE(name=name, ratio=0.1)
+    everything = FCMAE(name=name, ratio=0.1)
     macs = sum(r * k * n for r, k, n in products(name, everything, 1))
     decoder = everything.decoder
     parts = [
@@ -56,7 +56,7 @@ def test_products_are_those_of_the_published_model() -> None:
     )
     dense_macs = macs * everything.n / everything.v + depthwise
     assert dense_macs == pytest.approx(0.55e9, rel=0.02)  # ConvNeXt V2 table 9: 0.55 G
-    assert encoder.dim == 320
+    assert Architecture(name=name).dim == 320
 
 
 def test_the_vit_is_of_the_size_of_vit_s() -> None:

@@ -18,13 +18,12 @@ from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.flop_counter import FlopCounterMode
 
 from fcmae import FCMAE, draw_visible
-from fcmae.encoder import MODELS
-from fcmae.layers import Mlp
-from fcmae.model import ModelConfig
+from fcmae.architecture import MODELS, ModelConfig
+from fcmae.layers import GrnMlp
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
 from fcmae.run.optim import OptimConfig
-from fcmae.sparse import gathered
+from fcmae.sparse.gathered import Gathered
 from scripts.plan import Part, PlanConfig, decoder_part, encoder_parts, main, plan
 from tests.support.runs import ROOT
 
@@ -32,11 +31,17 @@ FAMILIES = ("convnextv2_atto", "convnext_atto")
 SIZES_AND_BATCHES = [(size, b) for size in (64, 96) for b in (1, 3)]
 
 
+def as_on_gpus(**options: Any) -> FCMAE:
+    """A model without compiled loops."""
+    model = FCMAE(**options)
+    model.encoder.sparse = model.decoder.sparse = partial(Gathered, compiled=False)
+    return model
+
+
 @pytest.fixture(autouse=True)
-def as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path of GPUs: no compiled loops, LayerNorm in fp32 under autocast."""
+def layer_norm_as_on_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LayerNorm in fp32 under autocast."""
     layer_norm = F.layer_norm
-    monkeypatch.setattr(gathered, "depthwise_cpu", None)
     monkeypatch.setattr(F, "layer_norm", lambda x, *rest: layer_norm(x.float(), *rest))
 
 
@@ -95,7 +100,7 @@ def addmm(total: list[int], a: list[int], b: list[int], **_: Any) -> int:
 def test_parameters_are_those_of_the_model(name: str, in_chans: int, stem_stride: int) -> None:
     options = {"name": name, "in_chans": in_chans, "stem_stride": stem_stride}
     with torch.device("meta"):
-        model = FCMAE(**options, decoder_dim=96, decoder_depth=2)
+        model = as_on_gpus(**options, decoder_dim=96, decoder_depth=2)
     found = plan(config_of(**options, decoder_dim=96, decoder_depth=2))["model"]
     for part in ("encoder", "decoder"):
         counted = sum(p.numel() for p in getattr(model, part).parameters())
@@ -106,7 +111,7 @@ def test_parameters_are_those_of_the_model(name: str, in_chans: int, stem_stride
 @pytest.mark.parametrize("name", FAMILIES)
 def test_flops_are_those_that_pytorch_counts(name: str, stem_stride: int) -> None:
     options = {"name": name, "image_size": (64, 96), "stem_stride": stem_stride}
-    model = FCMAE(**options)
+    model = as_on_gpus(**options)
     counter = FlopCounterMode(
         display=False,
         custom_mapping={
@@ -117,7 +122,7 @@ def test_flops_are_those_that_pytorch_counts(name: str, stem_stride: int) -> Non
     with counter:
         model(*batch_of(model, 2))[0].backward()
     # db2 W2 of GRN's backward: once a micro-batch, whatever its size, so not in the plan
-    mlps = [m for m in model.modules() if isinstance(m, Mlp) and m.grn is not None]
+    mlps = [m for m in model.modules() if isinstance(m, GrnMlp)]
     counted = counter.get_total_flops() - sum(2 * mlp.fc2.weight.numel() for mlp in mlps)
     assert plan(config_of(2, **options))["step"]["global_flops"] == counted
 
@@ -128,7 +133,7 @@ def test_flops_are_those_that_pytorch_counts(name: str, stem_stride: int) -> Non
 def test_activations_are_what_autograd_saves(
     name: str, size: int, b: int, precision: Literal["fp32", "bf16"]
 ) -> None:
-    model = FCMAE(name=name, image_size=size)
+    model = as_on_gpus(name=name, image_size=size)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         saved = bytes_saved(model, partial(model, *batch_of(model, b)))
     config = replace(config_of(b, name=name, image_size=size), precision=precision)
@@ -140,7 +145,7 @@ def test_activations_are_what_autograd_saves(
 def test_recomputing_keeps_the_inputs_of_the_stages(
     name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = FCMAE(name=name, image_size=96)
+    model = as_on_gpus(name=name, image_size=96)
     parts = parts_of(model, ModelConfig(name=name, image_size=96), 4 if precision == "fp32" else 2)
     stem, *stages, decoder = parts
     for stage in model.encoder.stages:
@@ -155,7 +160,7 @@ def test_recomputing_keeps_the_inputs_of_the_stages(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_recomputed_stage_saves_what_its_part_says(name: str, precision: str) -> None:
-    model = FCMAE(name=name, image_size=96)
+    model = as_on_gpus(name=name, image_size=96)
     parts = parts_of(model, ModelConfig(name=name, image_size=96), 4 if precision == "fp32" else 2)
     images, visible = batch_of(model, 1)
     sparse = model.encoder.sparse(visible, model.grid, model.v)
@@ -172,7 +177,7 @@ def test_a_recomputed_stage_saves_what_its_part_says(name: str, precision: str) 
 
 def test_recomputing_peaks_where_the_most_stands_at_a_time() -> None:
     config = replace(config_of(1, image_size=224), precision="bf16")
-    model = FCMAE(image_size=224)
+    model = as_on_gpus(image_size=224)
     stem, one, two, three, four, decoder = parts_of(model, config.model, size=2)
     found = plan(config)["micro_batch"]["activation_recomputing_bytes"]
     assert found == stem.saved + max(
@@ -185,7 +190,7 @@ def test_recomputing_peaks_where_the_most_stands_at_a_time() -> None:
 
 
 def test_a_checkpoint_is_as_large_as_its_tensors(tmp_path: Path) -> None:
-    model = FCMAE(image_size=32, stem_stride=1)
+    model = as_on_gpus(image_size=32, stem_stride=1)
     optimizer = torch.optim.AdamW(model.parameters())
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
@@ -210,7 +215,7 @@ def test_ema_adds_the_encoder_to_checkpoint_and_memory() -> None:
 
 @pytest.mark.parametrize("world", [2, 8])
 def test_ddp_sends_each_gradient_twice_but_for_its_own_share(world: int) -> None:
-    model = FCMAE(image_size=64)
+    model = as_on_gpus(image_size=64)
     model(*batch_of(model, 1))[0].backward()
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     found = plan(replace(config_of(image_size=64), gpus=world))
@@ -218,7 +223,7 @@ def test_ddp_sends_each_gradient_twice_but_for_its_own_share(world: int) -> None
 
 
 def test_state_is_that_of_adamw() -> None:
-    model = FCMAE(image_size=64)
+    model = as_on_gpus(image_size=64)
     optimizer = torch.optim.AdamW(model.parameters())
     model(*batch_of(model, 1))[0].backward()
     optimizer.step()
@@ -272,13 +277,13 @@ def test_json_is_one_object_on_the_last_line_alone(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--model.name resnet50", "model.name=resnet50 is none of convnextv2_atto"),
-        ("--model.stem_stride 3", "model.stem_stride=3 must be 4, 2 or 1"),
+        ("--model.name resnet50", "model name='resnet50' is none of convnextv2_atto"),
+        ("--model.stem_stride 3", "stem_stride=3 must be 4, 2 or 1"),
         ("--model.sparse reference", "model.sparse=reference has other costs; take gathered"),
-        ("--model.in_chans 0", "model.in_chans=0 must be at least 1"),
-        ("--model.decoder_depth -1", "model.decoder_depth=-1 must be at least 0"),
+        ("--model.in_chans 0", "in_chans=0 must be at least 1"),
+        ("--model.decoder_depth -1", "decoder_depth=-1 must be at least 0"),
         ("--model.image_size 200", "image_size=200 must be a multiple of patch_size=32; try 192"),
-        ("--model.ratio 0", "model.ratio=0.0 hides none of 49 patches; 0.6 is usual"),
+        ("--model.ratio 0", "ratio=0.0 hides none of 49 patches, so there is nothing to predict;"),
         ("--gpus 0", "gpus=0 must be at least 1"),
         ("--tflops nan", "tflops=nan must be above 0 and finite; measure it, or leave it out"),
         (

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from fcmae.encoder import SIZES
+from fcmae.architecture import SIZES
 from fcmae.run.config import differences, field_names, flatten, parse, run_program, to_tree, to_yaml
 from finetune.training.classification import TrainConfig
 from finetune.training.pretraining import PretrainConfig

@@ -5,6 +5,7 @@ Tolerances are for float64, whose sums here have at most some thousand terms.
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from fcmae import FCMAE, draw_visible
+from fcmae.layers import GrnMlp
 from fcmae.masking import indices
-from fcmae.sparse import gathered, grn_mlp, grn_mlp_cpu
+from fcmae.sparse import grn_mlp, grn_mlp_cpu
 from fcmae.sparse.gathered import Gathered, ScatterConvolve, TapLoops
-from fcmae.sparse.grn_mlp import GrnMlp, fused, plain
+from fcmae.sparse.grn_mlp import FusedGrnMlp, fused, plain
 
 
 def generator(seed: int) -> torch.Generator:
@@ -27,9 +29,13 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator(seed), dtype=torch.float64).requires_grad_()
 
 
-def layers(d: int) -> tuple[nn.Linear, Tensor, Tensor, nn.Linear]:
-    fc1, fc2 = nn.Linear(d, 4 * d).double(), nn.Linear(4 * d, d).double()
-    return fc1, random(4 * d, seed=1), random(4 * d, seed=2), fc2
+def mlp_of(d: int) -> GrnMlp:
+    """One in which GRN does something."""
+    mlp = GrnMlp(d).double()
+    with torch.no_grad():
+        mlp.grn.weight.copy_(random(4 * d, seed=1))
+        mlp.grn.bias.copy_(random(4 * d, seed=2))
+    return mlp
 
 
 def norm_over_rows(a: Tensor) -> Tensor:
@@ -39,16 +45,16 @@ def norm_over_rows(a: Tensor) -> Tensor:
 def test_gradients_of_the_mlp_are_those_of_its_values() -> None:
     shapes = ((2, 5, 3), (12, 3), (12,), (12,), (12,), (3, 12), (3,))
     inputs = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
-    assert gradcheck(GrnMlp.apply, inputs)
+    assert gradcheck(lambda *tensors: FusedGrnMlp.apply(*tensors, True), inputs)
 
 
 @pytest.mark.parametrize("shape", [(3, 600, 4), (5, 7, 8), (1, 2000, 2)])  # 2, 5, 1 images a chunk
 def test_fused_mlp_equals_plain_in_values_and_every_gradient(shape: tuple[int, int, int]) -> None:
-    fc1, gamma, beta, fc2 = layers(shape[-1])
+    mlp = mlp_of(shape[-1])
     x, seen = random(*shape), random(*shape, seed=3).detach()
-    inputs = [x, gamma, beta, *fc1.parameters(), *fc2.parameters()]
-    ours = fused(x, fc1, gamma, beta, fc2)
-    theirs = plain(x, fc1, gamma, beta, fc2, norm_over_rows)
+    inputs = [x, *mlp.parameters()]
+    ours = fused(x, mlp, compiled=True)
+    theirs = plain(x, mlp, norm_over_rows)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
     for a, b in zip(
         torch.autograd.grad(ours, inputs, seen),
@@ -59,22 +65,23 @@ def test_fused_mlp_equals_plain_in_values_and_every_gradient(shape: tuple[int, i
 
 
 def test_a_silent_channel_has_no_gradient_through_its_norm() -> None:
-    fc1, gamma, beta, fc2 = layers(4)
-    with torch.no_grad():
-        fc1.weight[3], fc1.bias[3] = 0, 0  # gelu(0) = 0 everywhere: the norm of channel 3 is 0
+    mlp = mlp_of(4)
+    with torch.no_grad():  # gelu(0) = 0 everywhere: the norm of channel 3 is 0
+        mlp.fc1.weight[3] = 0
+        mlp.fc1.bias[3] = 0
     x = random(2, 6, 4)
-    fused(x, fc1, gamma, beta, fc2).sum().backward()
+    fused(x, mlp, compiled=True).sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
-    assert fc1.weight.grad is not None
-    assert fc1.weight.grad.isfinite().all()
+    assert mlp.fc1.weight.grad is not None
+    assert mlp.fc1.weight.grad.isfinite().all()
 
 
 def test_statistics_of_the_mlp_do_not_overflow_in_half_precision() -> None:
-    fc1, gamma, beta, fc2 = layers(8)
+    mlp = mlp_of(8).float()
     x = torch.full((1, 4, 8), 1e3).half()  # activations of some 500, whose squares float16 lacks
     with torch.autocast("cpu", dtype=torch.float16):
-        y = fused(x, fc1.float(), gamma.detach().float(), beta.detach().float(), fc2.float())
+        y = fused(x, mlp, compiled=True)
     assert y.dtype == torch.float16
     assert y.isfinite().all()
 
@@ -85,13 +92,13 @@ def test_compiled_passes_of_the_mlp_round_once_what_float64_gives(threads: int) 
     factor, slope = (random(3, 1, 20, seed=i).detach().float() for i in (2, 3))
     beta, a = random(20, seed=4).detach().float(), F.gelu(h)
     exact = [t.double() for t in (h, a, dz, factor, slope, beta)]
-    z, df = grn_mlp.outputs(exact[1], exact[2], exact[3], exact[5])
-    dh, db1 = grn_mlp.inputs(*exact[:5])
+    z, df = grn_mlp.z_and_df(exact[1], exact[2], exact[3], exact[5])
+    dh, db1 = grn_mlp.dh_and_db(*exact[:5])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = grn_mlp_cpu.outputs(a, dz, factor, beta)
-        found += grn_mlp_cpu.inputs(h, a, dz, factor, slope)
+        found = grn_mlp_cpu.z_and_df(a, dz, factor, beta)
+        found += grn_mlp_cpu.dh_and_db(h, a, dz, factor, slope)
     finally:
         torch.set_num_threads(before)
     for ours, theirs in zip(found, (z, df, dh, db1), strict=True):
@@ -102,27 +109,23 @@ def test_compiled_passes_of_the_mlp_round_once_what_float64_gives(threads: int) 
 def test_compiled_passes_of_the_mlp_keep_what_is_not_finite() -> None:
     h, one = torch.zeros(1, 1, 4, dtype=torch.bfloat16), torch.ones(1, 1, 4)
     dz = torch.tensor([[[torch.nan, torch.inf, 3.4e38, 1]]]).bfloat16()
-    z, _ = grn_mlp_cpu.outputs(dz, dz, 2 * one, one[0, 0])
+    z, _ = grn_mlp_cpu.z_and_df(dz, dz, 2 * one, one[0, 0])
     assert str(z.flatten().tolist()) == "[nan, inf, inf, 3.0]"
-    dh, _ = grn_mlp_cpu.inputs(h, h, dz, 2 * one, one)  # Phi(0) = 1/2
+    dh, _ = grn_mlp_cpu.dh_and_db(h, h, dz, 2 * one, one)  # Phi(0) = 1/2
     assert str(dh.flatten()[:2].tolist()) == "[nan, inf]"
     h[..., 3] = torch.nan
-    assert grn_mlp_cpu.inputs(h, h, torch.ones_like(h), one, one)[0][0, 0, 3].isnan()
+    assert grn_mlp_cpu.dh_and_db(h, h, torch.ones_like(h), one, one)[0][0, 0, 3].isnan()
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_fused_mlp_under_autocast_stays_close_to_float64(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fc1, gamma, beta, fc2 = layers(16)
+def test_fused_mlp_under_autocast_stays_close_to_float64(compiled: bool) -> None:
+    mlp = mlp_of(16)
     x, seen = random(3, 50, 16), random(3, 50, 16, seed=3).detach()
-    inputs = [x, gamma, beta, *fc1.parameters(), *fc2.parameters()]
-    exact = torch.autograd.grad(plain(x, fc1, gamma, beta, fc2, norm_over_rows), inputs, seen)
-    if not compiled:
-        monkeypatch.setattr(grn_mlp, "grn_mlp_cpu", None)
+    inputs = [x, *mlp.parameters()]
+    exact = torch.autograd.grad(plain(x, mlp, norm_over_rows), inputs, seen)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = fused(x.float(), fc1.float(), gamma.float(), beta.float(), fc2.float())
-    inputs = [x, gamma, beta, *fc1.parameters(), *fc2.parameters()]
+        y = fused(x.float(), mlp.float(), compiled=compiled)
+    inputs = [x, *mlp.parameters()]
     for ours, theirs in zip(torch.autograd.grad(y, inputs, seen.bfloat16()), exact, strict=True):
         error = (ours.double() - theirs).norm() / theirs.norm()
         assert error < 4 * 2**-8  # some four roundings in sequence, to 8 bits each
@@ -196,14 +199,16 @@ def test_what_is_not_finite_stays_so() -> None:
 
 
 COMPILED = """
-import sys, torch
+import sys
+from functools import partial
+import torch
 from fcmae import FCMAE, draw_visible
-from fcmae.sparse import gathered
+from fcmae.sparse.gathered import Gathered
 
-if sys.argv[1] == "without-numba":
-    gathered.taps = None
 g = torch.Generator().manual_seed(0)
 model = FCMAE(image_size=16, stem_stride=1, ratio=0.5, decoder_dim=16, generator=g).double()
+sparse = partial(Gathered, compiled=sys.argv[1] == "with-numba")
+model.encoder.sparse = model.decoder.sparse = sparse
 images = torch.randn(2, 3, 16, 16, generator=g).double()
 visible = draw_visible(2, 4, 0.5, generator=g)
 loss, prediction = model(images, visible)
@@ -233,10 +238,10 @@ def test_a_step_compiles_as_one_graph(path: str) -> None:
     assert result.stdout == "equal\n", result.stderr
 
 
-def test_the_path_without_numba_gives_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_without_numba_gives_the_same_step() -> None:
     model = FCMAE(image_size=32, stem_stride=1, decoder_dim=16).double()
     images = torch.randn(2, 3, 32, 32, generator=generator(0)).double()
     visible = draw_visible(2, 16, 0.6, generator=generator(1))
     with_numba = model(images, visible)[0]
-    monkeypatch.setattr(gathered, "depthwise_cpu", None)
+    model.encoder.sparse = model.decoder.sparse = partial(Gathered, compiled=False)
     assert F.l1_loss(model(images, visible)[0], with_numba) < 1e-12

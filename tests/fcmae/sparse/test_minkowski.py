@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from fcmae import FCMAE, draw_visible
+from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
-from fcmae.layers import Mlp
+from fcmae.layers import GrnMlp
 from fcmae.sparse import implementation
 from tests.fcmae.test_encoder import (
     assert_twins_agree,
@@ -74,7 +75,7 @@ def test_sites_that_are_zero_stay_sites() -> None:
 
 @installed
 def test_hidden_pixels_never_reach_minkowski() -> None:
-    encoder = Encoder(sparse="minkowski").double()
+    encoder = Encoder(Architecture(), "minkowski").double()
     randomise(encoder)
     images = torch.randn(2, 3, 96, 96, generator=generator(1)).double()
     visible = draw_visible(2, 9, 0.6, generator=generator(2))
@@ -96,9 +97,8 @@ def test_grn_pools_over_one_image_not_the_batch() -> None:
     visible = torch.tensor([[True, True, False, True], [False, True, True, True]])
     x = torch.randn(2, 3, 2, 2, 5, generator=generator(1))
     x[1] *= 100
-    mlp = Mlp(5, grn=True)
+    mlp = GrnMlp(5)
     randomise(mlp)
-    assert mlp.grn is not None
     out = mlp(x, implementation("minkowski")(visible, (2, 2), 3))
     a = torch.nn.functional.gelu(mlp.fc1(x))
     norm = a.square().sum((1, 2, 3), keepdim=True).sqrt()
@@ -109,7 +109,7 @@ def test_grn_pools_over_one_image_not_the_batch() -> None:
 
 @installed
 def test_features_of_an_image_do_not_depend_on_its_batch() -> None:
-    encoder = Encoder(sparse="minkowski").double()
+    encoder = Encoder(Architecture(), "minkowski").double()
     randomise(encoder)
     images = torch.randn(3, 3, 64, 64, generator=generator(1)).double()
     images[1:] *= 100
@@ -148,7 +148,7 @@ def test_each_coordinate_map_is_made_once_a_batch() -> None:
 @installed
 def test_bf16_autocast_computes_the_operations_in_float32() -> None:
     # 8 bits of mantissa, some 40 roundings in sequence that partly cancel: as for `gathered`.
-    encoder = Encoder(sparse="minkowski")
+    encoder = Encoder(Architecture(), "minkowski")
     images = torch.randn(2, 3, 96, 96, generator=generator(1))
     visible = draw_visible(2, 9, 0.6, generator=generator(2))
     exact = encoder(images, visible)

@@ -25,20 +25,15 @@ from torch import Tensor
 import fcmae.weights
 from data.decode import open_image
 from data.transforms import Normalise, centre_crop
-from fcmae.convert import (
-    Target,
-    as_timm,
-    convert,
-    create_timm,
-    load_timm,
-    read_metadata,
-    save_timm,
-    to_timm,
-)
-from fcmae.encoder import MODELS, Encoder
+from fcmae.architecture import MODELS, Architecture
+from fcmae.convert import convert
+from fcmae.encoder import Encoder
+from fcmae.weights import Target
 from fcmae.weights import onnx as export_onnx
-from fcmae.weights.files import Metadata, header_of, read_weights, weight_names
-from fcmae.weights.weight_names import Architecture
+from fcmae.weights.files import read_metadata, read_safetensors, read_weights
+from fcmae.weights.metadata import Metadata
+from fcmae.weights.timm_models import as_timm, create_timm, load_timm, save_timm, to_timm
+from fcmae.weights.weight_names import hf_names, shapes_of
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 from tests.fcmae.test_convert import metadata_of, saved_run, timm_features, trained
@@ -65,7 +60,7 @@ def weights(
     )
     if in_chans == 3:
         metadata = dataclasses.replace(metadata, mean=MEAN, std=STD)
-    tensors = to_timm(model.state_dict(), metadata)
+    tensors = to_timm(model.encoder.state_dict(), metadata)
     generator = torch.Generator().manual_seed(2)
     if classes:
         dim = len(tensors["head.norm.bias"])
@@ -126,7 +121,9 @@ def test_hub_directory_of_an_encoder_has_no_classifier(tmp_path: Path) -> None:
     model = hub_model(tmp_path / "out")
     images = torch.randn(1, 2, 64, 64)
     with torch.no_grad():
-        assert torch.equal(timm_features(model, images), timm_features(load_timm(source), images))
+        assert torch.equal(
+            timm_features(model, images), timm_features(load_timm(source)[0], images)
+        )
     assert model.num_classes == 0
     assert hub_model(tmp_path / "out", num_classes=5).num_classes == 5
 
@@ -143,7 +140,7 @@ def test_timm_resolves_the_preprocessing_of_a_hub_directory(hub: Path) -> None:
 
 
 def test_timm_resolves_one_mean_for_each_channel(tmp_path: Path) -> None:
-    model = load_timm(weights(tmp_path / "w.safetensors", in_chans=2))
+    model = load_timm(weights(tmp_path / "w.safetensors", in_chans=2))[0]
     resolved = resolve_data_config(model=model)
     assert (resolved["mean"], resolved["std"]) == ((0.5, 0.5), (0.25, 0.25))
 
@@ -153,7 +150,7 @@ def test_features_only_gives_the_four_stages_of_the_encoder(tmp_path: Path) -> N
     run = saved_run(tmp_path / "run", model, name="convnextv2_atto", stem_stride=1, in_chans=3)
     convert(run, tmp_path / "out", to="hub")
     pyramid = hub_model(tmp_path / "out", features_only=True)
-    encoder = Encoder(stem_stride=1, sparse="reference")  # its activations are whole grids
+    encoder = Encoder(Architecture(stem_stride=1), "reference")  # its activations are whole grids
     encoder.load_state_dict(model.encoder.state_dict())
     ours: list[Any] = []
     for stage in encoder.stages:
@@ -182,7 +179,7 @@ def test_hub_weights_convert_back_to_equal_tensors_and_names(
     back, wanted = load_file(tmp_path / "back.safetensors"), load_file(fine_tuned)
     assert back.keys() == wanted.keys()
     assert all(torch.equal(back[key], wanted[key]) for key in wanted)
-    assert header_of(tmp_path / "back.safetensors") == header_of(fine_tuned)
+    assert read_safetensors(tmp_path / "back.safetensors")[1] == read_safetensors(fine_tuned)[1]
 
 
 def test_fine_tuned_weights_keep_their_task(tmp_path: Path) -> None:
@@ -231,7 +228,7 @@ def test_the_model_card_of_foreign_weights_claims_no_pretraining(tmp_path: Path)
 
 def test_stem_stride_2_is_beyond_timm(tmp_path: Path) -> None:
     source = weights(tmp_path / "w.safetensors", stem_stride=2)
-    with pytest.raises(ValueError, match=r"stem_stride=2 is not among .*fcmae\.convert\.load_timm"):
+    with pytest.raises(ValueError, match=r"stem_stride=2 is not among .*timm_models\.load_timm"):
         convert(source, tmp_path / "out", to="hub")
     assert list(tmp_path.iterdir()) == [source]
 
@@ -253,7 +250,7 @@ def test_transformers_computes_the_features_of_timm(
     kind: Any = transformers.ConvNextV2Model if "v2" in name else transformers.ConvNextModel
     model, told = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(told.values()), told
-    wanted: Any = load_timm(source).eval()
+    wanted: Any = load_timm(source)[0].eval()
     images = torch.randn(2, in_chans, 16 * stem_stride, 24 * stem_stride)
     with torch.no_grad():
         found = model.eval()(images)
@@ -283,19 +280,19 @@ def test_transformers_classifies_as_timm(tmp_path: Path, class_names: list[str] 
 
 def test_every_size_of_both_families_has_transformers_names() -> None:
     for name in MODELS:
-        architecture = Architecture(model=name, in_chans=3, stem_stride=4)
-        family, shapes = name.split("_")[0], architecture.shapes()
+        architecture = Architecture(name=name)
+        shapes = shapes_of(architecture)
         with torch.device("meta"):
             ours = {key: torch.empty(shape) for key, shape in shapes.items()}
             config = transformers.AutoConfig.for_model(
-                family,
+                architecture.family,
                 hidden_sizes=[len(ours[f"stages.{i}.blocks.0.norm.bias"]) for i in range(4)],
                 depths=[
                     sum(f"stages.{i}." in k and "dw.bias" in k for k in ours) for i in range(4)
                 ],
             )
             theirs = transformers.AutoModel.from_config(config).state_dict()
-        named = weight_names.to_hf(ours, name)
+        named = hf_names(ours, architecture)
         found = {key: value.shape for key, value in named.items()}
         norm = {"layernorm.weight", "layernorm.bias"}
         assert found == {k: v.shape for k, v in theirs.items() if k not in norm}
@@ -342,7 +339,7 @@ def test_onnx_computes_the_features_for_any_number_and_size_of_images(
     images = torch.randn(batch, 3, height, width)
     (found,) = InferenceSession(onnx_file).run(["features"], {"images": images.numpy()})
     with torch.no_grad():
-        wanted = timm_features(load_timm(onnx_file.with_name("w.safetensors")), images)
+        wanted = timm_features(load_timm(onnx_file.with_name("w.safetensors"))[0], images)
     torch.testing.assert_close(
         torch.from_numpy(cast("Any", found)), wanted.mean((2, 3)), rtol=1e-4, atol=1e-4
     )
@@ -361,10 +358,8 @@ def test_onnx_tells_of_its_input_and_not_of_the_machine(onnx_file: Path) -> None
 
 def test_onnx_that_differs_from_torch_is_refused(onnx_file: Path, tmp_path: Path) -> None:
     other = weights(tmp_path / "w.safetensors", stem_stride=1)
-    model = load_timm(other)
-    metadata = read_weights(other).metadata
-    assert metadata is not None
-    outputs = export_onnx.Outputs(model, logits=False).eval()
+    model, metadata = load_timm(other)
+    outputs = export_onnx.Exported(model, logits=False).eval()
     assert export_onnx.difference(onnx_file, outputs, metadata) < 1e-4
     with torch.no_grad():
         model.get_parameter("stages.3.blocks.1.mlp.fc2.bias")[0] += 1.0
@@ -397,7 +392,7 @@ def test_onnx_of_other_models(
     images = torch.randn(2, 3, 96, 64)
     session = InferenceSession(tmp_path / "out.onnx")
     (found,) = session.run([output], {"images": images.numpy()})
-    outputs = export_onnx.Outputs(whole(source), logits=classes > 0)
+    outputs = export_onnx.Exported(whole(source), logits=classes > 0)
     with torch.no_grad():
         torch.testing.assert_close(
             torch.from_numpy(cast("Any", found)), outputs(images), rtol=1e-4, atol=1e-4
@@ -414,7 +409,7 @@ def test_weights_beyond_one_onnx_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"convnextv2_huge has 2\.6 GB of weights, and an ONNX file"
     ):
-        export_onnx.write(tmp_path / "out.onnx", model, metadata, [], {})
+        export_onnx.write_onnx(tmp_path / "out.onnx", model, metadata, [], {})
 
 
 def test_an_onnx_file_has_its_suffix(fine_tuned: Path, tmp_path: Path) -> None:
@@ -471,7 +466,7 @@ def test_class_names_fit_the_classifier(tmp_path: Path) -> None:
 
 def test_class_names_that_are_no_json_list_are_refused(tmp_path: Path) -> None:
     source = weights(tmp_path / "w.safetensors", classes=3)
-    header = header_of(source) | {"classes": "3"}
+    header = read_safetensors(source)[1] | {"classes": "3"}
     save_file(load_file(source), tmp_path / "bad.safetensors", metadata=header)
     with pytest.raises(ValueError, match="the metadata under 'classes' are damaged: "):
         read_weights(tmp_path / "bad.safetensors")

@@ -15,21 +15,15 @@ from torch.nn import functional as F
 
 from data import transforms
 from fcmae import FCMAE
-from fcmae.convert import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    convert,
-    load_timm,
-    main,
-    read_metadata,
-    to_official,
-    to_timm,
-)
-from fcmae.encoder import MODELS, Encoder
-from fcmae.layers import Block
-from fcmae.model import ModelConfig
-from fcmae.weights.files import Metadata, load_encoder, read_weights
-from fcmae.weights.weight_names import Architecture, infer, read, table
+from fcmae.architecture import MODELS, Architecture
+from fcmae.convert import convert, main
+from fcmae.encoder import Encoder
+from fcmae.layers import Block, GrnMlp
+from fcmae.weights.files import load_encoder, read_metadata, read_weights
+from fcmae.weights.metadata import Metadata
+from fcmae.weights.official import to_official
+from fcmae.weights.timm_models import load_timm, to_timm
+from fcmae.weights.weight_names import canonical, infer, shapes_of, table
 from tests.fcmae.test_convert import metadata_of, saved_run, timm_features, trained
 
 Kind = Literal["dense", "sparse", "sparse stem"]
@@ -82,7 +76,7 @@ def official(encoder: Encoder, kind: Kind) -> dict[str, Tensor]:
             wrapped(f"{name}.norm", block.norm, "ln")
             wrapped(f"{name}.pwconv1", block.mlp.fc1, "linear")
             wrapped(f"{name}.pwconv2", block.mlp.fc2, "linear")
-            if block.mlp.grn is not None:
+            if isinstance(block.mlp, GrnMlp):
                 state[f"{name}.grn.gamma"] = block.mlp.grn.weight.view(*ones, -1)
                 state[f"{name}.grn.beta"] = block.mlp.grn.bias.view(*ones, -1)
             if block.gamma is not None:
@@ -168,7 +162,7 @@ def test_official_files_hold_the_encoder(
     torch.save({"model": with_decoder(state) if whole else state}, file)
     weights = read_weights(file)
     assert weights.architecture == Architecture(
-        model=name, in_chans=in_chans, stem_stride=stem_stride
+        name=name, in_chans=in_chans, stem_stride=stem_stride
     )
     assert weights.metadata is None
     assert weights.dropped == (5 if whole else 0)
@@ -187,7 +181,7 @@ def test_timm_computes_the_features_of_the_official_file(
     convert(tmp_path / "official.pt", tmp_path / "out.safetensors")
     images = torch.randn(2, 3, *model.image_size)
     with torch.no_grad():
-        theirs = timm_features(load_timm(tmp_path / "out.safetensors"), images)
+        theirs = timm_features(load_timm(tmp_path / "out.safetensors")[0], images)
     # float32: both sum the same products in another order
     torch.testing.assert_close(features(model, images), theirs, rtol=1e-4, atol=1e-4)
 
@@ -235,11 +229,12 @@ def test_timm_to_official_to_timm_is_the_identity(tmp_path: Path, name: str, cla
     )
     assert_equal(dict(plain.state_dict()), dict(model.state_dict()))
     # timm reads the official file as it reads the published ones
+    metadata = read_metadata(tmp_path / "again.safetensors")
     assert_equal(
         torch.load(tmp_path / "official.pt", weights_only=True)["model"],
-        to_official(dict(model.state_dict()), read_metadata(tmp_path / "again.safetensors")),
+        to_official(canonical(dict(model.state_dict()), metadata.architecture), metadata),
     )
-    headless = load_timm(tmp_path / "again.safetensors").state_dict()
+    headless = load_timm(tmp_path / "again.safetensors")[0].state_dict()
     assert headless.keys() == {k for k in model.state_dict() if not k.startswith("head.fc.")}
 
 
@@ -269,8 +264,8 @@ def test_official_weights_read_by_timm_are_the_same(tmp_path: Path) -> None:
 
 def test_every_size_of_both_families_has_a_complete_table() -> None:
     for name in MODELS:
-        architecture = Architecture(model=name, in_chans=3, stem_stride=4)
-        rows, shapes = table(name), architecture.shapes()
+        architecture = Architecture(name=name, in_chans=3, stem_stride=4)
+        rows, shapes = table(architecture), shapes_of(architecture)
         assert {row.ours for row in rows[:-4]} == shapes.keys()
         assert [row.ours for row in rows[-4:]] == [
             *("head.norm.weight", "head.norm.bias", "head.fc.weight", "head.fc.bias")
@@ -285,7 +280,7 @@ def test_every_size_of_both_families_has_a_complete_table() -> None:
             state = {key: torch.empty(shape) for key, shape in shapes.items()}
             named = to_official(state, metadata)
         assert infer(named) == architecture
-        back = read(named, architecture)
+        back = canonical(named, architecture)
         assert {k: v.shape for k, v in back.items() if not k.startswith("head.")} == shapes
 
 
@@ -423,7 +418,7 @@ def test_other_suffixes_and_damaged_metadata_are_refused(tmp_path: Path) -> None
 
 def test_timm_state_dicts_need_no_header(tmp_path: Path) -> None:
     model = trained("convnextv2_atto", 1, 3)
-    whole = to_timm(model.state_dict(), metadata_of(model, "convnextv2_atto", 1, 3))
+    whole = to_timm(model.encoder.state_dict(), metadata_of(model, "convnextv2_atto", 1, 3))
     published = {k: v for k, v in whole.items() if not k.startswith("head.norm.")}  # timm's .fcmae
     torch.save(published, tmp_path / "timm.pt")
     convert(tmp_path / "timm.pt", tmp_path / "out.safetensors", image_size=(16, 24), mean=(0.5,))
@@ -444,14 +439,17 @@ def test_a_checkpoint_file_alone_tells_its_model(tmp_path: Path) -> None:
         model = trained(name, 2, 4)
         save_file(model.state_dict(), tmp_path / "model.safetensors")
         weights = read_weights(tmp_path / "model.safetensors")
-        assert weights.architecture == Architecture(model=name, in_chans=4, stem_stride=2)
+        assert weights.architecture == Architecture(name=name, in_chans=4, stem_stride=2)
         assert weights.dropped == len(model.decoder.state_dict())
         assert_equal(weights.tensors, dict(model.encoder.state_dict()))
 
 
-def test_the_defaults_are_those_of_the_data() -> None:
-    assert IMAGENET_MEAN == transforms.IMAGENET_MEAN
-    assert IMAGENET_STD == transforms.IMAGENET_STD
+def test_what_nothing_tells_is_imagenet_s(tmp_path: Path) -> None:
+    torch.save(official(trained("convnextv2_atto", 4, 3).encoder, "dense"), tmp_path / "x.pt")
+    convert(tmp_path / "x.pt", tmp_path / "out.safetensors")
+    metadata = read_metadata(tmp_path / "out.safetensors")
+    assert metadata.image_size == (224, 224)
+    assert (metadata.mean, metadata.std) == (transforms.IMAGENET_MEAN, transforms.IMAGENET_STD)
 
 
 def test_flags_fill_what_the_file_does_not_tell_and_nothing_else(
@@ -479,10 +477,10 @@ def test_flags_fill_what_the_file_does_not_tell_and_nothing_else(
         convert(out, tmp_path / "again.safetensors", image_size=64)
 
 
-def config_of(
+def architecture_of(
     name: str = "convnextv2_atto", stem_stride: int = 4, in_chans: int = 3
-) -> ModelConfig:
-    return ModelConfig(name=name, stem_stride=stem_stride, in_chans=in_chans)
+) -> Architecture:
+    return Architecture(name=name, stem_stride=stem_stride, in_chans=in_chans)
 
 
 def test_an_encoder_starts_from_any_file_and_sees_hidden_patches_alike(tmp_path: Path) -> None:
@@ -498,7 +496,7 @@ def test_an_encoder_starts_from_any_file_and_sees_hidden_patches_alike(tmp_path:
     for name in ("run", "sparse.pt", "dense.pt", "timm.safetensors"):
         model = FCMAE(image_size=source.image_size, generator=torch.Generator().manual_seed(5))
         fresh = {k: v.clone() for k, v in model.decoder.state_dict().items()}
-        told = load_encoder(model.encoder, tmp_path / name, config_of())
+        told = load_encoder(model.encoder, tmp_path / name, architecture_of())
         assert told.startswith(
             f"encoder from {tmp_path / name} (convnextv2_atto with stem_stride=4"
         )
@@ -509,18 +507,22 @@ def test_an_encoder_starts_from_any_file_and_sees_hidden_patches_alike(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "config",
-    [config_of("convnextv2_femto"), config_of("convnext_atto"), config_of(stem_stride=2),
-     config_of(in_chans=1)],
-)  # fmt: skip
-def test_weights_of_another_architecture_are_refused(tmp_path: Path, config: ModelConfig) -> None:
+    "wanted",
+    [
+        architecture_of("convnextv2_femto"),
+        architecture_of("convnext_atto"),
+        architecture_of(stem_stride=2),
+        architecture_of(in_chans=1),
+    ],
+)
+def test_weights_of_another_architecture_are_refused(tmp_path: Path, wanted: Architecture) -> None:
     file = tmp_path / "x.pt"
     torch.save({"model": official(trained("convnextv2_atto", 4, 3).encoder, "dense")}, file)
-    encoder = Encoder(name=config.name, in_chans=config.in_chans, stem_stride=config.stem_stride)
+    encoder = Encoder(wanted)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     with pytest.raises(ValueError, match=r"x\.pt is convnextv2_atto with stem_stride=4") as error:
-        load_encoder(encoder, file, config)
-    assert f"but the run trains {config.name} with stem_stride={config.stem_stride}" in str(
+        load_encoder(encoder, file, wanted)
+    assert f"but the run trains {wanted.name} with stem_stride={wanted.stem_stride}" in str(
         error.value
     )
     assert_equal(dict(encoder.state_dict()), before)

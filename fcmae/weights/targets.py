@@ -1,0 +1,39 @@
+"""What `python -m fcmae.convert` can write, one function a target."""
+
+from pathlib import Path
+
+from fcmae.weights import Target
+from fcmae.weights.files import Weights
+from fcmae.weights.hub import write_hub
+from fcmae.weights.metadata import Metadata
+from fcmae.weights.official import save_official, to_official
+from fcmae.weights.timm_models import as_timm, save_timm, to_timm
+from fcmae.weights.weight_names import complete
+
+
+def write_target(out: Path, to: Target, weights: Weights, metadata: Metadata) -> list[str]:
+    """Write weights for `to` at `out`, and say what was measured of them, if anything was.
+
+    Raises:
+        OSError: something cannot be written.
+        ValueError: the target cannot express the weights.
+        ModuleNotFoundError: the extra `export` is missing.
+    """
+    tensors, classes, extra_header = weights.tensors, weights.classes, weights.extra_header
+    if to == "timm":
+        save_timm(out, to_timm(tensors, metadata), metadata, extra_header)
+    elif to == "official":
+        save_official(out, to_official(tensors, metadata), metadata, extra_header)
+    elif to == "hub":
+        write_hub(out, as_timm(tensors, metadata), metadata, classes, extra_header)
+    elif to == "hf":
+        from fcmae.weights.hf import write_hf  # transformers takes seconds
+
+        write_hf(out, complete(tensors), metadata, classes, extra_header)
+    else:
+        from fcmae.weights.onnx import write_onnx  # onnxruntime may be missing
+
+        model = as_timm(tensors, metadata)
+        difference = write_onnx(out, model, metadata, classes, extra_header)
+        return [f"onnxruntime differs from torch by at most {difference:.1e}"]
+    return []
