@@ -22,7 +22,8 @@ from torch import Tensor
 from data.decode import Pixels, decode
 from data.making.listing import Entry
 from data.making.workers import Engine, over
-from data.shards.index import Moments, Shard, from_entry, to_entry, write_json
+from data.shards.index import Shard, from_entry, to_entry, write_json
+from data.shards.moments import Moments
 from data.shards.writing import checked, refuse_existing, write_shard
 from data.transforms import resize
 
