@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import tyro
 
-from finetune.frozen.features import spread
+from finetune.labels.results import spread
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/reproduce")

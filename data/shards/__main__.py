@@ -9,10 +9,12 @@ import tyro
 from braceexpand import braceexpand
 from tqdm import tqdm
 
+from data.bad_samples import BadSample
 from data.decode import decode, image_suffix
 from data.making.verify import verify
 from data.making.workers import cores
-from data.shards.index import Moments, Shard, index_shard, read_index, statistics, write_index
+from data.shards.index import Shard, index_shard, read_index, statistics, write_index
+from data.shards.moments import Moments
 from data.shards.reading import LOCAL, check_file, check_shard, read_sample
 from data.shards.sources import is_remote
 
@@ -42,7 +44,8 @@ class Verify:
 def moments_of(shard: Shard, in_chans: int | None) -> Moments:
     """Decode the images of a shard, and name those that cannot be on standard error.
 
-    Raises ValueError if none of them can be.
+    Raises:
+        ValueError: none of them can be decoded.
     """
     parts: list[Moments] = []
     for i in range(shard.samples):
@@ -55,8 +58,8 @@ def moments_of(shard: Shard, in_chans: int | None) -> Moments:
             assert isinstance(content, bytes)
             image = decode(content, suffix, in_chans, "float32")
         except ValueError as error:
-            why = f"{shard.url}: sample {members['__key__']!r}: {error}"
-            tqdm.write(f"left out of the statistics: {why}", file=sys.stderr)
+            bad = BadSample(shard.url, str(members["__key__"]), str(error))
+            tqdm.write(f"left out of the statistics: {bad}", file=sys.stderr)
             continue
         in_chans = image.shape[0]
         parts.append(Moments.of(image))
@@ -66,7 +69,12 @@ def moments_of(shard: Shard, in_chans: int | None) -> Moments:
 
 
 def main(args: Index | Verify) -> None:
-    """Index or verify shards; raises OSError and ValueError, or exits with 1 if some are bad."""
+    """Index or verify shards.
+
+    Raises:
+        OSError, ValueError: shards or their index cannot be used.
+        SystemExit: shards were verified; its status is 1 if some are bad.
+    """
     urls = [url for pattern in args.shards for url in braceexpand(pattern)]
     if any(is_remote(url) for url in urls):
         raise ValueError(
@@ -89,8 +97,9 @@ def main(args: Index | Verify) -> None:
         if known and known.sha256 == shard.sha256:  # its images are those of the statistics
             shard = replace(shard, moments=known.moments)
         if args.statistics:
-            shard = replace(shard, moments=moments_of(shard, in_chans))
-            in_chans = in_chans or len(shard.moments.sums) if shard.moments else in_chans
+            moments = moments_of(shard, in_chans)
+            in_chans = in_chans or len(moments.sums)  # all shards in the channels of the first
+            shard = replace(shard, moments=moments)
         shards.append(shard)
     write_index(shards)
     for shard in shards:

@@ -106,7 +106,7 @@ class Watch:
     def knn_accuracy(self) -> float:
         """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
         from fcmae.convert import Metadata, as_timm  # timm: a tenth of the time of a start
-        from finetune.knn import knn_accuracy
+        from finetune.frozen.neighbours import knn_accuracy
         from finetune.labels.labelled import LabelledData
 
         model = self.config.model
