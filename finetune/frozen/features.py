@@ -123,9 +123,10 @@ def features_of(
         ValueError: see `extract`; a sample without the field of its group.
     """
     group = config.data.group
-    path = None if config.cache is None else cached_file(images, model, metadata, config)
+    path = None
     cached = None
-    if path is not None:
+    if config.cache is not None:
+        path = config.cache / cache_name(images, model, metadata, config)
         # one process looks, or those that see another disk would wait for those that do not
         there = accelerator.is_main_process and path.exists()
         (cached,) = broadcast_object_list([load_file(path) if there else None])
@@ -146,22 +147,21 @@ def features_of(
     return Features(cached["x"][kept], cached["y"][kept], groups), len(images) - len(kept)
 
 
-def cached_file(
+def cache_name(
     images: ShardImages, model: nn.Module, metadata: Metadata, config: ProbeConfig
-) -> Path:
-    """Where the cache has the features of these images.
+) -> str:
+    """The file that the cache has the features of these images in.
 
-    The name is a hash of what they depend on: shards, weights, metadata, pooling, the share of bad
+    It is a hash of what they depend on: shards, weights, metadata, pooling, the share of bad
     samples that was let pass.
     """
-    assert config.cache is not None
     data = config.data
     # with the share, since features made under a laxer one may have too many bad samples
     shards = [shard.sha256 for shard in images.samples.shards]
     made_by = sha256_of(model, metadata)
     made_of = (made_by, config.pool, data.pixels, data.max_bad_fraction, shards)
     key = hashlib.sha256(repr(made_of).encode())
-    return config.cache / f"{key.hexdigest()[:32]}.safetensors"
+    return f"{key.hexdigest()[:32]}.safetensors"
 
 
 def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledData) -> ShardImages:
