@@ -14,7 +14,7 @@ from typing import cast
 
 import torch
 
-from data.bad_samples import BrokenSamples
+from data.bad_samples import BadSamples
 from data.order import GlobalBatches, Order
 from data.pipeline import ShardImages, train_loader
 from data.shards.index import Shard, statistics
@@ -63,7 +63,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
     shards = open_shards(config.data.train, run.verify, config.data.source)
     config = with_statistics(config, shards)
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
-    bad = BrokenSamples(order.samples, config.data.max_bad_fraction)
+    bad = BadSamples(order.samples, config.data.max_bad_fraction)
     session = Session(run.dir, run, processes, accelerator, bad)
     changed = session.compare(config, free=MAY_CHANGE, length=LENGTH)
 
@@ -109,7 +109,9 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
         learner,
         end=end,
         title=config.model.name,
-        names_of_step=lambda step, rank: images_of_shards.name(batches.of_step(step, rank)),
+        names_of_step=lambda step, rank: [
+            images_of_shards.name(sample) for _, sample in batches.of_step(step, rank)
+        ],
         changed=changed,
     )
     if config.dry_run and accelerator.is_main_process:

@@ -2,16 +2,32 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-LISTED = 20  # broken samples that an error names
+LISTED = 20  # bad samples that an error names
 
 
-class BrokenSamples:
-    """The broken samples that a run has met so far.
+@dataclass(frozen=True)
+class BadSample:
+    """A sample that cannot be read, and why: `SHARD: sample 'KEY': WHY` as text.
+
+    `shard` is the name of its shard, or the URL where several shards have the name.
+    """
+
+    shard: str
+    key: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: sample {self.key!r}: {self.why}"
+
+
+class BadSamples:
+    """The bad samples that a run has met so far.
 
     Args:
         samples: in all shards.
-        max_fraction: share of them that may be broken.
+        max_fraction: share of them that may be bad.
 
     Raises:
         ValueError: `max_fraction` is no share.
@@ -21,31 +37,33 @@ class BrokenSamples:
         if not 0 <= max_fraction <= 1:
             raise ValueError(f"data.max_bad_fraction={max_fraction} must be a share, 0 to 1")
         self.samples, self.max_fraction = samples, max_fraction
-        self.met: dict[str, None] = {}  # messages, in the order of their coming
+        self.met: dict[BadSample, None] = {}  # in the order of their coming
 
-    def new(self, items: Iterable[str]) -> list[str]:
-        """The messages in the `broken` lines of items that were not met before, each once."""
-        lines = dict.fromkeys(line for item in items for line in item.splitlines())
-        return [line for line in lines if line not in self.met]
+    def __len__(self) -> int:
+        return len(self.met)
 
-    def add(self, messages: Iterable[str]) -> list[str]:
-        """Take the messages of all processes in, and return those that are new.
+    def new(self, found: Iterable[BadSample]) -> list[BadSample]:
+        """Those of `found` that were not met before, each once."""
+        return [sample for sample in dict.fromkeys(found) if sample not in self.met]
+
+    def add(self, found: Iterable[BadSample]) -> list[BadSample]:
+        """Take what all processes found in, and return what is new.
 
         Raises:
-            ValueError: more than the share are broken now.
+            ValueError: more than the share are bad now.
         """
-        new = self.new(messages)
+        new = self.new(found)
         self.met |= dict.fromkeys(new)
-        if len(self.met) > self.max_fraction * self.samples:
-            names = "; ".join(list(self.met)[:LISTED])
-            more = f"; and {len(self.met) - LISTED} more" if len(self.met) > LISTED else ""
+        if len(self) > self.max_fraction * self.samples:
+            names = "; ".join(map(str, list(self.met)[:LISTED]))
+            more = f"; and {len(self) - LISTED} more" if len(self) > LISTED else ""
             raise ValueError(
-                f"{len(self.met)} of {self.samples} samples are broken, more than the share"
+                f"{len(self)} of {self.samples} samples are broken, more than the share"
                 f" data.max_bad_fraction={self.max_fraction}; repair the shards or raise it:"
                 f" {names}{more}"
             )
         return new
 
     def by_shard(self) -> dict[str, int]:
-        """How many in each shard."""
-        return dict(Counter(message.partition(": sample ")[0] for message in self.met))
+        """How many in each shard, by its name."""
+        return dict(Counter(sample.shard for sample in self.met))

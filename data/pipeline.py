@@ -1,28 +1,26 @@
 """The loader: images of shards, by the numbers that the order gives, as batches of tensors."""
 
-import os
 import random
-import signal
-import threading
-from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from data.bad_samples import BadSample
 from data.decode import IMAGE_SUFFIXES, Picture, Pixels, image_suffix, open_image
 from data.order import GlobalBatches
 from data.shards.index import Shard
-from data.shards.reading import LOCAL, read_sample
+from data.shards.samples import ShardSamples
 from data.shards.sources import SourceConfig
-from data.targets import ClassTarget, Members, Target, Unlabelled
+from data.targets import ClassTarget, Members, Target, Unlabelled, group_of
 from data.transforms import IMAGENET_MEAN, IMAGENET_STD, Crop, Image, centre_crop
+from data.worker_signals import outlive_signals
 
 Crops = Callable[[Picture, tuple[int, int], random.Random], Image]
+JointCrops = Callable[[Picture, Any, tuple[int, int], random.Random], tuple[Image, Any]]
 CLASS = ClassTarget()
 
 
@@ -56,24 +54,25 @@ class ShardImages(Dataset[dict[str, Any]]):
     """Images of shards, by (epoch, sample).
 
     An item is `{"image": UInt8|Float32[c, h, w], "key": str, "epoch": int, "sample": int,
-    "label": target, "broken": str}`. A sample is broken if it has no image, one that cannot be
-    decoded, or a label that is none of its target's kind; one without a label is not.
+    "label": target, "group": str | None, "whole": bool, "bad": tuple[BadSample, ...]}`. A sample is
+    bad if it has no image, one that cannot be decoded, or a label that is none of its target's
+    kind; one without a label is not.
 
-    A broken sample gives zeros and a missing label. With `replace` the next one of its shard that
-    can be read takes its place, cropped and masked as the broken one would have been, so that
-    batches stay full and depend on nothing else. `broken` has a line for each sample that was
-    passed over, or nothing; it names the shard, by its URL where several have the name.
+    A bad sample gives zeros and a missing label, and is not `whole`. With `replace` the next one of
+    its shard that is whole takes its place, cropped and masked as the bad one would have been, so
+    that batches stay full and depend on nothing else. `bad` has each sample that was passed over.
 
     Args:
-        shards: in the order in which their samples are numbered.
+        samples: that hold the images.
         size: height and width in pixels.
         in_chans: channels of the images.
         pixels: "uint8" or "float32".
         seed: with epoch and sample it determines the crop and flip.
         crop: a random crop, a function of its generator; None for the centre.
+        joint_crop: crops image and label together, where labels have pixels, in place of `crop`.
         target: what samples are labelled with.
-        replace: broken samples, which serves pretraining.
-        source: how remote shards are read.
+        group: field of the json member that is the item's `group`; None in a sample without it.
+        replace: bad samples, which serves pretraining.
 
     Raises:
         ValueError: no sample of a shard can be read; the bytes of one are no tar.
@@ -81,98 +80,117 @@ class ShardImages(Dataset[dict[str, Any]]):
 
     def __init__(
         self,
-        shards: Sequence[Shard],
+        samples: ShardSamples,
         *,
         size: tuple[int, int],
         in_chans: int,
         pixels: Pixels = "uint8",
         seed: int = 0,
         crop: Crops | None = None,
+        joint_crop: JointCrops | None = None,
         target: Target = CLASS,
+        group: str = "",
         replace: bool = False,
-        source: SourceConfig = LOCAL,
     ) -> None:
-        self.shards, self.size, self.in_chans = shards, size, in_chans
-        self.target, self.replace = target, replace
+        self.samples = samples
+        self.size = size
+        self.in_chans = in_chans
         self.pixels: Pixels = pixels
-        self.seed, self.crop, self.source = seed, crop, source
-        self.ends = list(accumulate(shard.samples for shard in shards))
-        self.names = Counter(shard.name for shard in shards)
+        self.seed = seed
+        self.crop = crop
+        self.joint_crop = joint_crop
+        self.target = target
+        self.group = group
+        self.replace = replace
 
     def __len__(self) -> int:
-        return self.ends[-1]
-
-    def locate(self, sample: int) -> tuple[Shard, int]:
-        """The shard of a sample, and its number therein."""
-        number = bisect_right(self.ends, sample)
-        shard = self.shards[number]
-        return shard, sample - self.ends[number] + shard.samples
-
-    def read(self, sample: int) -> tuple[Shard, dict[str, str | bytes]]:
-        """The shard and the undecoded members of a sample."""
-        shard, i = self.locate(sample)
-        return shard, read_sample(shard, i, self.source)
-
-    def name(self, items: Iterable[tuple[int, int]]) -> list[str]:
-        """`URL: sample 'KEY'` of each (epoch, sample)."""
-        read = (self.read(sample) for _, sample in items)
-        return [f"{shard.url}: sample {members['__key__']!r}" for shard, members in read]
+        return len(self.samples)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, sample = item
-        shard, first = self.locate(sample)
-        # shards of one name lie in several directories: their samples are not to be taken for one
-        named = shard.name if self.names[shard.name] == 1 else shard.url
-        broken = []
-        for i in range(first, first + shard.samples):
-            members = read_sample(shard, i % shard.samples, self.source)
-            try:
-                image, label = self.decode(members, random.Random(f"{self.seed} {epoch} {sample}"))
-                break
-            except ValueError as error:
-                broken.append(f"{named}: sample {members['__key__']!r}: {error}")
-                if not self.replace:
-                    shape = (self.in_chans, *self.size)
-                    image = torch.zeros(shape, dtype=getattr(torch, self.pixels))
-                    label = self.target.missing
-                    break
-        else:
-            raise ValueError(
-                f"{shard.url}: none of its {shard.samples} samples can be read ({broken[0]});"
-                " take it out of data.train"
-            )
+        if not self.replace:
+            return self.read(sample, epoch, sample)
+        shard, _ = self.samples.locate(sample)
+        candidates = (self.read(i, epoch, sample) for i in self.samples.from_here_on(sample))
+        return next_whole(candidates, f"{shard.samples} samples of {shard.url}")
+
+    def name(self, sample: int) -> str:
+        """`URL: sample 'KEY'`."""
+        return self.samples.name(sample)
+
+    def read(self, sample: int, epoch: int, place: int) -> dict[str, Any]:
+        """A sample as the item (epoch, place): whole, or zeros that say why."""
+        members = self.samples.members(sample)
+        key, group = str(members["__key__"]), None
+        bad: tuple[BadSample, ...] = ()
+        try:
+            image, label = self.decode(members, random.Random(f"{self.seed} {epoch} {place}"))
+        except ValueError as error:
+            bad = (self.samples.bad(sample, key, error),)
+            image = torch.zeros(self.in_chans, *self.size, dtype=getattr(torch, self.pixels))
+            label = self.target.missing
+        if self.group and not bad:
+            with suppress(ValueError):  # a json member that is none
+                group = group_of(members, self.group)
         return {
             "image": image,
-            "key": members["__key__"],
+            "key": key,
             "epoch": epoch,
-            "sample": sample,
+            "sample": place,
             "label": label,
-            "broken": "\n".join(broken),
+            "group": group,
+            "whole": not bad,
+            "bad": bad,
         }
 
-    def open(self, members: Members) -> Picture:
-        """The image among the members of a sample; raises ValueError if there is none."""
+    def decode(self, members: Members, rng: random.Random) -> tuple[torch.Tensor, Any]:
+        """The image and the label among the members of a sample.
+
+        Raises:
+            ValueError: the sample is bad.
+        """
         suffix = image_suffix(members)
         if suffix is None:
             raise ValueError(f"no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
         encoded = members[suffix]
         assert isinstance(encoded, bytes)
-        return open_image(encoded, suffix, self.in_chans, self.pixels)
+        picture = open_image(encoded, suffix, self.in_chans, self.pixels)
+        if self.joint_crop is not None:
+            return self.joint_crop(picture, self.target(members), self.size, rng)
+        if self.crop is not None:
+            return self.crop(picture, self.size, rng), self.target(members)
+        return centre_crop(picture, self.size), self.target(members)
 
-    def decode(self, members: Members, rng: random.Random) -> tuple[torch.Tensor, Any]:
-        """Image and label; raises ValueError for a broken sample."""
-        picture, crop = self.open(members), self.crop
-        image = centre_crop(picture, self.size) if crop is None else crop(picture, self.size, rng)
-        return image, self.target(members)
+
+def next_whole(items: Iterable[dict[str, Any]], these: str) -> dict[str, Any]:
+    """The first item that is whole, with the bad samples that it takes the place of.
+
+    Args:
+        items: the one that is wanted, then those that may take its place.
+        these: says which and how many they are.
+
+    Raises:
+        ValueError: none is whole.
+    """
+    bad = list[BadSample]()
+    for item in items:
+        bad += item["bad"]
+        if item["whole"]:
+            return item | {"bad": tuple(bad)}
+    raise ValueError(f"none of the {these} can be read ({bad[0]}); take them out of data.train")
 
 
 @runtime_checkable
 class Samples(Protocol):
-    """Samples by (epoch, number): all of some shards, or some of them."""
+    """Items by (epoch, number), as those of ShardImages: all of some shards, or some of them."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]: ...
+
+    def name(self, sample: int) -> str:
+        """`URL: sample 'KEY'` of a number."""
+        ...
 
 
 def train_loader(
@@ -184,9 +202,9 @@ def train_loader(
     in_chans: int,
     pin_memory: bool,
 ) -> DataLoader[dict[str, Any]]:
-    """Randomly cropped micro-batches. Never `prepare` it: `batches` has sharded it already."""
+    """Randomly cropped micro-batches of pretraining."""
     images = ShardImages(
-        shards,
+        ShardSamples(shards, config.source),
         size=size,
         in_chans=in_chans,
         pixels=config.pixels,
@@ -194,32 +212,29 @@ def train_loader(
         crop=Crop(config.scale, config.flip),
         target=Unlabelled(),
         replace=True,
-        source=config.source,
     )
+    return batch_loader(images, batches, workers=config.workers, pin_memory=pin_memory)
+
+
+def batch_loader(
+    images: Samples,
+    batches: Iterable[list[tuple[int, int]]],
+    *,
+    workers: int,
+    pin_memory: bool = False,
+) -> DataLoader[dict[str, Any]]:
+    """These batches of (epoch, number), by processes that outlive the signals of a job.
+
+    Never `prepare` it: the share of this process is chosen already.
+    """
     return DataLoader(
-        images,
+        cast("Dataset[dict[str, Any]]", images),
         batch_sampler=batches,
-        num_workers=config.workers,
+        num_workers=workers,
         pin_memory=pin_memory,
+        collate_fn=collate,
         worker_init_fn=outlive_signals,
     )
-
-
-def outlive_signals(worker: int) -> None:
-    """Have a worker work on when a scheduler, or Ctrl-C, signals every process of a job.
-
-    The training process needs its images to finish the step. Only its own SIGTERM ends the worker.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def obey_the_parent() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-            pass
-        os._exit(0)
-
-    threading.Thread(target=obey_the_parent, daemon=True).start()
 
 
 def eval_loader(
@@ -227,5 +242,20 @@ def eval_loader(
 ) -> DataLoader[dict[str, Any]]:
     """Every world-th sample from `rank` on, once, in order; the last batch may be smaller."""
     mine = [(0, sample) for sample in range(rank, len(images), world)]
-    dataset = cast("Dataset[dict[str, Any]]", images)
-    return DataLoader(dataset, batch_size=batch_size, sampler=mine, num_workers=workers)
+    return DataLoader(
+        cast("Dataset[dict[str, Any]]", images),
+        batch_size=batch_size,
+        sampler=mine,
+        num_workers=workers,
+        collate_fn=collate,
+    )
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch: tensors are stacked, `key` and `group` become lists, `bad` one list of them all."""
+    lists = {
+        "group": [item["group"] for item in items],
+        "bad": [sample for item in items for sample in item["bad"]],
+    }
+    others = [{name: item[name] for name in item if name not in lists} for item in items]
+    return default_collate(others) | lists

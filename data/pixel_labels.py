@@ -5,22 +5,16 @@ A mask is a PNG in 8-bit grey, as large as the image: a pixel's value is the num
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.decode import Box, Pixels, decode
-from data.pipeline import ShardImages
-from data.shards.index import Shard
-from data.shards.reading import LOCAL
-from data.shards.sources import SourceConfig
+from data.decode import Box, Picture, decode
 from data.targets import Members
-from data.transforms import Crop, centre_box, resize
+from data.transforms import Crop, Image, centre_box, resize
 
 MASK = "seg.png"
 IGNORED = 255
@@ -54,48 +48,28 @@ class MaskTarget:
         return mask
 
 
-class MaskedImages(ShardImages):
-    """Images of shards and their masks, UInt8[h, w], as the label.
-
-    A sample is broken, too, if it has no mask, one of another size than the image, or one with a
-    class that there is not.
+@dataclass(frozen=True)
+class MaskedCrop:
+    """Crops, resizes and flips an image and its mask alike.
 
     Args:
-        shards: in the order in which their samples are numbered.
-        size: height and width in pixels, of images and masks.
-        in_chans: channels of the images.
-        classes: how many; at most 255.
-        pixels: "uint8" or "float32".
-        seed: with epoch and sample it determines the crop and flip.
         boxes: draws what is cropped and flipped; None for the centre.
-        source: how remote shards are read.
     """
 
-    def __init__(
-        self,
-        shards: Sequence[Shard],
-        *,
-        size: tuple[int, int],
-        in_chans: int,
-        classes: int,
-        pixels: Pixels = "uint8",
-        seed: int = 0,
-        boxes: Crop | None = None,
-        source: SourceConfig = LOCAL,
-    ) -> None:
-        super().__init__(
-            shards,
-            size=size,
-            in_chans=in_chans,
-            pixels=pixels,
-            seed=seed,
-            target=MaskTarget(classes, size),
-            source=source,
-        )
-        self.boxes = boxes
+    boxes: Crop | None = None
 
-    def decode(self, members: Members, rng: random.Random) -> tuple[Tensor, Any]:
-        picture, mask = self.open(members), self.target(members)
+    def __call__(
+        self,
+        picture: Picture,
+        mask: UInt8[Tensor, "h0 w0"],
+        size: tuple[int, int],
+        rng: random.Random,
+    ) -> tuple[Image, UInt8[Tensor, "h w"]]:
+        """The image and its mask, both of `size`.
+
+        Raises:
+            ValueError: the mask has another size than the image; the image cannot be decoded.
+        """
         h, w = picture.height, picture.width
         if mask.shape != (h, w):
             raise ValueError(
@@ -103,11 +77,11 @@ class MaskedImages(ShardImages):
                 " they must be of one size"
             )
         if self.boxes is None:
-            box, mirrored = centre_box(h, w, self.size), False
+            box, mirrored = centre_box(h, w, size), False
         else:
             box, mirrored = self.boxes.draw(h, w, rng)
-        image = resize(picture.read(box, self.size), self.size)
-        mask = cut(mask, box, self.size)
+        image = resize(picture.read(box, size), size)
+        mask = cut(mask, box, size)
         return (image.flip(-1), mask.flip(-1)) if mirrored else (image, mask)
 
 

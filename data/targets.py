@@ -99,4 +99,19 @@ class ValueTarget:
 
 def read_field(members: Members, name: str) -> Any:
     """A field of the json member; None where there is none."""
-    return json.loads(members.get("json", "{}")).get(name)
+    return read_record(members).get(name)
+
+
+def group_of(members: Members, name: str) -> str | None:
+    """A field of the json member as text, which related samples share; None where there is none."""
+    record = read_record(members)
+    return str(record[name]) if name in record else None
+
+
+def read_record(members: Members) -> dict[str, Any]:
+    """The json member, empty where there is none.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(members.get("json", "{}"))

@@ -32,17 +32,18 @@ from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
 from fcmae.run.session import start_accelerator
 from fcmae.weights.files import read_metadata
-from finetune.frozen.features import Features, spread, whiten
-from finetune.labels.inference import outputs_of
+from finetune.frozen.linear import train_grid
+from finetune.frozen.whitening import whiten
+from finetune.labels.inference import Inference
 from finetune.labels.labelled import Chosen
 from finetune.labels.metrics import measure
-from finetune.linear_probe import train_grid
+from finetune.labels.results import spread
 from finetune.models import classifier
 from finetune.models.backbone import RandomConfig
 from finetune.models.pooling import pooled
 from finetune.training.classification import (
-    Labelled,
     TrainConfig,
+    TrainingSamples,
     check_labels,
     images_of,
     read,
@@ -126,7 +127,7 @@ class Probe:
     def __init__(
         self,
         config: FewShotConfig,
-        labelled: Labelled,
+        labelled: TrainingSamples,
         held: Int[Tensor, " m"] | None,
         accelerator: Accelerator,
     ) -> None:
@@ -135,25 +136,28 @@ class Probe:
         images = images_of(config, config.data.train, metadata, labelled.task)
         learned = Chosen(images, labelled.samples, replace=False)
         asked = to_report_on(config, labelled, held, metadata)
-        x, y, whole = outputs_of(forward, learned, metadata, config.data, accelerator)
-        unseen, answers, kept = outputs_of(forward, asked, metadata, config.data, accelerator)
-        check_labels(labelled.task, answers[kept], asked)
-        x[~whole] = x[whole].mean(0)  # a broken image tells nothing
-        learned = Features(x, labelled.labels, y)
-        self.learned, self.unseen = whiten(learned, Features(unseen, answers, kept).take(kept))
-        self.config, self.task = config, labelled.task
+        found = Inference(learned, metadata, config.data, accelerator).outputs(forward)
+        unseen = Inference(asked, metadata, config.data, accelerator).outputs(forward)
+        self.answers = unseen.labels[unseen.whole]
+        check_labels(labelled.task, self.answers, asked)
+        found.rows[~found.whole] = found.rows[found.whole].mean(0)  # a bad image tells nothing
+        self.learned, self.unseen = whiten(found.rows, unseen.rows[unseen.whole])
+        self.labels = labelled.labels
+        self.config = config
+        self.task = labelled.task
 
     def measure(self, chosen: Int[Tensor, " k"], seed: int) -> dict[str, Any]:
         """Train the layer on these places of the training data, and measure."""
         (layer,) = train_grid(
-            self.learned.take(chosen),
+            self.learned[chosen],
+            self.labels[chosen],
             [(self.config.probe_lr, self.config.probe_weight_decay)],
             epochs=self.config.probe_epochs,
             batch_size=len(chosen),
             generator=torch.Generator().manual_seed(seed),
         )
-        answers = self.task.answers(self.unseen.x @ layer[:-1] + layer[-1])
-        return measure(self.task, answers, self.unseen.y)
+        answers = self.task.answers(self.unseen @ layer[:-1] + layer[-1])
+        return measure(self.task, answers, self.answers)
 
 
 @dataclass(frozen=True, kw_only=True)

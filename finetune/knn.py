@@ -9,28 +9,12 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fcmae.run.config import parse, run_program
-from fcmae.weights.metadata import Metadata
-from finetune.frozen.features import (
-    Features,
-    ProbeConfig,
-    extract,
-    labelled_features,
-    labelled_images,
-    report,
-    spread,
-    whiten,
-)
+from finetune.frozen.features import ProbeConfig, labelled_features
 from finetune.frozen.held_out import splits
-from finetune.labels.labelled import LabelledData
-
-TEMPERATURE = 0.07
-STEPS = 2**24  # similarities are told apart to 2^-24, as float32 does just below 1
+from finetune.frozen.neighbours import TEMPERATURE, accuracies
+from finetune.labels.results import report, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,91 +24,7 @@ class KnnConfig(ProbeConfig):
     ks: tuple[int, ...] = (1, 5, 10, 20, 50)
     """Numbers of neighbours to choose from."""
     temperature: float = TEMPERATURE
-    """Of the votes."""
-
-
-def neighbours(
-    query: Float[Tensor, "q d"], bank: Float[Tensor, "n d"], k: int, chunk: int = 1024
-) -> tuple[Float[Tensor, "q k"], Int[Tensor, "q k"]]:
-    """Cosine similarity and index of the k nearest rows of `bank`, nearest first; exact.
-
-    Of rows equally similar to 2^-24 the first come first. Takes the memory of a few chunk x chunk
-    numbers beside arguments and results.
-    """
-    keys = torch.cat([nearest(part, bank, k, chunk) for part in query.split(chunk)])
-    steps, backwards = keys.div(len(bank), rounding_mode="floor"), keys % len(bank)
-    return steps / STEPS, len(bank) - 1 - backwards
-
-
-def nearest(
-    query: Float[Tensor, "q d"], bank: Float[Tensor, "n d"], k: int, chunk: int
-) -> Int[Tensor, "q k"]:
-    """The k largest keys, similarity in steps x n + (n - 1 - index).
-
-    All keys of a query differ, so that chunks cannot change which are largest. The products are
-    taken in float64, or equal rows would differ by how their chunk is summed.
-    """
-    n, query = len(bank), F.normalize(query.double(), dim=1)
-    best = torch.empty(len(query), 0, dtype=torch.int64)
-    backwards = torch.arange(n - 1, -1, -1)
-    for rows, order in zip(bank.split(chunk), backwards.split(chunk), strict=True):
-        steps = (query @ F.normalize(rows.double(), dim=1).T).mul_(STEPS).round_().long()
-        best = torch.cat([best, steps.mul_(n).add_(order)], dim=1)
-        best = best.topk(min(k, best.shape[1]), dim=1).values
-    return best
-
-
-def vote(
-    similarity: Float[Tensor, "q k"], labels: Int[Tensor, "q k"], classes: int, temperature: float
-) -> Int[Tensor, " q"]:
-    """The class with the largest sum of exp(similarity / T)."""
-    weight = ((similarity - 1) / temperature).exp()
-    return weight.new_zeros(len(weight), classes).scatter_add_(1, labels, weight).argmax(1)
-
-
-def accuracies(
-    bank: Features,
-    query: Features,
-    ks: Sequence[int],
-    temperature: float,
-    accelerator: Accelerator,
-) -> dict[int, float]:
-    """Share of correct answers for each k, after whitening on the bank.
-
-    Every process has to call it with all the data; each answers its share of the queries.
-    """
-    bank, query = whiten(bank, query)
-    world, total, classes = accelerator.num_processes, len(query.y), int(bank.y.max()) + 1
-    query = query.take(torch.arange(accelerator.process_index, total, world))
-    similarity, index = neighbours(query.x, bank.x, max(ks))
-    labels = bank.y[index]
-    answers = [vote(similarity[:, :k], labels[:, :k], classes, temperature) for k in ks]
-    right = torch.stack([(answer == query.y).sum() for answer in answers])
-    share = torch.stack(gather_object([right])).sum(0) / total
-    return dict(zip(ks, share.tolist(), strict=True))
-
-
-def knn_accuracy(
-    model: nn.Module, metadata: Metadata, data: LabelledData, k: int, accelerator: Accelerator
-) -> float:
-    """Share of the test samples that their k nearest training samples name rightly.
-
-    For a look at a model in training: nothing is chosen, so nothing is held out. Every process has
-    to call it, and all share the work.
-
-    Raises:
-        OSError, ValueError: see `finetune.frozen.features.extract`; fewer training samples than k.
-    """
-    model = model.to(accelerator.device).eval()
-    sides = []
-    for spec in (data.train, data.test):
-        images = labelled_images(spec, metadata, data)
-        x, y, whole = extract(model, images, metadata, data, "last", accelerator)
-        sides.append(Features(x[whole], y[whole], torch.arange(int(whole.sum()))))
-    bank, query = sides
-    if not 1 <= k <= len(bank.y):
-        raise ValueError(f"k={k} must lie between 1 and the {len(bank.y)} training samples")
-    return accuracies(bank, query, (k,), TEMPERATURE, accelerator)[k]
+    """Temperature T of the votes, which weigh exp(cosine / T)."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -133,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     train, test, result = labelled_features(config, accelerator)
     chosen, held_accuracy = [], []
-    for fit, held, _ in splits(train, config, accelerator):
+    for fit, held, _ in splits(train, config.data.held_out, config.seeds, accelerator):
         if not 1 <= min(config.ks) <= max(config.ks) <= len(fit.y):
             raise ValueError(
                 f"ks={config.ks} must lie between 1 and the {len(fit.y)} training samples"

@@ -5,27 +5,19 @@
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
 
 from fcmae.run.config import parse, run_program
-from finetune.frozen.features import (
-    Features,
-    ProbeConfig,
-    labelled_features,
-    report,
-    spread,
-    whiten,
-)
+from finetune.frozen.features import ProbeConfig, labelled_features
 from finetune.frozen.held_out import splits
+from finetune.frozen.linear import accuracy, train_grid
+from finetune.frozen.whitening import whiten
+from finetune.labels.results import report, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,67 +38,23 @@ class LinearProbeConfig(ProbeConfig):
     """Features a step."""
 
 
-def train_grid(
-    train: Features,
-    grid: Sequence[tuple[float, float]],
-    *,
-    epochs: int,
-    batch_size: int,
-    generator: torch.Generator,
-) -> Float[Tensor, "g d1 k"]:
-    """One layer for each (lr, weight decay), on the same batches: SGD, momentum 0.9, cosine.
-
-    The last of the d + 1 rows is the bias, which does not decay.
-    """
-    (n, d), classes = train.x.shape, int(train.y.max()) + 1
-    weights = [torch.zeros(d, classes, requires_grad=True) for _ in grid]
-    biases = [torch.zeros(classes, requires_grad=True) for _ in grid]
-    optimizer = torch.optim.SGD(
-        [
-            {"params": [p], "lr": lr, "weight_decay": decay}
-            for w, b, (lr, wd) in zip(weights, biases, grid, strict=True)
-            for p, decay in ((w, wd), (b, 0.0))
-        ],
-        momentum=0.9,
-    )
-    steps = epochs * math.ceil(n / batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(epochs):
-        for batch in torch.randperm(n, generator=generator).split(batch_size):
-            logits = train.x[batch] @ torch.cat(weights, dim=1) + torch.cat(biases)
-            labels = train.y[batch].repeat_interleave(len(grid))
-            # the sum over the grid keeps its members' gradients apart
-            loss = F.cross_entropy(logits.view(-1, classes), labels, reduction="sum")
-            (loss / len(batch)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-    with torch.no_grad():
-        return torch.cat([torch.stack(weights), torch.stack(biases)[:, None]], dim=1)
-
-
-def accuracy(layers: Float[Tensor, "g d1 k"], data: Features) -> Float[Tensor, " g"]:
-    """Share of correct answers of each layer."""
-    logits = data.x @ layers[:, :-1] + layers[:, -1:]
-    return (logits.argmax(-1) == data.y).float().mean(1)
-
-
 def main(argv: Sequence[str]) -> None:
     """Extract, choose, train, answer."""
     config = parse(LinearProbeConfig, argv, description=str(LinearProbeConfig.__doc__))
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     train, test, result = labelled_features(config, accelerator)
     grid = list(itertools.product(config.lrs, config.weight_decays))
-    whole, unseen = whiten(train, test)
+    every_x, test_x = whiten(train.x, test.x)
     answers = []
-    for seed, (fit, held, generator) in enumerate(splits(train, config, accelerator)):
+    parts = splits(train, config.data.held_out, config.seeds, accelerator)
+    for seed, (fit, held, generator) in enumerate(parts):
         if seed % accelerator.num_processes != accelerator.process_index:
             continue  # another process trains this seed, to the same bits
-        fit, held = whiten(fit, held)
+        fit_x, held_x = whiten(fit.x, held.x)
         options = {"epochs": config.epochs, "batch_size": config.batch_size, "generator": generator}
-        found = accuracy(train_grid(fit, grid, **options), held)
+        found = accuracy(train_grid(fit_x, fit.y, grid, **options), held_x, held.y)
         lr, weight_decay = best = grid[int(found.argmax())]
-        answer = accuracy(train_grid(whole, [best], **options), unseen)
+        answer = accuracy(train_grid(every_x, train.y, [best], **options), test_x, test.y)
         chosen = {"lr": lr, "weight_decay": weight_decay}
         answers.append((seed, chosen, found.max().item(), answer.item()))
     _, chosen, held_accuracy, test_accuracy = zip(*sorted(gather_object(answers)), strict=True)

@@ -29,13 +29,12 @@ from rich.text import Text
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.decode import open_image
-from data.transforms import Normalise, centre_crop
 from fcmae.run.config import run_program
 from fcmae.weights.timm_models import load_timm
 from finetune.frozen.feature_file import FeatureTable
-from finetune.frozen.features import whitening
-from finetune.knn import neighbours
+from finetune.frozen.neighbours import neighbours
+from finetune.frozen.whitening import whitening
+from finetune.labels.inference import read_image
 from finetune.models.backbone import sha256_of
 from finetune.models.pooling import pooled
 
@@ -59,7 +58,7 @@ class Neighbours:
     weights: Path | None = None
     """For an image: the weights that the features were made with."""
     k: int = 10
-    """How many."""
+    """How many samples to name, the nearest ones."""
     json: bool = False
     """Print JSON lines in place of a table."""
 
@@ -80,7 +79,8 @@ class Whitening:
     """Zero mean and unit covariance, both measured on all rows of a file."""
 
     def __init__(self, table: FeatureTable) -> None:
-        sums = products = torch.zeros(())
+        sums = torch.zeros(())
+        products = torch.zeros(())
         for _, part in table.features():
             x = part.double()
             sums, products = sums + x.sum(0), products + x.T @ x
@@ -174,19 +174,17 @@ def feature_of(image: Path, weights: Path, table: FeatureTable) -> Float[Tensor,
     if not image.is_file():
         raise FileNotFoundError(f"image {image} does not exist")
     pixels: Any = table.made["pixels"]
-    try:
-        suffix = image.suffix.lower()[1:]
-        picture = open_image(image.read_bytes(), suffix, metadata.in_chans, pixels)
-        cropped = centre_crop(picture, metadata.image_size)
-    except ValueError as error:
-        raise ValueError(f"{image}: {error}") from error
-    normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans)
     with torch.no_grad():
-        return pooled(model, normalise(cropped[None]), "last")[0]
+        return pooled(model, read_image(image, metadata, pixels), "last")[0]
 
 
 def lines_of(args: Neighbours | Duplicates) -> tuple[str, list[dict[str, Any]]]:
-    """A heading, and the samples found; raises as the functions above."""
+    """A heading, and the samples found.
+
+    Raises:
+        OSError, ValueError: see `FeatureTable`, `nearest`, `duplicates` and `feature_of`; both or
+            neither of --key and --image are given.
+    """
     table = FeatureTable(args.table)
     if isinstance(args, Duplicates):
         groups = duplicates(table, args.threshold)
@@ -214,7 +212,7 @@ def lines_of(args: Neighbours | Duplicates) -> tuple[str, list[dict[str, Any]]]:
 
 
 def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
-    """As a table."""
+    """Print the heading and the lines as a table."""
     console = Console()
     console.print(Text(title))
     if lines:

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from data.decode import IMAGE_SUFFIXES, Pixels, open_image
-from data.transforms import Normalise, centre_crop
+from data.decode import IMAGE_SUFFIXES, Pixels
 from fcmae.run.config import parse, run_program
 from fcmae.weights.metadata import Metadata
+from finetune.labels.inference import read_image, suffix_of
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 
@@ -61,11 +61,6 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def suffix_of(path: Path) -> str:
-    """Without its dot, in lower case."""
-    return path.suffix.removeprefix(".").lower()
-
-
 @torch.no_grad()
 def answers_to(
     model: nn.Module, metadata: Metadata, task: Task, path: Path, pixels: Pixels
@@ -75,13 +70,7 @@ def answers_to(
     Raises:
         ValueError: it cannot be decoded.
     """
-    normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans)
-    try:
-        picture = open_image(path.read_bytes(), suffix_of(path), metadata.in_chans, pixels)
-        image = centre_crop(picture, metadata.image_size)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return task.answers(model.eval()(normalise(image[None])))[0]
+    return task.answers(model.eval()(read_image(path, metadata, pixels)))[0]
 
 
 def ranked(task: Task, answers: Float[Tensor, " k"], top: int) -> list[tuple[str, float]]:

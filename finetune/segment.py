@@ -23,17 +23,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.pipeline import ShardImages
-from data.pixel_labels import IGNORED, MaskedImages
+from data.pixel_labels import IGNORED, MaskedCrop, MaskTarget
 from data.shards.reading import open_shards
+from data.shards.samples import ShardSamples
 from data.transforms import Crop
 from fcmae.run.config import parse, run_program
 from fcmae.run.processes import Processes
 from fcmae.run.session import start_accelerator
 from fcmae.weights.metadata import Metadata
-from finetune.frozen.features import groups_of, report
-from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out
+from finetune.frozen.held_out import held_out
+from finetune.labels.inference import Inference
+from finetune.labels.labelled import Chosen, LabelledData, class_names, read_groups
 from finetune.labels.metrics import table_of
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
+from finetune.labels.results import report
 from finetune.models import segmenter
 from finetune.models.classifier import BackboneConfig
 from finetune.training.augment import AugmentConfig, Mix
@@ -98,14 +101,14 @@ def train(config: SegmentConfig, processes: Processes, accelerator: Accelerator)
     directory = run_of(config.out)
     mix = Mix(config.augment, 0.0, None)
     shards = open_shards(data.train, config.run.verify, data.source)
-    unread = ShardImages(shards, size=(1, 1), in_chans=1, source=data.source)
-    names = names_of(class_names(unread), config.classes)
+    samples = ShardSamples(shards, data.source)
+    names = names_of(class_names(samples), config.classes)
     model, metadata = segmenter.create(config, len(names), config.head_width, config.seed)
-    fitted, held = torch.arange(len(unread)), None
+    fitted, held = torch.arange(len(samples)), None
     if config.report_on == "held_out":
         # the processes need not read all of it each
         is_main = accelerator.is_main_process
-        found = groups_of(unread, data.group, fitted.tolist()) if is_main else None
+        found = read_groups(samples, fitted.tolist(), data.group) if is_main else None
         (groups,) = broadcast_object_list([found])
         assert isinstance(groups, Tensor)
         generator = torch.Generator().manual_seed(config.seed)
@@ -128,10 +131,11 @@ def train(config: SegmentConfig, processes: Processes, accelerator: Accelerator)
     )
     unseen = images_of(config, data.test if held is None else data.train, metadata, len(names))
     asked = Chosen(unseen, torch.arange(len(unseen)) if held is None else held, replace=False)
-    matrix, skipped = confusion_of(model, asked, metadata, data, len(names), accelerator)
+    inference = Inference(asked, metadata, data, accelerator)
+    matrix, skipped = confusion_of(model, inference, len(names))
     if accelerator.is_main_process:
         segmenter.save(directory / WEIGHTS, model, metadata, names)
-        draw_samples(directory / PICTURE, model, asked, metadata, accelerator.device)
+        draw_samples(directory / PICTURE, model, inference)
     return {
         "weights": config.weights,
         "model": metadata.model,
@@ -167,17 +171,17 @@ def images_of(
     metadata: Metadata,
     classes: int,
     boxes: Crop | None = None,
-) -> MaskedImages:
+) -> ShardImages:
     """The images of these shards as the model takes them, with their masks."""
-    return MaskedImages(
-        open_shards(spec, config.run.verify, config.data.source),
+    shards = open_shards(spec, config.run.verify, config.data.source)
+    return ShardImages(
+        ShardSamples(shards, config.data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        classes=classes,
         pixels=config.data.pixels,
         seed=config.seed,
-        boxes=boxes,
-        source=config.data.source,
+        joint_crop=MaskedCrop(boxes),
+        target=MaskTarget(classes, metadata.image_size),
     )
 
 

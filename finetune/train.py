@@ -15,8 +15,8 @@ from rich.console import Console
 from fcmae.run.config import parse, run_program
 from fcmae.run.processes import Processes
 from fcmae.run.session import start_accelerator
-from finetune.frozen.features import report
 from finetune.labels.metrics import table_of
+from finetune.labels.results import report
 from finetune.training.classification import TrainConfig, read, sides, train
 from finetune.training.loop import run_of
 

@@ -170,7 +170,7 @@ def rows_of(data: DataSet) -> Iterator[list[str]]:
 
 def cell_of(values: list[float]) -> str:
     """Mean and standard deviation, as a cell of the table says them."""
-    from finetune.frozen.features import spread  # here: it brings torch
+    from finetune.labels.results import spread  # here: it brings torch
 
     found = spread(values)
     return f"{found['mean']:.3f} ± {found['std']:.3f}"

@@ -16,7 +16,8 @@ from typing import Any
 from data.config import Encoding
 from data.making.listing import Entry
 from data.making.workers import Engine, over
-from data.shards.index import Moments, Shard, from_entry, to_entry
+from data.shards.index import Shard, from_entry, to_entry
+from data.shards.moments import Moments
 from data.shards.writing import checked, refuse_existing, write_shard
 from fcmae.run.files import move_into_place, write_json
 

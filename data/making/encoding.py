@@ -10,7 +10,7 @@ from torch import Tensor
 
 from data.config import Encoding, Pixels
 from data.decode import decode
-from data.shards.index import Moments
+from data.shards.moments import Moments
 from data.transforms import resize
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.bad_samples import BadSample
 from data.decode import decode, image_suffix
-from data.shards.index import Moments, Shard, index_shard
+from data.shards.index import Shard, index_shard
+from data.shards.moments import Moments
 from data.shards.reading import LOCAL, check_shard, read_sample
 
 
@@ -65,8 +67,8 @@ def moments_of(shard: Shard, in_chans: int | None) -> Moments:
             assert isinstance(content, bytes)
             image = decode(content, suffix, in_chans, "float32")
         except ValueError as error:
-            why = f"{shard.url}: sample {members['__key__']!r}: {error}"
-            tqdm.write(f"left out of the statistics: {why}", file=sys.stderr)
+            bad = BadSample(shard.url, str(members["__key__"]), str(error))
+            tqdm.write(f"left out of the statistics: {bad}", file=sys.stderr)
             continue
         in_chans = image.shape[0]
         parts.append(Moments.of(image.numpy()))

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from data.decode import OversizedImage, decode, image_suffix
 from data.making.workers import over
-from data.shards.index import BLOCK, Shard, split_name
+from data.shards.index import Shard
+from data.shards.members import BLOCK, split_name
 from fcmae.run.files import file_sha256
 
 LISTED = 20  # faults that are printed of each kind

@@ -6,60 +6,20 @@ and every read rest on it.
 
 import hashlib
 import json
-import math
 import os
 import tarfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float32
-
+from data.shards.members import BLOCK, sample_members
+from data.shards.moments import Moments
 from fcmae.run.files import write_json
 
 INDEX = "index.json"
-BLOCK = 512  # bytes: a tar is a sequence of blocks of this size, ended by blocks of zeros
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Number of pixels, and each channel's sum and sum of squares, on the scale 0 to 1."""
-
-    count: int
-    sums: tuple[float, ...]
-    squares: tuple[float, ...]
-
-    @classmethod
-    def of(cls, image: Float32[np.ndarray, "c h w"]) -> "Moments":
-        """Those of one image, to the last bit the same for any number of threads.
-
-        numpy's sum is one thread's; torch divides it among those it has, and so rounds otherwise.
-        """
-        pixels = image.reshape(len(image), -1).astype(np.float64)
-        sums, squares = pixels.sum(1).tolist(), np.square(pixels).sum(1).tolist()
-        return cls(pixels.shape[1], tuple(sums), tuple(squares))
-
-    @classmethod
-    def merge(cls, parts: Sequence["Moments"]) -> "Moments":
-        """Those of all parts together, which must have as many channels."""
-        sums, squares = (
-            tuple(sum(column) for column in zip(*rows, strict=True))
-            for rows in ((part.sums for part in parts), (part.squares for part in parts))
-        )
-        return cls(sum(part.count for part in parts), sums, squares)
-
-    def mean(self) -> tuple[float, ...]:
-        """Of each channel."""
-        return tuple(total / self.count for total in self.sums)
-
-    def std(self) -> tuple[float, ...]:
-        """Of each channel, over all pixels."""
-        pairs = zip(self.squares, self.mean(), strict=True)
-        return tuple(math.sqrt(max(0.0, square / self.count - mean**2)) for square, mean in pairs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,15 +53,21 @@ def index_shard(path: Path) -> Shard:
     """Scan the uncompressed tar at `path`, made by anyone, and find its samples.
 
     A sample is a run of regular members with one key (see `split_name`); other members belong to
-    none. Raises ValueError if the file is truncated, damaged, compressed, holds no sample or
-    repeats a member.
+    none.
+
+    Raises:
+        ValueError: the file is truncated, damaged, compressed, holds no sample or repeats a member.
     """
     with path.open("rb") as file:
         return scan(file, str(path))
 
 
 def scan(file: BufferedReader, url: str) -> Shard:
-    """The same of an open file, whose shard lies at `url`."""
+    """Find the samples of an open tar, whose shard lies at `url`, as `index_shard` does.
+
+    Raises:
+        ValueError: see `index_shard`.
+    """
     offsets = array("q")
     current, suffixes, end = None, set[str](), 0
     try:
@@ -143,7 +109,10 @@ def scan(file: BufferedReader, url: str) -> Shard:
 def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
     """The shards that `directory/index.json` lists, by name; none if there is no such file.
 
-    `text` is the file's content, where it was read from afar. Raises ValueError if it is damaged.
+    `text` is the file's content, where it was read from afar.
+
+    Raises:
+        ValueError: the file is damaged.
     """
     path = f"{directory}/{INDEX}"
     if text is None:
@@ -173,14 +142,15 @@ def from_entry(url: str, entry: dict[str, Any]) -> Shard:
         size=int(entry["size"]),
         sha256=str(entry["sha256"]),
         offsets=array("q", entry["offsets"]),
-        moments=_moments(entry["moments"]) if "moments" in entry else None,
+        moments=Moments.from_entry(entry["moments"]) if "moments" in entry else None,
     )
 
 
 def statistics(shards: Sequence[Shard]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over the pixels of all shards.
 
-    Raises ValueError if a shard's index does not have them, or the channels differ.
+    Raises:
+        ValueError: a shard's index does not have them, or the channels differ.
     """
     known = [shard.moments for shard in shards if shard.moments is not None]
     if len(known) < len(shards):
@@ -196,14 +166,13 @@ def statistics(shards: Sequence[Shard]) -> tuple[tuple[float, ...], tuple[float,
     return merged.mean(), merged.std()
 
 
-def _moments(entry: dict[str, Any]) -> Moments:
-    return Moments(int(entry["count"]), tuple(entry["sums"]), tuple(entry["squares"]))
-
-
 def write_index(shards: Iterable[Shard]) -> None:
     """Put the shards into the `index.json` beside them, in one step.
 
-    Entries of other shards that exist stay. Raises ValueError if the index there is damaged.
+    Entries of other shards that exist stay.
+
+    Raises:
+        ValueError: the index there is damaged.
     """
     by_directory: dict[Path, dict[str, Shard]] = {}
     for shard in shards:
@@ -215,48 +184,3 @@ def write_index(shards: Iterable[Shard]) -> None:
             if Path(shard.url).is_file()
         }
         write_json(directory / INDEX, {"shards": entries}, compact=True)
-
-
-def split_name(name: str) -> tuple[str, str] | None:
-    """Split a member's name into key and lower-case suffix where webdataset does.
-
-    That is the first dot of the last part: `a.b/c.d.PNG` gives `("a.b/c", "d.png")`. None for what
-    belongs to no sample: names without a dot, hidden files (such as the `._` twins that macOS
-    adds) and webdataset's own `__meta__` members.
-    """
-    directory, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    first = name.partition("/")[0]
-    if (
-        not stem
-        or not suffix
-        or (len(first) >= 4 and first.startswith("__") and first.endswith("__"))
-    ):
-        return None
-    return f"{directory}{slash}{stem}", suffix.lower()
-
-
-def plain_header(block: bytes) -> tuple[str, int] | None:
-    """Name and size in the ustar header of a regular file; None for any other block.
-
-    Source: POSIX.1-1988, the tar interchange format: numbers are octal, and the checksum is the sum
-    of all bytes with its own eight taken as blanks.
-    """
-    try:
-        checksum = sum(block) - sum(block[148:156]) + 8 * ord(" ")
-        if block[156:157] not in b"0\0" or int(block[148:156].rstrip(b" \0"), 8) != checksum:
-            return None
-        size = int(block[124:136].rstrip(b" \0"), 8)
-    except ValueError:
-        return None
-    name, prefix = (part.partition(b"\0")[0] for part in (block[:100], block[345:500]))
-    full = prefix + b"/" + name if prefix else name
-    return full.decode("utf-8", "surrogateescape"), size
-
-
-def sample_members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, suffix and header of the members that belong to a sample."""
-    for member in tar:
-        split = split_name(member.name) if member.isreg() else None
-        if split is not None:
-            yield *split, member

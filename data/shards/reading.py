@@ -12,13 +12,12 @@ each sample (zlib's Z_FULL_FLUSH), so that the bytes of a sample can be decompre
 """
 
 import hashlib
-import io
 import json
 import os
 import tarfile
 import zlib
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,18 +27,15 @@ from tqdm import tqdm
 
 from data.shards.cache import open_cached, rename_cached
 from data.shards.index import (
-    BLOCK,
     INDEX,
     Shard,
     from_entry,
     index_shard,
-    plain_header,
     read_index,
-    sample_members,
     scan,
-    split_name,
     to_entry,
 )
+from data.shards.members import unpack
 from data.shards.sources import SourceConfig, info, is_remote, read_all, read_range
 from fcmae.run.files import file_sha256, write_json
 
@@ -57,8 +53,10 @@ def open_shards(
     shard that is not listed is scanned, which reads all of it, once: the scan is kept in
     `source.cache`.
 
-    Raises FileNotFoundError for a missing shard; ValueError for a damaged one, a damaged index, a
-    path named twice and a spec that names nothing; what `read_range` raises.
+    Raises:
+        FileNotFoundError: a shard is missing.
+        ValueError: a shard or an index is damaged, a path is named twice, `spec` names nothing.
+        OSError: a server does not answer, see `data.shards.sources`.
     """
     patterns = [spec] if isinstance(spec, str) else list(spec)
     urls = [url for pattern in patterns for url in braceexpand(pattern) if url]
@@ -100,8 +98,10 @@ def open_shards(
 def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str, str | bytes]:
     """Read sample `i`: `{"__key__": str, "png": bytes, "cls": bytes, ...}`, suffixes in lower case.
 
-    Raises IndexError unless 0 <= i < shard.samples, ValueError if the bytes there are no sample,
-    and what `open_cached` and `read_range` raise.
+    Raises:
+        IndexError: unless 0 <= i < shard.samples.
+        ValueError: the bytes there are no sample.
+        OSError: the shard cannot be read or fetched, see `open_cached` and `read_range`.
     """
     if not 0 <= i < shard.samples:
         raise IndexError(f"sample {i} of {shard.url}: it holds samples 0 to {shard.samples - 1}")
@@ -121,7 +121,7 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
             raise tarfile.TarError("the file ends before them")
         if shard.url.endswith(".gz"):
             content = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(content)
-        for key, suffix, member in _unpack(content):
+        for key, suffix, member in unpack(content):
             if sample.setdefault("__key__", key) != key:
                 raise tarfile.TarError(f"keys {sample['__key__']!r} and {key!r} in one sample")
             sample[suffix] = member
@@ -133,38 +133,13 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
     return sample
 
 
-def _unpack(content: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """Key, suffix and content of the members in a piece of a tar; raises TarError if it is none.
-
-    Headers of plain files are read here, all others by tarfile, which for a sample of two members
-    takes as long as a fifth of decoding its image.
-    """
-    at = 0
-    while at < len(content):
-        plain = plain_header(content[at : at + BLOCK])
-        if plain is None:
-            break
-        name, size = plain
-        first, at = at + BLOCK, at + BLOCK * (1 + -(-size // BLOCK))
-        if (split := split_name(name)) is not None:
-            yield *split, content[first : first + size]
-    if at > len(content):
-        raise tarfile.TarError("the last member is cut short")
-    if at == len(content):
-        return
-    with tarfile.open(fileobj=io.BytesIO(content[at:]), mode="r:") as tar:  # long names, links
-        for key, suffix, member in sample_members(tar):
-            extracted = tar.extractfile(member)
-            assert extracted is not None  # regular members have content
-            yield key, suffix, extracted.read()
-        if at + tar.offset != len(content):
-            raise tarfile.TarError("a header is unreadable")
-
-
 def index_unlisted(url: str, config: SourceConfig) -> Shard:
     """Scan a shard that no index.json lists, unless a scan of this very version is in the cache.
 
-    A remote shard is fetched for it. Raises what `scan`, `open_cached` and `info` raise.
+    A remote shard is fetched for it.
+
+    Raises:
+        OSError, ValueError: see `scan`, `open_cached` and `info`.
     """
     if is_remote(url):
         found = info(url, config)
@@ -191,7 +166,12 @@ def index_unlisted(url: str, config: SourceConfig) -> Shard:
 
 
 def check_file(path: Path, spec: str | Sequence[str]) -> None:
-    """Raise ValueError for a folder, FileNotFoundError for nothing, in place of a shard."""
+    """There is a file where a shard is expected.
+
+    Raises:
+        ValueError: it is a folder.
+        FileNotFoundError: there is nothing.
+    """
     if path.is_dir():
         raise ValueError(
             f"{path} is a directory; name its shards, like '{path}/train-{{000000..000003}}.tar'"
@@ -218,7 +198,11 @@ def _open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
 
 
 def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
-    """The shard; ValueError unless it has the size of its index, with `verify` the SHA-256."""
+    """The shard, which has the size that its index says, and with `verify` the SHA-256.
+
+    Raises:
+        ValueError: it has not.
+    """
     path = shard.url
     remote = is_remote(path)
     way_out = (

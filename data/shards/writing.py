@@ -10,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.shards.index import BLOCK, Shard, split_name, write_index
+from data.shards.index import Shard, write_index
+from data.shards.members import BLOCK, split_name
 from fcmae.run.files import file_sha256, move_into_place
 
 
@@ -29,9 +30,10 @@ def write_shards(
     sample is written: an interrupted call leaves no shard with a final name. One call at a time may
     write into a directory.
 
-    Raises ValueError for a key that webdataset would cut or join with its neighbour, for no
-    samples, and for a `shard_size` below 1; FileExistsError if the directory holds shards of this
-    prefix.
+    Raises:
+        ValueError: webdataset would cut a key or join it with its neighbour; there are no samples;
+            `shard_size` is below 1.
+        FileExistsError: the directory holds shards of this prefix.
     """
     if shard_size < 1:
         raise ValueError(f"shard_size={shard_size} must be at least 1 sample")

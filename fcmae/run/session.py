@@ -223,7 +223,7 @@ class Session:
     def take(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
         """Take the next batch, and note its broken samples; waiting counts as `data_wait`."""
         batch = self.progress.take(batches)
-        self.found += self.bad.new(batch["broken"])
+        self.found += self.bad.new(batch["bad"])
         return batch
 
     def measure(self) -> dict[str, Any] | None:

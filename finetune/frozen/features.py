@@ -1,35 +1,28 @@
 """Features of labelled shards, extracted once and pooled to one vector an image."""
 
 import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from jaxtyping import Bool, Float, Int
-from rich.console import Console
-from rich.table import Table
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.pipeline import ShardImages
 from data.shards.reading import open_shards
-from fcmae.run.files import replacing, write_json
+from data.shards.samples import ShardSamples
+from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
-from finetune.labels.inference import outputs_of
-from finetune.labels.labelled import LabelledData
+from finetune.labels.inference import Inference, Outputs
+from finetune.labels.labelled import LabelledData, numbered, read_groups
 from finetune.models.backbone import RandomConfig, backbone, sha256_of
 from finetune.models.pooling import Pool, pooled
-
-RIDGE = 1e-3  # of the mean variance, in whitening
-TINY = 1e-30  # features that do not vary at all stay zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +68,11 @@ def labelled_features(
     model, metadata = backbone(config.weights, config.random)
     model = model.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     (train, train_skipped), (test, test_skipped) = (
-        cached(spec, model, metadata, config, accelerator)
-        for spec in (config.data.train, config.data.test)
+        features_of(images, model, metadata, config, accelerator)
+        for images in (
+            labelled_images(spec, metadata, config.data)
+            for spec in (config.data.train, config.data.test)
+        )
     )
     unknown = sorted(set(test.y.tolist()) - set(train.y.tolist()))
     if unknown:
@@ -114,147 +110,87 @@ def check_classes(y: Int[Tensor, " n"]) -> None:
         )
 
 
-def cached(
-    spec: tuple[str, ...],
-    model: torch.nn.Module,
+def features_of(
+    images: ShardImages,
+    model: nn.Module,
     metadata: Metadata,
     config: ProbeConfig,
     accelerator: Accelerator,
 ) -> tuple[Features, int]:
-    """The features of these shards, from the cache if it has them, and how many were broken.
+    """The features of these images, from the cache if it has them, and how many were bad.
 
-    A file's name is a hash of what its contents depend on: shards, weights, metadata, pooling, the
-    share of broken samples that was let pass.
+    Raises:
+        OSError: shards or the cache cannot be used.
+        ValueError: see `extract`; a sample without the field of its group.
     """
-    data = config.data
-    images = labelled_images(spec, metadata, data)
+    group = config.data.group
     path = None
+    cached = None
     if config.cache is not None:
-        # with the share, since features made under a laxer one may have too many broken samples
-        shards = [shard.sha256 for shard in images.shards]
-        made_by = sha256_of(model, metadata)
-        made_of = (made_by, config.pool, data.pixels, data.max_bad_fraction, shards)
-        key = hashlib.sha256(repr(made_of).encode())
-        path = config.cache / f"{key.hexdigest()[:32]}.safetensors"
+        path = config.cache / cache_name(images, model, metadata, config)
         # one process looks, or those that see another disk would wait for those that do not
-        (found,) = broadcast_object_list(
-            [load_file(path) if accelerator.is_main_process and path.exists() else None]
-        )
-    else:
-        found = None
-    if found is None:
-        x, y, whole = extract(model, images, metadata, data, config.pool, accelerator)
-        found = {"x": x, "y": y, "whole": whole}
+        there = accelerator.is_main_process and path.exists()
+        (cached,) = broadcast_object_list([load_file(path) if there else None])
+    if cached is None:
+        found = extract(model, Inference(images, metadata, config.data, accelerator), config.pool)
+        cached = {"x": found.rows, "y": found.labels, "whole": found.whole}
         if path is not None and accelerator.is_main_process:
             with replacing(path) as partial:
-                save_file(found, partial)
-    kept = found["whole"].nonzero().flatten()
-    groups = groups_of(images, data.group, kept.tolist())
-    return Features(found["x"][kept], found["y"][kept], groups), len(images) - len(kept)
+                save_file(cached, partial)
+        kept = found.whole.nonzero().flatten()
+        names = [found.groups[i] for i in kept.tolist()]
+        groups = numbered(names, images.samples, kept.tolist(), group)
+    else:
+        kept = cached["whole"].nonzero().flatten()
+        groups = read_groups(images.samples, kept.tolist(), group)
+    return Features(cached["x"][kept], cached["y"][kept], groups), len(images) - len(kept)
+
+
+def cache_name(
+    images: ShardImages, model: nn.Module, metadata: Metadata, config: ProbeConfig
+) -> str:
+    """The file that the cache has the features of these images in.
+
+    It is a hash of what they depend on: shards, weights, metadata, pooling, the share of bad
+    samples that was let pass.
+    """
+    data = config.data
+    # with the share, since features made under a laxer one may have too many bad samples
+    shards = [shard.sha256 for shard in images.samples.shards]
+    made_by = sha256_of(model, metadata)
+    made_of = (made_by, config.pool, data.pixels, data.max_bad_fraction, shards)
+    key = hashlib.sha256(repr(made_of).encode())
+    return f"{key.hexdigest()[:32]}.safetensors"
 
 
 def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledData) -> ShardImages:
-    """The images of these shards as the backbone takes them; raises as `open_shards`."""
+    """The images of these shards as the backbone takes them, with the group that `data` names.
+
+    Raises:
+        OSError, ValueError: see `data.shards.reading.open_shards`.
+    """
     return ShardImages(
-        open_shards(spec, source=data.source),
+        ShardSamples(open_shards(spec, source=data.source), data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=data.pixels,
-        source=data.source,
+        group=data.group,
     )
 
 
-def extract(
-    model: torch.nn.Module,
-    images: ShardImages,
-    metadata: Metadata,
-    data: LabelledData,
-    pool: Pool,
-    accelerator: Accelerator,
-) -> tuple[Float[Tensor, "n d"], Int[Tensor, " n"], Bool[Tensor, " n"]]:
-    """Features and labels of all samples, and which were whole; broken ones have no meaning.
+def extract(model: nn.Module, inference: Inference, pool: Pool) -> Outputs:
+    """The features of all samples as rows, with their labels, Int[n].
 
     The processes share the work and each gets all of it.
 
     Raises:
-        ValueError: a sample without a label, too many broken ones, or see `pooled`.
+        ValueError: a sample without a label, too many bad ones, or see `pooled`.
     """
-    forward = partial(pooled, model, pool=pool)
-    x, y, whole = outputs_of(forward, images, metadata, data, accelerator)
-    unlabelled = whole & (y < 0)
+    found = inference.outputs(partial(pooled, model, pool=pool))
+    unlabelled = found.whole & (found.labels < 0)
     if unlabelled.any():
-        shard, members = images.read(int(unlabelled.nonzero()[0]))
         raise ValueError(
-            f"{shard.url}: sample {members['__key__']!r} has no label (.cls);"
+            f"{inference.images.name(int(unlabelled.nonzero()[0]))} has no label (.cls);"
             " scripts/make_shards.py labels images by their sub-folders"
         )
-    return x, y, whole
-
-
-def groups_of(images: ShardImages, name: str, samples: Sequence[int]) -> Int[Tensor, " n"]:
-    """A number for each value of json field `name`; every sample is its own group without a name.
-
-    Raises:
-        ValueError: a sample lacks the field.
-    """
-    if not name:
-        return torch.arange(len(samples))
-    values = []
-    for sample in samples:
-        shard, members = images.read(sample)
-        record = json.loads(members.get("json", "{}"))
-        if name not in record:
-            raise ValueError(
-                f"{shard.url}: sample {members['__key__']!r} has no json field {name!r};"
-                f" it has {', '.join(record) or 'none'}: correct --data.group"
-            )
-        values.append(str(record[name]))
-    return torch.from_numpy(np.unique(values, return_inverse=True)[1])
-
-
-def whiten(fit: Features, *others: Features) -> tuple[Features, ...]:
-    """Zero mean and unit covariance (PCA whitening), both measured on `fit`.
-
-    The features of a masked autoencoder share a few directions of large variance, which drown the
-    rest in a cosine and slow a linear layer down. A thousandth of the mean variance is added to all
-    directions, so that empty ones are not blown up. Source: Jegou and Chum, ECCV 2012.
-    """
-    mean = fit.x.double().mean(0)
-    project = whitening(torch.cov((fit.x - mean).T), RIDGE)
-    return tuple(Features(((f.x - mean) @ project).float(), f.y, f.groups) for f in (fit, *others))
-
-
-def whitening(covariance: Float[Tensor, "d d"], ridge: float) -> Float[Tensor, "d d"]:
-    """The projection to unit covariance; `ridge` mean variances are added to all directions."""
-    variance, directions = torch.linalg.eigh(covariance)
-    return directions / (variance + ridge * variance.mean()).clamp_min(TINY).sqrt()
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean and sample standard deviation."""
-    return {
-        "mean": float(np.mean(values)),
-        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
-        "values": list(values),
-    }
-
-
-def report(name: str, result: dict[str, Any], out: Path, accelerator: Accelerator) -> None:
-    """Write the result as JSON and show it as a table, on the main process.
-
-    Raises:
-        OSError: `out` cannot be written.
-    """
-    if not accelerator.is_main_process:
-        return
-    write_json(out, result)
-    table = Table(title=f"{name}: {result['model']}, weights {result['weights']}")
-    table.add_column("field")
-    table.add_column("value")
-    for key, value in result.items():
-        if isinstance(value, dict) and "mean" not in value:
-            continue  # a table of its own
-        if isinstance(value, dict):
-            value = f"{value['mean']:.4f} +- {value['std']:.4f} over {len(value['values'])} seeds"
-        table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    return found

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Bool, Int
+from torch import Tensor
 
-from finetune.frozen.features import Features, ProbeConfig
-from finetune.labels.labelled import held_out
+from finetune.frozen.features import Features
 
 
 def splits(
-    train: Features, config: ProbeConfig, accelerator: Accelerator
+    train: Features, share: float, seeds: int, accelerator: Accelerator
 ) -> Iterator[tuple[Features, Features, torch.Generator]]:
     """For each seed: what to fit, what to choose on, and the generator that drew them.
 
@@ -20,11 +21,11 @@ def splits(
     Raises:
         ValueError: no seed, or see `hold_out`.
     """
-    if config.seeds < 1:
-        raise ValueError(f"seeds={config.seeds} must be at least 1")
-    for seed in range(config.seeds):
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds} must be at least 1")
+    for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
-        fit, held = hold_out(train, config.data.held_out, generator)
+        fit, held = hold_out(train, share, generator)
         lost = sorted(set(held.y.tolist()) - set(fit.y.tolist()))
         if lost:
             accelerator.print(
@@ -44,3 +45,21 @@ def hold_out(
     """
     side = held_out(train.groups, share, generator)
     return train.take(~side), train.take(side)
+
+
+def held_out(
+    groups: Int[Tensor, " n"], share: float, generator: torch.Generator
+) -> Bool[Tensor, " n"]:
+    """Which samples are held out: about `share` of the groups, whole.
+
+    Raises:
+        ValueError: one side would be empty.
+    """
+    every = groups.unique()
+    held = every[torch.randperm(len(every), generator=generator)[: round(share * len(every))]]
+    side = torch.isin(groups, held)
+    if side.all() or not side.any():
+        raise ValueError(
+            f"data.held_out={share} of {len(every)} groups leaves one side empty; choose another"
+        )
+    return side

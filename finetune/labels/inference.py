@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,67 +13,127 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from data.bad_samples import BrokenSamples
+from data.bad_samples import BadSample, BadSamples
+from data.decode import Pixels, open_image
 from data.pipeline import Samples, eval_loader
-from data.transforms import Normalise
+from data.shards.sources import SourceConfig
+from data.transforms import Normalise, centre_crop
 from fcmae.weights.metadata import Metadata
-from finetune.labels.labelled import LabelledData
 
 
-@torch.no_grad()
-def outputs_of(
-    forward: Callable[[Tensor], Tensor],
-    images: Samples,
-    metadata: Metadata,
-    data: LabelledData,
-    accelerator: Accelerator,
-) -> tuple[Float[Tensor, "n d"], Tensor, Bool[Tensor, " n"]]:
-    """A row and a label for each sample, and which were whole; broken ones have no meaning.
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How images are read, and how many a model takes at a time."""
 
-    The processes share the work and each gets all of it, on the CPU.
+    batch_size: int = 128
+    """Images at a time, on each process."""
+    workers: int = 2
+    """Processes that decode images, for each process."""
+    max_bad_fraction: float = 0.01
+    """Share of the samples that may be broken. They are left out, counted and named."""
+    pixels: Pixels = "uint8"
+    """As data.pixels of the pretraining."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gives for each sample; the rows of samples that are not whole have no meaning.
+
+    `groups` are the items' `group`, see `data.pipeline.ShardImages`.
+    """
+
+    rows: Float[Tensor, "n d"]
+    labels: Tensor
+    whole: Bool[Tensor, " n"]
+    groups: list[str | None]
+
+
+@dataclass(frozen=True)
+class Inference:
+    """Samples, and how a model takes them; every method is called by all processes.
+
+    Args:
+        images: all that is looked at.
+        metadata: how the model takes images.
+        config: how they are read.
+        accelerator: of the processes that share the work.
+    """
+
+    images: Samples
+    metadata: Metadata
+    config: InferenceConfig
+    accelerator: Accelerator
+
+    @torch.no_grad()
+    def outputs(self, forward: Callable[[Tensor], Tensor]) -> Outputs:
+        """The outputs for all samples, on the CPU, for every process all of them.
+
+        Raises:
+            ValueError: too many bad samples.
+        """
+        world = self.accelerator.num_processes
+        rows = list[Tensor]()
+        labels = list[Tensor]()
+        whole = [torch.zeros(0, dtype=torch.bool)]  # some process may have no sample
+        groups = list[str | None]()
+        bad = list[BadSample]()
+        for x, batch in self.batches():
+            rows.append(forward(x).float().cpu())
+            labels.append(batch["label"])
+            whole.append(batch["whole"])
+            groups += batch["group"]
+            bad += batch["bad"]
+        order = torch.cat([torch.arange(r, len(self.images), world) for r in range(world)])
+        order = order.argsort()
+        x, y, kept = (torch.cat(gather_object(part))[order] for part in (rows, labels, whole))
+        gathered = gather_object(groups)
+        self.count(bad)
+        return Outputs(x, y, kept, [gathered[i] for i in order.tolist()])
+
+    def batches(self) -> Iterator[tuple[Float[Tensor, "b c h w"], dict[str, Any]]]:
+        """The share of this process: normalised images on its device, and the batch they are of."""
+        device = self.accelerator.device
+        loader = eval_loader(
+            self.images,
+            batch_size=self.config.batch_size,
+            workers=self.config.workers,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        normalise = Normalise(self.metadata.mean, self.metadata.std, self.metadata.in_chans)
+        normalise.to(device)
+        quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())
+        for batch in tqdm(loader, unit="batch", disable=quiet):
+            yield normalise(batch["image"].to(device)), batch
+
+    def count(self, bad: list[BadSample]) -> int:
+        """Name the bad samples that the processes met, and count them.
+
+        Raises:
+            ValueError: too many.
+        """
+        met = BadSamples(len(self.images), self.config.max_bad_fraction)
+        for sample in met.add(gather_object(bad)):
+            self.accelerator.print(f"skipped {sample}")
+        return len(met)
+
+
+def read_image(path: Path, metadata: Metadata, pixels: Pixels) -> Float[Tensor, "1 c h w"]:
+    """An image file as the model takes it: its centre, resized and normalised, on the CPU.
 
     Raises:
-        ValueError: too many broken samples.
+        OSError: the file cannot be read.
+        ValueError: it is no image, or one that cannot be decoded.
     """
-    world = accelerator.num_processes
-    rows, labels, broken = [], [], list[str]()
-    for x, batch in batches_of(images, metadata, data, accelerator):
-        rows.append(forward(x).float().cpu())
-        labels.append(batch["label"])
-        broken += batch["broken"]
-    order = torch.cat([torch.arange(r, len(images), world) for r in range(world)]).argsort()
-    whole = [torch.tensor([not line for line in broken], dtype=torch.bool)]
-    x, y, whole = (torch.cat(gather_object(part))[order] for part in (rows, labels, whole))
-    count_broken(broken, images, data, accelerator)
-    return x, y, whole
+    try:
+        picture = open_image(path.read_bytes(), suffix_of(path), metadata.in_chans, pixels)
+        image = centre_crop(picture, metadata.image_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Normalise(metadata.mean, metadata.std, metadata.in_chans)(image[None])
 
 
-def batches_of(
-    images: Samples, metadata: Metadata, data: LabelledData, accelerator: Accelerator
-) -> Iterator[tuple[Float[Tensor, "b c h w"], dict[str, Any]]]:
-    """The share of this process: normalised images on its device, and the batch they are of."""
-    loader = eval_loader(
-        images,
-        batch_size=data.batch_size,
-        workers=data.workers,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-    )
-    normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(accelerator.device)
-    quiet = not (accelerator.is_main_process and sys.stderr.isatty())
-    for batch in tqdm(loader, unit="batch", disable=quiet):
-        yield normalise(batch["image"].to(accelerator.device)), batch
-
-
-def count_broken(
-    broken: list[str], images: Samples, data: LabelledData, accelerator: Accelerator
-) -> int:
-    """Name the broken samples that the processes met, and count them.
-
-    Raises:
-        ValueError: too many.
-    """
-    bad = BrokenSamples(len(images), data.max_bad_fraction)
-    for message in bad.add(gather_object(broken)):
-        accelerator.print(f"skipped {message}")
-    return len(bad.met)
+def suffix_of(path: Path) -> str:
+    """The suffix of a file without its dot, in lower case."""
+    return path.suffix.removeprefix(".").lower()

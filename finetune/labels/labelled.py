@@ -1,24 +1,27 @@
-"""The labelled samples that are learned from: their labels, and which of them are chosen."""
+"""The labelled samples that are learned from: labels and groups, and which of them are chosen."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.bad_samples import BrokenSamples
-from data.decode import Pixels
-from data.pipeline import ShardImages
-from data.shards.sources import SourceConfig, is_remote
+from data.bad_samples import BadSamples
+from data.pipeline import ShardImages, next_whole
+from data.shards.samples import ShardSamples
+from data.shards.sources import is_remote
+from data.targets import Target, group_of, read_record
+from finetune.labels.inference import InferenceConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledData:
+class LabelledData(InferenceConfig):
     """Labelled shards."""
 
     train: tuple[str, ...]
@@ -30,15 +33,18 @@ class LabelledData:
     held out. Name it where images are related (one patient, one module); empty: no groups."""
     held_out: float = 0.2
     """Share of the training data on which hyper-parameters are chosen."""
-    batch_size: int = 128
-    """Images at a time, on each process."""
-    workers: int = 2
-    """Processes that decode images, for each process."""
-    max_bad_fraction: float = 0.01
-    """Share of the samples that may be broken. They are left out, counted and named."""
-    pixels: Pixels = "uint8"
-    """As data.pixels of the pretraining."""
-    source: SourceConfig = field(default_factory=SourceConfig)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The samples that have a label, as numbers of their shards' samples.
+
+    Labels are Int[n] for classes, Float[n, k] otherwise; related samples have one group.
+    """
+
+    labels: Tensor
+    samples: Int[Tensor, " n"]
+    groups: Int[Tensor, " n"]
 
 
 class Chosen(Dataset[dict[str, Any]]):
@@ -47,80 +53,107 @@ class Chosen(Dataset[dict[str, Any]]):
     Args:
         images: all of the samples.
         chosen: which of them.
-        replace: a broken one by the next of them that is not, in the order in which they are given,
-            so that what was not chosen is never learned from; `broken` has its line.
+        replace: a bad one by the next of them that is whole, in the order in which they are given,
+            so that what was not chosen is never learned from; `bad` has those passed over.
     """
 
     def __init__(
         self, images: ShardImages, chosen: Int[Tensor, " n"], *, replace: bool = True
     ) -> None:
-        self.images, self.chosen, self.replace = images, chosen.tolist(), replace
+        self.images = images
+        self.chosen = chosen.tolist()
+        self.replace = replace
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
-        epoch, first = item
-        broken = list[str]()
-        for place in range(first, first + len(self)):
-            found = self.images[(epoch, self.chosen[place % len(self)])]
-            if not (found["broken"] and self.replace):
-                return found if not broken else found | {"broken": "\n".join(broken)}
-            broken.append(found["broken"])
-        raise ValueError(f"none of the {len(self)} chosen samples can be read ({broken[0]})")
+        epoch, place = item
+        if not self.replace:
+            return self.images[(epoch, self.chosen[place])]
+        places = [*range(place, len(self)), *range(place)]
+        candidates = (self.images[(epoch, self.chosen[i])] for i in places)
+        return next_whole(candidates, f"{len(self)} chosen samples")
 
-    def name(self, items: Sequence[tuple[int, int]]) -> list[str]:
-        """`URL: sample 'KEY'` of each (epoch, place)."""
-        return self.images.name((epoch, self.chosen[place]) for epoch, place in items)
+    def name(self, sample: int) -> str:
+        """`URL: sample 'KEY'` of a place."""
+        return self.images.name(self.chosen[sample])
 
 
-def read_labels(images: ShardImages, bad: BrokenSamples) -> tuple[Tensor, Int[Tensor, " n"]]:
-    """The labels of the samples that have one of their target's kind, and these samples.
+def read_labelled(samples: ShardSamples, target: Target, group: str, bad: BadSamples) -> Labelled:
+    """The samples that have a label of their target's kind, each read once; no image is decoded.
 
-    No image is decoded. Int[n] for classes, Float[n, k] otherwise.
+    Args:
+        samples: all that there are.
+        target: what they are labelled with.
+        group: field of the json member that related samples share; every sample is its own group
+            without one.
+        bad: takes in the samples whose label is of another kind, which are left out.
 
     Raises:
-        ValueError: a sample has no label, or too many have another kind.
+        OSError: a shard cannot be read.
+        ValueError: a sample has no label or lacks the field, or too many have another kind.
     """
-    labels, samples = [], []
-    for sample in range(len(images)):
-        shard, members = images.read(sample)
-        named = f"{shard.url}: sample {members['__key__']!r}"
+    labels = list[Tensor]()
+    kept = list[int]()
+    groups = list[str | None]()
+    for sample in range(len(samples)):
+        members = samples.members(sample)
         try:
-            label = torch.as_tensor(images.target(members))
+            label = torch.as_tensor(target(members))
         except ValueError as error:
-            bad.add([f"{named}: {error}"])
+            bad.add([samples.bad(sample, str(members["__key__"]), error)])
             continue
         if (label < 0).all() or label.isnan().any():
             raise ValueError(
-                f"{named} has no label; scripts/make_shards.py labels images by their sub-folders,"
-                " --task.kind and --task.field say where labels stand"
+                f"{samples.name(sample)} has no label; scripts/make_shards.py labels images by"
+                " their sub-folders, --task.kind and --task.field say where labels stand"
             )
         labels.append(label)
-        samples.append(sample)
-    return torch.stack(labels), torch.tensor(samples)
+        kept.append(sample)
+        groups.append(group_of(members, group) if group else None)
+    return Labelled(torch.stack(labels), torch.tensor(kept), numbered(groups, samples, kept, group))
 
 
-def class_names(images: ShardImages) -> list[str]:
-    """What classes.json beside the first shard names, as scripts/make_shards.py writes it."""
-    url = images.shards[0].url
-    file = Path(url).parent / "classes.json"
-    return json.loads(file.read_text()) if not is_remote(url) and file.is_file() else []
-
-
-def held_out(
-    groups: Int[Tensor, " n"], share: float, generator: torch.Generator
-) -> Bool[Tensor, " n"]:
-    """Which samples are held out: about `share` of the groups, whole.
+def read_groups(samples: ShardSamples, chosen: Sequence[int], group: str) -> Int[Tensor, " n"]:
+    """The groups of chosen samples by this json field; each is its own group without a field.
 
     Raises:
-        ValueError: one side would be empty.
+        OSError: a shard cannot be read.
+        ValueError: a sample lacks the field.
     """
-    every = groups.unique()
-    held = every[torch.randperm(len(every), generator=generator)[: round(share * len(every))]]
-    side = torch.isin(groups, held)
-    if side.all() or not side.any():
+    names = [group_of(samples.members(i), group) for i in chosen] if group else []
+    return numbered(names, samples, chosen, group)
+
+
+def numbered(
+    names: Sequence[str | None], samples: ShardSamples, chosen: Sequence[int], group: str
+) -> Int[Tensor, " n"]:
+    """A number for each name of a group, in the order of the names.
+
+    Args:
+        names: of the groups of the chosen samples, None where one lacks the field.
+        samples: all that there are.
+        chosen: which of them have these names.
+        group: the field; without one every sample is its own group.
+
+    Raises:
+        ValueError: a sample lacks the field.
+    """
+    if not group:
+        return torch.arange(len(chosen))
+    if None in names:
+        sample = chosen[names.index(None)]
+        fields = ", ".join(read_record(samples.members(sample))) or "none"
         raise ValueError(
-            f"data.held_out={share} of {len(every)} groups leaves one side empty; choose another"
+            f"{samples.name(sample)} has no json field {group!r}; it has {fields}:"
+            " correct --data.group"
         )
-    return side
+    return torch.from_numpy(np.unique(list(map(str, names)), return_inverse=True)[1])
+
+
+def class_names(samples: ShardSamples) -> list[str]:
+    """What classes.json beside the first shard names, as scripts/make_shards.py writes it."""
+    url = samples.shards[0].url
+    file = Path(url).parent / "classes.json"
+    return json.loads(file.read_text()) if not is_remote(url) and file.is_file() else []

@@ -5,19 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, Int, UInt8
 from matplotlib import colormaps
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from data.pipeline import Samples
+from data.bad_samples import BadSample
 from data.pixel_labels import IGNORED
 from data.transforms import Normalise
 from fcmae.reconstruct import save_views
-from fcmae.weights.metadata import Metadata
-from finetune.labels.inference import batches_of, count_broken
-from finetune.labels.labelled import LabelledData
+from finetune.labels.inference import Inference
 from finetune.labels.metrics import rows
 
 SHOWN = 8  # samples in the picture
@@ -25,30 +22,27 @@ SHOWN = 8  # samples in the picture
 
 @torch.no_grad()
 def confusion_of(
-    model: nn.Module,
-    images: Samples,
-    metadata: Metadata,
-    data: LabelledData,
-    classes: int,
-    accelerator: Accelerator,
+    model: nn.Module, inference: Inference, classes: int
 ) -> tuple[Int[Tensor, "k k"], int]:
-    """Pixels by true class (rows) and answer (columns), and how many samples were broken.
+    """Pixels by true class (rows) and answer (columns), and how many samples were bad.
 
-    Every process counts its share, batch by batch; each gets the sum. Broken samples count nowhere.
+    Every process counts its share, batch by batch; each gets the sum. Bad samples count nowhere,
+    since all of their mask is ignored.
 
     Raises:
-        ValueError: too many broken samples.
+        ValueError: too many bad samples.
     """
-    matrix = torch.zeros(classes, classes, dtype=torch.long, device=accelerator.device)
-    broken = list[str]()
-    for x, batch in batches_of(images, metadata, data, accelerator):
-        truth = batch["label"].to(accelerator.device).long()
+    device = inference.accelerator.device
+    matrix = torch.zeros(classes, classes, dtype=torch.long, device=device)
+    bad = list[BadSample]()
+    for x, batch in inference.batches():
+        truth = batch["label"].to(device).long()
         matrix += multiclass_confusion_matrix(
             model(x).argmax(1), truth, classes, ignore_index=IGNORED
         )
-        broken += [line for line in batch["broken"] if line]
-    skipped = count_broken(broken, images, data, accelerator)
-    matrix = accelerator.reduce(matrix)
+        bad += batch["bad"]
+    skipped = inference.count(bad)
+    matrix = inference.accelerator.reduce(matrix)
     assert isinstance(matrix, Tensor)
     return matrix.cpu(), skipped
 
@@ -74,10 +68,11 @@ def of_pixels(names: Sequence[str], matrix: Int[Tensor, "k k"]) -> dict[str, Any
 
 
 @torch.no_grad()
-def draw_samples(
-    path: Path, model: nn.Module, images: Samples, metadata: Metadata, device: torch.device
-) -> None:
+def draw_samples(path: Path, model: nn.Module, inference: Inference) -> None:
     """The first samples as a picture: image, truth, answer; ignored pixels are white."""
+    images = inference.images
+    metadata = inference.metadata
+    device = inference.accelerator.device
     items = [images[(0, i)] for i in range(min(SHOWN, len(images)))]
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
     x = normalise(torch.stack([item["image"] for item in items]).to(device))

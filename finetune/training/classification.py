@@ -13,14 +13,15 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Int
 from torch import Tensor
 
-from data.bad_samples import BrokenSamples
-from data.pipeline import ShardImages
+from data.bad_samples import BadSamples
+from data.pipeline import Crops, ShardImages
 from data.shards.reading import open_shards
+from data.shards.samples import ShardSamples
 from fcmae.run.processes import Processes
 from fcmae.weights.metadata import Metadata
-from finetune.frozen.features import groups_of
-from finetune.labels.inference import outputs_of
-from finetune.labels.labelled import Chosen, LabelledData, class_names, held_out, read_labels
+from finetune.frozen.held_out import held_out
+from finetune.labels.inference import Inference
+from finetune.labels.labelled import Chosen, Labelled, LabelledData, class_names, read_labelled
 from finetune.labels.metrics import draw_confusion, measure
 from finetune.labels.tasks import Loss, Task, TaskConfig, make_task, target_of
 from finetune.models import classifier
@@ -45,16 +46,13 @@ class TrainConfig(FitConfig, BackboneConfig):
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """The training samples whose labels can be read."""
+class TrainingSamples(Labelled):
+    """The training samples whose labels can be read, and what there is to learn of them."""
 
-    labels: Tensor
-    samples: Int[Tensor, " n"]
-    groups: Int[Tensor, " n"]
     task: Task
 
 
-def read(config: TrainConfig, accelerator: Accelerator) -> Labelled:
+def read(config: TrainConfig, accelerator: Accelerator) -> TrainingSamples:
     """The labels of the training data, and what there is to learn.
 
     Raises:
@@ -62,24 +60,22 @@ def read(config: TrainConfig, accelerator: Accelerator) -> Labelled:
         ValueError: a sample has no label or group, or labels and classes do not fit.
     """
     shards = open_shards(config.data.train, config.run.verify, config.data.source)
-    images = ShardImages(shards, size=(1, 1), in_chans=1, source=config.data.source)
-    named = class_names(images)
+    samples = ShardSamples(shards, config.data.source)
+    named = class_names(samples)
     classes = config.task.classes or len(named)
-    images.target = target_of(config.task.kind, config.task.field, classes)
+    target = target_of(config.task.kind, config.task.field, classes)
     found = None
     if accelerator.is_main_process:  # the others need not read all of it too
-        bad = BrokenSamples(len(images), config.data.max_bad_fraction)
-        labels, samples = read_labels(images, bad)
-        found = labels, samples, groups_of(images, config.data.group, samples.tolist())
+        bad = BadSamples(len(samples), config.data.max_bad_fraction)
+        found = read_labelled(samples, target, config.data.group, bad)
     (found,) = broadcast_object_list([found])
     assert found is not None
-    labels, samples, groups = found
-    task = make_task(config.task, named, labels, " ".join(config.data.train))
-    return Labelled(labels, samples, groups, task)
+    task = make_task(config.task, named, found.labels, " ".join(config.data.train))
+    return TrainingSamples(found.labels, found.samples, found.groups, task)
 
 
 def sides(
-    config: TrainConfig, labelled: Labelled
+    config: TrainConfig, labelled: TrainingSamples
 ) -> tuple[Int[Tensor, " k"], Int[Tensor, " m"] | None]:
     """Places of the samples to learn from, and of those held out, if it is them to report on.
 
@@ -96,7 +92,7 @@ def sides(
 
 def train(
     config: TrainConfig,
-    labelled: Labelled,
+    labelled: TrainingSamples,
     chosen: Int[Tensor, " k"],
     held: Int[Tensor, " m"] | None,
     processes: Processes,
@@ -122,8 +118,8 @@ def train(
     directory = run_of(config.out)
     model, metadata = classifier.create(config, task.outputs, config.seed)
     classes = task.outputs if task.kind == "class" else None
-    images = images_of(config, data.train, metadata, task)
-    images.crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
+    crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
+    images = images_of(config, data.train, metadata, task, crop)
     fit(
         directory,
         model,
@@ -138,8 +134,8 @@ def train(
         accelerator=accelerator,
     )
     asked = to_report_on(config, labelled, held, metadata)
-    outputs, labels, whole = outputs_of(model, asked, metadata, data, accelerator)
-    answers, labels = task.answers(outputs[whole]), labels[whole]
+    found = Inference(asked, metadata, data, accelerator).outputs(model)
+    answers, labels = task.answers(found.rows[found.whole]), found.labels[found.whole]
     check_labels(task, labels, asked)
     if accelerator.is_main_process:
         classifier.save(directory / WEIGHTS, model, metadata, task)
@@ -151,13 +147,16 @@ def train(
         "image_size": metadata.image_size,
         "train_samples": len(chosen),
         f"{config.report_on}_samples": len(labels),
-        "skipped_samples": int((~whole).sum()),
+        "skipped_samples": int((~found.whole).sum()),
         **measure(task, answers, labels),
     }
 
 
 def to_report_on(
-    config: TrainConfig, labelled: Labelled, held: Int[Tensor, " m"] | None, metadata: Metadata
+    config: TrainConfig,
+    labelled: TrainingSamples,
+    held: Int[Tensor, " m"] | None,
+    metadata: Metadata,
 ) -> Chosen:
     """The test data, or what is held out of the training data."""
     if held is None:
@@ -168,17 +167,21 @@ def to_report_on(
 
 
 def images_of(
-    config: TrainConfig, spec: tuple[str, ...], metadata: Metadata, task: Task
+    config: TrainConfig,
+    spec: tuple[str, ...],
+    metadata: Metadata,
+    task: Task,
+    crop: Crops | None = None,
 ) -> ShardImages:
     """The images of these shards as the model takes them, with their labels."""
     return ShardImages(
-        open_shards(spec, source=config.data.source),
+        ShardSamples(open_shards(spec, source=config.data.source), config.data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=config.data.pixels,
         seed=config.seed,
+        crop=crop,
         target=task.target,
-        source=config.data.source,
     )
 
 
@@ -189,7 +192,7 @@ def check_labels(task: Task, labels: Tensor, images: Chosen) -> None:
         ValueError: a sample that can be read has no label, or is of a class that was not learned.
     """
     missing = labels < 0 if task.kind == "class" else labels.isnan().any(1)
-    shards = f"{images.images.shards[0].url} and the others"
+    shards = f"{images.images.samples.shards[0].url} and the others"
     if missing.any():
         raise ValueError(f"{int(missing.sum())} samples of {shards} have no label")
     if task.kind == "class" and (unknown := labels[labels >= task.outputs].unique()).any():

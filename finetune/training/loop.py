@@ -13,11 +13,10 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from data.bad_samples import BrokenSamples
+from data.bad_samples import BadSamples
 from data.order import GlobalBatches, Order
-from data.pipeline import outlive_signals
+from data.pipeline import batch_loader
 from data.transforms import Normalise
 from fcmae.run import checkpoint
 from fcmae.run.learner import Learner
@@ -121,7 +120,7 @@ def fit(
     """
     optim = config.optim
     device = accelerator.device
-    bad = BrokenSamples(len(images), max_bad_fraction)
+    bad = BadSamples(len(images), max_bad_fraction)
     session = Session(directory, config.run, processes, accelerator, bad)
     session.compare(config, free=MAY_CHANGE)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -146,12 +145,11 @@ def fit(
         world=processes.world,
         micro_batches=optim.accumulate,
     )
-    loader = DataLoader(
+    loader = batch_loader(
         images,
-        batch_sampler=batches,
-        num_workers=0 if learner.finished else workers,
+        batches,
+        workers=0 if learner.finished else workers,
         pin_memory=device.type == "cuda",
-        worker_init_fn=outlive_signals,
     )
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
     session.begin(
@@ -159,7 +157,7 @@ def fit(
         learner,
         end=learner.total,
         title=metadata.model,
-        names_of_step=lambda step, rank: images.name(batches.of_step(step, rank)),
+        names_of_step=lambda step, rank: [images.name(i) for _, i in batches.of_step(step, rank)],
     )
     micro_batches = iter(loader)
     for step in session.steps():

@@ -107,7 +107,7 @@ class Watch:
         """Accuracy of k-NN on the labelled shards to watch, with the encoder as it is now."""
         from fcmae.weights.metadata import Metadata
         from fcmae.weights.timm_models import as_timm  # timm: a tenth of the time of a start
-        from finetune.knn import knn_accuracy
+        from finetune.frozen.neighbours import knn_accuracy
         from finetune.labels.labelled import LabelledData
 
         watch = self.config.watch

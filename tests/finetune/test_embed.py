@@ -13,14 +13,15 @@ from pyarrow import parquet
 from data.decode import open_image
 from data.shards.writing import write_shards
 from data.transforms import centre_crop
-from finetune.embed import EmbedConfig, EmbedData, assemble, embed
+from finetune.embed import EmbedConfig, assemble, embed
+from finetune.labels.inference import InferenceConfig
 from finetune.models.backbone import RandomConfig, backbone
 from tests.images.test_pipeline import png
 from tests.pretraining.test_kills import kill, wait_for
 from tests.support.runs import ROOT, environment, torchrun
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
-DATA = EmbedData(batch_size=4, workers=0)
+DATA = InferenceConfig(batch_size=4, workers=0)
 N = 60
 
 
@@ -207,7 +208,7 @@ def test_parts_of_another_command_are_refused(shards: str, tmp_path: Path) -> No
         ({"paths": ("out.parquet",)}, r"'out.parquet' must be shards, then the file to write: SHA"),
         ({"paths": ()}, r"'' must be shards, then the file to write: SHARDS OUT.parquet"),
         ({"piece": 0}, r"piece=0 must be at least 1"),
-        ({"data": EmbedData(batch_size=0)}, r"data.batch_size=0 must be at least 1"),
+        ({"data": InferenceConfig(batch_size=0)}, r"data.batch_size=0 must be at least 1"),
     ],
 )
 def test_bad_options_are_named(options: dict, message: str, shards: str, tmp_path: Path) -> None:

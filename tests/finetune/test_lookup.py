@@ -13,8 +13,9 @@ from pyarrow import parquet
 from data.shards.writing import write_shards
 from fcmae.run.config import run_program
 from fcmae.weights.timm_models import create_timm, save_timm
-from finetune.embed import EmbedConfig, EmbedData, embed
+from finetune.embed import EmbedConfig, embed
 from finetune.frozen.feature_file import FeatureTable
+from finetune.labels.inference import InferenceConfig
 from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest
 from finetune.models.backbone import RandomConfig, backbone
 from tests.images.test_pipeline import png
@@ -191,7 +192,7 @@ def test_an_image_is_looked_up_with_the_weights_of_the_file(
     config = EmbedConfig(
         paths=(str(tmp_path / "train-000000.tar"), str(out)),
         weights=str(weights),
-        data=EmbedData(workers=0),
+        data=InferenceConfig(workers=0),
     )
     embed(config, Accelerator(cpu=True))
     image = tmp_path / "query.png"

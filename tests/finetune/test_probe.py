@@ -17,20 +17,16 @@ from torch.nn import functional as F
 
 from data.shards.writing import write_shards
 from fcmae.weights.timm_models import create_timm, save_timm
-from finetune.frozen.features import (
-    Features,
-    ProbeConfig,
-    check_classes,
-    labelled_features,
-    spread,
-    whiten,
-)
+from finetune.frozen.features import Features, ProbeConfig, check_classes, labelled_features
 from finetune.frozen.held_out import hold_out, splits
-from finetune.knn import accuracies, knn_accuracy, neighbours, vote
+from finetune.frozen.linear import accuracy, train_grid
+from finetune.frozen.neighbours import accuracies, knn_accuracy, neighbours, vote
+from finetune.frozen.whitening import whiten
 from finetune.labels.labelled import LabelledData
-from finetune.linear_probe import accuracy, train_grid
+from finetune.labels.results import spread
 from finetune.models.backbone import RandomConfig, backbone
 from tests.images.test_pipeline import png
+from tests.support.reads import count_reads
 from tests.support.runs import ROOT, torchrun
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
@@ -126,7 +122,7 @@ def test_a_grid_in_one_pass_equals_its_members_alone() -> None:
 
     def train(members: list[tuple[float, float]]) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
-        return train_grid(data, members, epochs=3, batch_size=16, generator=generator)
+        return train_grid(data.x, data.y, members, epochs=3, batch_size=16, generator=generator)
 
     together = train(grid)
     assert together.shape == (3, 9, 3)
@@ -154,7 +150,8 @@ def test_the_probe_equals_torchs_own_linear_layer() -> None:
             optimizer.step()
             schedule.step()
     found = train_grid(
-        data,
+        data.x,
+        data.y,
         [(lr, weight_decay)],
         epochs=epochs,
         batch_size=size,
@@ -165,10 +162,10 @@ def test_the_probe_equals_torchs_own_linear_layer() -> None:
 
 
 def test_accuracy_counts_correct_answers_of_each_layer() -> None:
-    data = Features(torch.eye(2), torch.tensor([0, 1]), torch.arange(2))
+    x, y = torch.eye(2), torch.tensor([0, 1])
     right = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     biased = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
-    assert accuracy(torch.stack([right, biased]), data).tolist() == [1.0, 0.5]
+    assert accuracy(torch.stack([right, biased]), x, y).tolist() == [1.0, 0.5]
 
 
 def test_held_out_groups_stay_whole() -> None:
@@ -185,7 +182,7 @@ def test_a_class_held_out_whole_is_named_and_counts_as_wrong(
     data, accelerator = blobs(60, 0), Accelerator(cpu=True)
     data.groups[data.y == 2] = 1000  # one group of all of class 2
     config = probe_config(tmp_path, seeds=8)
-    chosen = list(splits(data, config, accelerator))
+    chosen = list(splits(data, config.data.held_out, config.seeds, accelerator))
     lost = [seed for seed, (fit, _, _) in enumerate(chosen) if 2 not in fit.y]
     assert 0 < len(lost) < 8
     message = "all samples of classes [2] are held out and will count as wrong; the choice is made"
@@ -194,15 +191,14 @@ def test_a_class_held_out_whole_is_named_and_counts_as_wrong(
     ]
     fit, held, generator = chosen[lost[0]]
     share = (held.y != 2).float().mean().item()
-    layers = train_grid(fit, [(0.1, 0.0)], epochs=20, batch_size=16, generator=generator)
-    assert accuracy(layers, held).item() == pytest.approx(share)
+    layers = train_grid(fit.x, fit.y, [(0.1, 0.0)], epochs=20, batch_size=16, generator=generator)
+    assert accuracy(layers, held.x, held.y).item() == pytest.approx(share)
     assert accuracies(fit, held, (3,), 0.07, accelerator)[3] == pytest.approx(share)
 
 
-def test_no_seed_is_refused(tmp_path: Path) -> None:
-    config = probe_config(tmp_path, seeds=0)
+def test_no_seed_is_refused() -> None:
     with pytest.raises(ValueError, match="seeds=0 must be at least 1"):
-        next(splits(blobs(9, 0), config, Accelerator(cpu=True)))
+        next(splits(blobs(9, 0), 0.2, 0, Accelerator(cpu=True)))
 
 
 def test_classes_without_a_sample_are_named() -> None:
@@ -216,14 +212,14 @@ def test_classes_without_a_sample_are_named() -> None:
 
 def test_features_are_whitened_by_the_data_they_are_fitted_on() -> None:
     mix = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
-    fit, other = (Features(f.x @ mix + 5, f.y, f.groups) for f in (blobs(50, 0), blobs(20, 1)))
+    fit, other = (blobs(50, 0).x @ mix + 5, blobs(20, 1).x @ mix + 5)
     white, whitened = whiten(fit, other)
-    torch.testing.assert_close(white.x.mean(0), torch.zeros(8), atol=1e-5, rtol=0.0)
+    torch.testing.assert_close(white.mean(0), torch.zeros(8), atol=1e-5, rtol=0.0)
     # the ridge is a thousandth of the mean variance: it takes little from the smallest direction
-    torch.testing.assert_close(torch.cov(white.x.T), torch.eye(8), atol=0.1, rtol=0.0)
-    assert whitened.x.mean(0).abs().max() > 1e-3
-    (alone,) = whiten(Features(fit.x[:4], fit.y[:4], fit.groups[:4]))  # fewer samples than features
-    assert alone.x.isfinite().all()
+    torch.testing.assert_close(torch.cov(white.T), torch.eye(8), atol=0.1, rtol=0.0)
+    assert whitened.mean(0).abs().max() > 1e-3
+    (alone,) = whiten(fit[:4])  # fewer samples than features
+    assert alone.isfinite().all()
 
 
 def test_spread_is_the_sample_standard_deviation() -> None:
@@ -296,6 +292,25 @@ def test_broken_samples_are_left_out_and_counted(tmp_path: Path) -> None:
         assert (made["train_samples"], made["skipped_samples"]) == (28, 2)
     with pytest.raises(ValueError, match=r"2 of 30 samples are broken.*'s4': .*'s20': "):
         labelled_features(config, accelerator)  # features of the laxer share do not pass for its
+
+
+def test_labels_groups_and_images_come_from_one_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, accelerator = probe_config(tmp_path, cache=tmp_path / "cache"), Accelerator(cpu=True)
+    grouped = replace(config, data=replace(config.data, group="object"))
+    reads = count_reads(monkeypatch)
+    for _ in range(2):  # extracted, and from the cache
+        reads.clear()
+        train, _, _ = labelled_features(grouped, accelerator)
+        assert train.groups.tolist() == [
+            sorted(map(str, range(10))).index(str(i // 3)) for i in range(30)
+        ]
+        assert len(reads) == 30 + 12
+        assert set(reads.values()) == {1}
+    reads.clear()
+    labelled_features(config, accelerator)
+    assert not reads  # without groups, a cache needs no sample
 
 
 def test_missing_labels_and_groups_are_named(tmp_path: Path) -> None:

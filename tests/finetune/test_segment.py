@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +19,13 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from data.pipeline import ShardImages
-from data.pixel_labels import MASK, MaskedImages, MaskTarget
+from data.pixel_labels import MASK, MaskedCrop, MaskTarget
 from data.shards.reading import open_shards
+from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.transforms import Crop
 from finetune import segment
-from finetune.labels.labelled import LabelledData
+from finetune.labels.inference import Inference, InferenceConfig
 from finetune.labels.pixel_metrics import confusion_of, of_pixels
 from finetune.models import segmenter
 from finetune.models.backbone import RandomConfig
@@ -73,16 +73,22 @@ def shard_of(folder: Path, name: str, samples: Sequence[tuple[np.ndarray, np.nda
     return str(folder / f"{name}-000000.tar")
 
 
-def masked(path: str, classes: int, boxes: Crop | None = None) -> MaskedImages:
-    return MaskedImages(
-        open_shards(path), size=(16, 16), in_chans=3, classes=classes, seed=5, boxes=boxes
+def masked(path: str, classes: int, boxes: Crop | None = None) -> ShardImages:
+    return ShardImages(
+        ShardSamples(open_shards(path)),
+        size=(16, 16),
+        in_chans=3,
+        seed=5,
+        joint_crop=MaskedCrop(boxes),
+        target=MaskTarget(classes, (16, 16)),
     )
 
 
 def test_a_mask_is_cropped_and_flipped_as_its_image(tmp_path: Path) -> None:
     path, crop = shard_of(tmp_path, "train", [tiles()]), Crop((0.3, 1.0), True)
     images = masked(path, 20, crop)
-    plain = ShardImages(open_shards(path), size=(16, 16), in_chans=3, seed=5, crop=crop)
+    samples = ShardSamples(open_shards(path))
+    plain = ShardImages(samples, size=(16, 16), in_chans=3, seed=5, crop=crop)
     flipped = 0
     for epoch in range(30):
         found = images[(epoch, 0)]
@@ -125,10 +131,11 @@ def test_a_sample_of_a_wrong_mask_is_broken(
     path = str(tmp_path / "train-000000.tar")
     found = masked(path, 3)[(0, 0)]
     assert found["label"].eq(255).all()
-    data = LabelledData(train=(path,), test=(path,), workers=0)
     model, metadata = segmenter.create(BackboneConfig(random=TINY), 3, 32, 0)
+    config = InferenceConfig(workers=0)
+    inference = Inference(masked(path, 3), metadata, config, Accelerator(cpu=True))
     with pytest.raises(ValueError, match=rf"1 of 1 samples are broken.*: sample 's0': {message}"):
-        confusion_of(model, masked(path, 3), metadata, data, 3, Accelerator(cpu=True))
+        confusion_of(model, inference, 3)
 
 
 def test_the_loss_is_the_mean_over_pixels_that_are_not_ignored() -> None:
@@ -165,12 +172,12 @@ def test_confusion_is_counted_over_batches_without_ignored_pixels(tmp_path: Path
     samples = [squares(i) for i in range(5)]
     samples[1][1][:4] = 255
     path = shard_of(tmp_path, "test", samples)
-    images, data = masked(path, 3), LabelledData(train=(path,), test=(path,), workers=0)
+    images = masked(path, 3)
     model, metadata = segmenter.create(BackboneConfig(random=TINY), 3, 32, 0)
     accelerator = Accelerator(cpu=True)
     found = [
-        confusion_of(model, images, metadata, batched, 3, accelerator)
-        for batched in (data, replace(data, batch_size=2))
+        confusion_of(model, Inference(images, metadata, config, accelerator), 3)
+        for config in (InferenceConfig(workers=0), InferenceConfig(workers=0, batch_size=2))
     ]
     assert torch.equal(found[0][0], found[1][0])
     truth = torch.from_numpy(np.stack([mask for _, mask in samples]))

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.bad_samples import BrokenSamples
+from data.bad_samples import BadSample, BadSamples
 from data.order import GlobalBatches, Order
-from data.pipeline import ShardImages
+from data.pipeline import ShardImages, eval_loader
 from data.shards.index import Shard
+from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.transforms import Crop
 from tests.images.test_pipeline import png
@@ -31,22 +32,23 @@ def write(directory: Path, broken: set[int], count: int = 32) -> list[Shard]:
 
 def test_the_next_sample_of_the_shard_takes_the_place_of_a_broken_one(tmp_path):
     shards = write(tmp_path, {3, 4, 15})
-    images = ShardImages(shards, size=(16, 16), in_chans=3, crop=CROP, replace=True)
+    images = ShardImages(ShardSamples(shards), size=(16, 16), in_chans=3, crop=CROP, replace=True)
     item = images[(2, 3)]
-    assert [line.partition(": 8 bytes")[0] for line in item["broken"].splitlines()] == [
-        "train-000000.tar: sample 's3'",
-        "train-000000.tar: sample 's4'",
-    ]
+    why = "8 bytes cannot be decoded as an image (no known format)"
+    assert item["bad"] == tuple(BadSample("train-000000.tar", key, why) for key in ("s3", "s4"))
+    assert item["whole"]
     assert item["sample"] == 3
     # s15 is the last of its shard: s0 takes its place
     assert images[(0, 15)]["image"].float().std() > 0
-    assert images[(0, 5)]["broken"] == ""
+    assert images[(0, 5)]["bad"] == ()
 
 
 def test_a_substitute_is_a_function_of_seed_epoch_and_sample(tmp_path):
     shards = write(tmp_path, {3})
     a, b = (
-        ShardImages(shards, size=(16, 16), in_chans=3, seed=1, crop=CROP, replace=True)
+        ShardImages(
+            ShardSamples(shards), size=(16, 16), in_chans=3, seed=1, crop=CROP, replace=True
+        )
         for _ in range(2)
     )
     assert torch.equal(a[(2, 3)]["image"], b[(2, 3)]["image"])
@@ -54,16 +56,21 @@ def test_a_substitute_is_a_function_of_seed_epoch_and_sample(tmp_path):
 
 
 def test_a_shard_without_a_single_image_is_an_error(tmp_path):
-    images = ShardImages(
-        write(tmp_path, set(range(16))), size=(8, 8), in_chans=3, crop=CROP, replace=True
+    samples = ShardSamples(write(tmp_path, set(range(16))))
+    images = ShardImages(samples, size=(8, 8), in_chans=3, crop=CROP, replace=True)
+    message = (
+        r"none of the 16 samples of .*000000\.tar can be read .*'s2'.*take them out of data.train"
     )
-    with pytest.raises(ValueError, match=r"000000\.tar: none of its 16 samples can be read .*'s2'"):
+    with pytest.raises(ValueError, match=message):
         images[(0, 2)]
 
 
 def test_evaluation_leaves_a_broken_sample_empty(tmp_path):
-    item = ShardImages(write(tmp_path, {3}), size=(8, 8), in_chans=3)[(0, 3)]
-    assert item["broken"].startswith("train-000000.tar: sample 's3': 8 bytes cannot be decoded")
+    images = ShardImages(ShardSamples(write(tmp_path, {3})), size=(8, 8), in_chans=3)
+    item = images[(0, 3)]
+    (bad,) = item["bad"]
+    assert str(bad).startswith("train-000000.tar: sample 's3': 8 bytes cannot be decoded")
+    assert not item["whole"]
     assert item["label"] == -1
     assert not item["image"].any()
 
@@ -74,33 +81,40 @@ def test_evaluation_leaves_a_broken_sample_empty(tmp_path):
 )
 def test_a_sample_without_image_or_with_a_wrong_label_is_broken(member, message, tmp_path):
     shards = write_shards([{"__key__": "s", **member}], tmp_path, "train", 1)
-    assert message in ShardImages(shards, size=(8, 8), in_chans=3)[(0, 0)]["broken"]
+    (bad,) = ShardImages(ShardSamples(shards), size=(8, 8), in_chans=3)[(0, 0)]["bad"]
+    assert message in bad.why
+
+
+def test_batches_of_worker_processes_list_their_bad_samples_and_say_which_rows_are_whole(tmp_path):
+    images = ShardImages(ShardSamples(write(tmp_path, {1, 2, 9}, 16)), size=(8, 8), in_chans=3)
+    for workers in (0, 1):
+        first, second = eval_loader(images, batch_size=8, workers=workers)
+        assert [bad.key for bad in first["bad"]] == ["s1", "s2"]
+        assert first["whole"].tolist() == [i not in (1, 2) for i in range(8)]
+        assert [(bad.shard, bad.key) for bad in second["bad"]] == [("train-000000.tar", "s9")]
 
 
 def test_broken_samples_of_shards_of_one_name_count_each(tmp_path):
     shards = [*write(tmp_path / "a", {0}, 16), *write(tmp_path / "b", {0}, 16)]
-    images = ShardImages(shards, size=(8, 8), in_chans=3, crop=CROP, replace=True)
-    bad = BrokenSamples(32, 1.0)
-    bad.add(images[(0, sample)]["broken"] for sample in (0, 16))
+    images = ShardImages(ShardSamples(shards), size=(8, 8), in_chans=3, crop=CROP, replace=True)
+    bad = BadSamples(32, 1.0)
+    bad.add([*images[(0, 0)]["bad"], *images[(0, 16)]["bad"]])
     assert bad.by_shard() == {shard.url: 1 for shard in shards}
 
 
 def test_each_broken_sample_counts_once():
-    bad = BrokenSamples(100, 0.03)
-    assert bad.new(["", "t: sample 'a': x\nt: sample 'b': x"]) == [
-        "t: sample 'a': x",
-        "t: sample 'b': x",
-    ]
-    assert bad.add(["t: sample 'a': x", "u: sample 'c': x", "t: sample 'a': x"]) == [
-        "t: sample 'a': x",
-        "u: sample 'c': x",
-    ]
-    assert bad.new(["t: sample 'a': x"]) == []
+    bad = BadSamples(100, 0.03)
+    a, b, c = BadSample("t", "a", "x"), BadSample("t", "b", "x"), BadSample("u", "c", "x\ny")
+    assert str(a) == "t: sample 'a': x"
+    assert bad.new([a, b, a]) == [a, b]
+    assert bad.add([a, c, a]) == [a, c]
+    assert bad.new([a]) == []
     assert bad.by_shard() == {"t": 1, "u": 1}
+    assert len(bad) == 2
     with pytest.raises(ValueError, match=r"4 of 100 samples are broken, more than the share"):
-        bad.add([f"t: sample '{k}': x" for k in "de"])
+        bad.add(BadSample("t", key, "x") for key in "de")
     with pytest.raises(ValueError, match=r"max_bad_fraction=2.0 must be a share"):
-        BrokenSamples(100, 2.0)
+        BadSamples(100, 2.0)
 
 
 def pretrain(shards: Path, run: Path, *flags: str) -> subprocess.CompletedProcess[str]:

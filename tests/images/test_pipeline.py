@@ -13,6 +13,7 @@ from data.decode import Picture, open_image
 from data.order import GlobalBatches, Order
 from data.pipeline import DataConfig, ShardImages, train_loader
 from data.shards.index import Shard
+from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.transforms import Crop, Normalise, centre_crop
 
@@ -46,8 +47,12 @@ def test_loader_gives_the_same_pixels_with_any_number_of_workers(shards: list[Sh
 
 
 def test_crops_change_with_the_epoch_and_not_with_the_run(shards: list[Shard]) -> None:
-    images = ShardImages(shards, size=(16, 16), in_chans=3, seed=5, crop=Crop((0.2, 1.0), True))
-    again = ShardImages(shards, size=(16, 16), in_chans=3, seed=5, crop=Crop((0.2, 1.0), True))
+    images = ShardImages(
+        ShardSamples(shards), size=(16, 16), in_chans=3, seed=5, crop=Crop((0.2, 1.0), True)
+    )
+    again = ShardImages(
+        ShardSamples(shards), size=(16, 16), in_chans=3, seed=5, crop=Crop((0.2, 1.0), True)
+    )
     assert torch.equal(images[(2, 7)]["image"], again[(2, 7)]["image"])
     assert not torch.equal(images[(2, 7)]["image"], images[(3, 7)]["image"])
 

@@ -20,6 +20,7 @@ from data.making.listing import find_entries
 from data.pipeline import ShardImages
 from data.shards.index import index_shard, statistics
 from data.shards.reading import open_shards, read_sample
+from data.shards.samples import ShardSamples
 from data.transforms import Crop
 from tests.support.runs import ROOT
 
@@ -314,10 +315,14 @@ def test_satellite_tiles_of_13_bands_are_taken(tmp_path):
     shards = open_shards(f"{tmp_path}/o/train-000000.tar")
     np.testing.assert_allclose(statistics(shards)[0], tiles.mean((0, 1, 2)) / 65535, rtol=1e-6)
     images = ShardImages(
-        shards, size=(8, 8), in_chans=13, pixels="float32", crop=Crop((0.5, 1.0), True)
+        ShardSamples(shards),
+        size=(8, 8),
+        in_chans=13,
+        pixels="float32",
+        crop=Crop((0.5, 1.0), True),
     )
     assert {images[(0, i)]["image"].shape for i in range(3)} == {(13, 8, 8)}
-    assert images[(0, 0)]["broken"] == ""
+    assert images[(0, 0)]["whole"]
 
 
 def test_large_images_are_shrunk_and_encoded_again_and_others_copied(tmp_path):

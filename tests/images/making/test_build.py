@@ -12,7 +12,8 @@ from data.config import Encoding
 from data.making.build import build_shard, build_shards, plan_shards
 from data.making.listing import Entry, find_entries
 from data.making.workers import over
-from data.shards.index import Moments, index_shard
+from data.shards.index import index_shard
+from data.shards.moments import Moments
 from tests.scripts.test_make_shards import write_images
 
 

@@ -16,6 +16,7 @@ from data.pipeline import ShardImages
 from data.shards.__main__ import main
 from data.shards.index import index_shard
 from data.shards.reading import open_shards
+from data.shards.samples import ShardSamples
 from tests.support.runs import ROOT
 
 
@@ -122,9 +123,10 @@ def test_shards_of_img2dataset_are_adopted_without_a_byte_changed(tmp_path):
     (shard,) = open_shards(str(path))
     assert shard.moments is not None
     assert shard.offsets == index_shard(path).offsets
-    items = [ShardImages([shard], size=(6, 8), in_chans=3)[(0, i)] for i in range(3)]
+    images = ShardImages(ShardSamples([shard]), size=(6, 8), in_chans=3)
+    items = [images[(0, i)] for i in range(3)]
     assert [item["image"].shape for item in items] == [(3, 6, 8)] * 3
-    assert not any(item["broken"] for item in items)
+    assert all(item["whole"] for item in items)
 
 
 def test_a_damaged_header_does_not_pass_for_the_end_of_the_archive(tmp_path):

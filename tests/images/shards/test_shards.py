@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data.shards.index import INDEX, index_shard, plain_header, split_name
+from data.shards.index import INDEX, index_shard
+from data.shards.members import plain_header, split_name
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
 from tests.support.runs import ROOT

@@ -1,0 +1,26 @@
+"""Whitening: features of zero mean and unit covariance.
+
+The features of a masked autoencoder share a few directions of large variance, which drown the rest
+in a cosine and slow a linear layer down. A share of the mean variance, the ridge, is added to all
+directions, so that empty ones are not blown up. Source: Jegou and Chum, ECCV 2012.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+RIDGE = 1e-3  # of the mean variance
+TINY = 1e-30  # features that do not vary at all stay zero
+
+
+def whiten(fit: Float[Tensor, "n d"], *others: Float[Tensor, "_ d"]) -> tuple[Tensor, ...]:
+    """Zero mean and unit covariance (PCA whitening), both measured on `fit`, for it and others."""
+    mean = fit.double().mean(0)
+    project = whitening(torch.cov((fit - mean).T), RIDGE)
+    return tuple(((x - mean) @ project).float() for x in (fit, *others))
+
+
+def whitening(covariance: Float[Tensor, "d d"], ridge: float) -> Float[Tensor, "d d"]:
+    """The projection to unit covariance; `ridge` mean variances are added to all directions."""
+    variance, directions = torch.linalg.eigh(covariance)
+    return directions / (variance + ridge * variance.mean()).clamp_min(TINY).sqrt()

@@ -1,0 +1,42 @@
+"""What a program found: mean and spread over seeds, a JSON file, a table on the terminal."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from fcmae.run.files import write_json
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Mean and sample standard deviation of one value a seed, and the values."""
+    return {
+        "mean": float(np.mean(values)),
+        "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
+        "values": list(values),
+    }
+
+
+def report(name: str, result: dict[str, Any], out: Path, accelerator: Accelerator) -> None:
+    """Write the result as JSON and show it as a table, on the main process.
+
+    Raises:
+        OSError: `out` cannot be written.
+    """
+    if not accelerator.is_main_process:
+        return
+    write_json(out, result)
+    table = Table(title=f"{name}: {result['model']}, weights {result['weights']}")
+    table.add_column("field")
+    table.add_column("value")
+    for key, value in result.items():
+        if isinstance(value, dict) and "mean" not in value:
+            continue  # a table of its own
+        if isinstance(value, dict):
+            value = f"{value['mean']:.4f} +- {value['std']:.4f} over {len(value['values'])} seeds"
+        table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console().print(table)
