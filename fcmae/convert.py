@@ -113,7 +113,7 @@ def metadata_from_flags(
     Raises:
         ValueError: a flag that does not fit, or no mean and std for other than three channels.
     """
-    from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from fcmae.weights.timm_models import imagenet_statistics
 
     if known.in_chans != 3 and (mean is None or std is None):
         raise ValueError(
@@ -123,10 +123,11 @@ def metadata_from_flags(
     if image_size is not None:
         known = replace(known, image_size=image_size)
     known.check()
+    imagenet_mean, imagenet_std = imagenet_statistics()
     metadata = Metadata.of(
         known,
-        mean=IMAGENET_DEFAULT_MEAN if mean is None else mean,
-        std=IMAGENET_DEFAULT_STD if std is None else std,
+        mean=imagenet_mean if mean is None else mean,
+        std=imagenet_std if std is None else std,
         step=None,
     )
     for name, values in (("mean", metadata.mean), ("std", metadata.std)):

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from fcmae.run import checkpoint
@@ -65,6 +66,11 @@ class NoWeightDecay(Protocol):
     def no_weight_decay(self) -> set[str]:
         """Names of such parameters beside biases and norms, as a position embedding."""
         ...
+
+
+def imagenet_statistics() -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of ImageNet's channels, with which files that tell none were trained."""
+    return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0) -> nn.Module:
