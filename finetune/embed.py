@@ -35,7 +35,7 @@ from fcmae.run.config import differences, parse, run_program
 from fcmae.run.files import move_into_place, replacing, write_json
 from finetune.frozen.feature_file import arrow, to_metadata
 from finetune.labels.inference import InferenceConfig
-from finetune.models.backbone import RandomConfig, backbone, sha256_of
+from finetune.models.backbone import RandomConfig, backbone, sha256_of, to_device
 from finetune.models.pooling import pooled
 
 PLAN = "plan.json"  # in the folder of parts: what they depend on
@@ -74,7 +74,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     spec, out, folder = places_of(config)
     arrow()  # first of all, where it is missing
     model, metadata = backbone(config.weights, config.random)
-    model = model.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    to_device(model.eval(), accelerator.device)
     made = asdict(metadata) | {
         "pixels": config.data.pixels,
         "weights_sha256": sha256_of(model, metadata),

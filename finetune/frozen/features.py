@@ -7,7 +7,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Int
@@ -21,7 +20,7 @@ from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
 from finetune.labels.inference import Inference, Outputs
 from finetune.labels.labelled import LabelledData, numbered, read_groups
-from finetune.models.backbone import RandomConfig, backbone, sha256_of
+from finetune.models.backbone import RandomConfig, backbone, sha256_of, to_device
 from finetune.models.pooling import Pool, pooled
 
 
@@ -66,7 +65,7 @@ def labelled_features(
             that the training data lacks, or see `check_classes`.
     """
     model, metadata = backbone(config.weights, config.random)
-    model = model.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    to_device(model.eval(), accelerator.device)
     (train, train_skipped), (test, test_skipped) = (
         features_of(images, model, metadata, config, accelerator)
         for images in (

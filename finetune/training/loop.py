@@ -26,6 +26,7 @@ from fcmae.run.processes import Processes
 from fcmae.run.session import Session
 from fcmae.weights.metadata import Metadata
 from finetune.labels.labelled import Chosen
+from finetune.models.backbone import to_device
 from finetune.models.layer_decay import By, parameter_groups
 from finetune.training.augment import AugmentConfig, Mix, erase, seeded
 
@@ -123,7 +124,7 @@ def fit(
     bad = BadSamples(len(images), max_bad_fraction)
     session = Session(directory, config.run, processes, accelerator, bad)
     session.compare(config, free=MAY_CHANGE)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    to_device(model, device)
     trained = session.distribute(model)
     learner = Learner(
         model,
