@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.runs import ROOT
+from tests.support.programs import ROOT
 
 ROOMS = ("fcmae", "data", "finetune", "scripts")
 PROGRAMS = {"pretrain", "fcmae.convert"}  # and every file that lies right in finetune/ or scripts/

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.support.runs import ROOT
+from tests.support.programs import ROOT
 
 # the programs whose help text needs nothing heavy
 LIGHT = [

@@ -10,7 +10,7 @@ from fcmae import FCMAE
 from fcmae.architecture import MODELS, SIZES, Architecture, ModelConfig, sides_of, visible_count
 from fcmae.encoder import Encoder
 from fcmae.run.config import to_yaml
-from tests.support.runs import ROOT
+from tests.support.programs import ROOT
 
 
 def test_every_size_of_both_families_has_a_name() -> None:

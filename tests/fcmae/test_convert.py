@@ -1,10 +1,7 @@
 """Converted weights are timm's: equal features, complete tables, metadata in the header."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import timm
@@ -15,61 +12,12 @@ from fcmae import FCMAE
 from fcmae.architecture import MODELS
 from fcmae.convert import convert
 from fcmae.run import checkpoint
-from fcmae.run.checkpoint import TrainState
 from fcmae.weights.files import find_checkpoint, read_metadata
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.timm_models import create_timm, load_timm, save_timm, to_timm
 from fcmae.weights.weight_names import canonical
-from tests.support.runs import ROOT
-
-
-def trained(name: str, stem_stride: int, in_chans: int) -> FCMAE:
-    """A model none of whose tensors is at its initial value."""
-    model = FCMAE(
-        name=name,
-        image_size=(16 * stem_stride, 24 * stem_stride),
-        in_chans=in_chans,
-        stem_stride=stem_stride,
-        decoder_dim=16,
-        generator=torch.Generator().manual_seed(0),
-    )
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
-def timm_features(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    return cast("Any", model.eval()).forward_features(images)
-
-
-def metadata_of(model: FCMAE, name: str, stem_stride: int, in_chans: int) -> Metadata:
-    return Metadata(
-        model=name,
-        image_size=model.image_size,
-        in_chans=in_chans,
-        mean=(0.5,),
-        std=(0.25,),
-        stem_stride=stem_stride,
-        step=7,
-    )
-
-
-def saved_run(run: Path, model: FCMAE, *, name: str, stem_stride: int, in_chans: int) -> Path:
-    size = list(model.image_size)
-    config = {
-        "model": {
-            "name": name,
-            "image_size": size,
-            "in_chans": in_chans,
-            "stem_stride": stem_stride,
-        },
-        "data": {"mean": [0.5], "std": [0.25]},
-    }
-    optimizer = torch.optim.AdamW(model.parameters())
-    files = checkpoint.snapshot(model, optimizer)
-    return checkpoint.save(run, TrainState(7, 56), files, json.dumps(config))
+from tests.support.models import metadata_of, saved_run, timm_features, trained
+from tests.support.programs import run
 
 
 @pytest.mark.parametrize(
@@ -204,13 +152,7 @@ def test_the_command_converts(tmp_path: Path) -> None:
     model = trained("convnextv2_atto", 1, 3)
     saved_run(tmp_path, model, name="convnextv2_atto", stem_stride=1, in_chans=3)
     out = tmp_path / "out.safetensors"
-    done = subprocess.run(
-        [sys.executable, "-m", "fcmae.convert", str(tmp_path), "--to", "timm", str(out)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("-m", "fcmae.convert", tmp_path, "--to", "timm", out)
     assert done.returncode == 0, done.stderr
     assert "timm convnextv2_atto, step 7" in done.stdout
     assert load_file(out)["stem.0.weight"].shape == (40, 3, 1, 1)

@@ -15,10 +15,8 @@ from fcmae.loss import reconstruction_loss
 from fcmae.masking import draw_visible_of, patchify, splitmix64, unpatchify
 from fcmae.reconstruct import reconstruct
 from fcmae.sparse import implementation
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.support.generators import generator
+from tests.support.twins import randomise
 
 
 def small(**kwargs: object) -> FCMAE:
@@ -150,10 +148,13 @@ def test_hidden_pixels_never_reach_the_decoders_prediction() -> None:
     images = torch.randn(2, 3, 32, 32, generator=generator(1)).double()
     visible = draw_visible(2, 16, 0.6, generator=generator(2))
     hidden = (~visible).view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    loss, prediction = model(images, visible)
-    loss_changed, unchanged = model(images.masked_fill(hidden, 5.0), visible)
+    _, prediction = model(images, visible)
+    changed = images.masked_fill(hidden, 5.0)
+    loss_changed, unchanged = model(changed, visible)
     assert torch.equal(prediction, unchanged)
-    assert loss != loss_changed
+    # they are what is to be predicted
+    expected = explicit_loss(unchanged, changed, visible, 8)
+    assert loss_changed.item() == pytest.approx(expected, rel=1e-12)
 
 
 def test_loss_ignores_what_visible_patches_hold() -> None:
@@ -165,15 +166,21 @@ def test_loss_ignores_what_visible_patches_hold() -> None:
     assert before == reconstruction_loss(prediction, images.masked_fill(seen, 9.0), visible, 8)
 
 
-def test_decoder_depends_on_where_the_visible_patches_are() -> None:
-    decoder = Decoder(dim_in=8, dim=16, depth=1, pixels=12)
-    latent = torch.randn(1, 2, 8, generator=generator(0))
-    left, right = (
-        torch.tensor([[True, True, False, False]]),
-        torch.tensor([[True, False, False, True]]),
-    )
-    assert decoder(latent, left, (2, 2)).shape == (1, 2, 12)
-    assert not torch.equal(decoder(latent, left, (2, 2)), decoder(latent, right, (2, 2)))
+@pytest.mark.parametrize("seen", [(0, 1), (0, 3)])
+def test_decoder_sees_features_at_their_places_and_the_token_elsewhere(
+    seen: tuple[int, int],
+) -> None:
+    decoder = Decoder(dim_in=8, dim=16, depth=1, pixels=12).double()
+    randomise(decoder)
+    latent = torch.randn(1, 2, 8, generator=generator(0)).double()
+    visible = torch.zeros(1, 4, dtype=torch.bool)
+    visible[0, list(seen)] = True
+    sites = decoder.token.repeat(4, 1)
+    sites[list(seen)] = decoder.project(latent[0])
+    everywhere = implementation("reference")(torch.ones(1, 4, dtype=torch.bool), (2, 2), 4)
+    grid = decoder.blocks[0](sites.view(1, 2, 2, 16), everywhere)
+    expected = decoder.predict(grid.view(1, 4, 16)[:, ~visible[0]])
+    torch.testing.assert_close(decoder(latent, visible, (2, 2)), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_initialisation_is_truncated_normal_once() -> None:

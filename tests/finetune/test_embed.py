@@ -15,12 +15,11 @@ from data.shards.writing import write_shards
 from data.transforms import centre_crop
 from finetune.embed import EmbedConfig, assemble, embed
 from finetune.labels.inference import InferenceConfig
-from finetune.models.backbone import RandomConfig, backbone
-from tests.images.test_pipeline import png
-from tests.pretraining.test_kills import kill, wait_for
-from tests.support.runs import ROOT, environment, torchrun
+from finetune.models.backbone import backbone
+from tests.support.images import png
+from tests.support.models import TINY
+from tests.support.programs import kill, run, start_ranks, wait_for
 
-TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 DATA = InferenceConfig(batch_size=4, workers=0)
 N = 60
 
@@ -44,46 +43,32 @@ def config_of(shards: str, out: Path) -> EmbedConfig:
     return EmbedConfig(paths=(shards, str(out)), weights="none", data=lax, random=TINY, piece=10)
 
 
-def command(shards: str, out: Path, launcher: tuple[str, ...] = ()) -> list[str]:
+def command(shards: str, out: Path) -> list[str]:
     """The same from a command line, in pieces of two."""
-    start = [sys.executable, *launcher, "-m", "finetune.embed", shards, str(out)]
     flags = "--weights none --random.image_size 16 --random.stem_stride 1 --data.workers 0"
-    return [*start, *flags.split(), "--data.max_bad_fraction", "0.1", "--piece", "2"]
+    flags += " --data.max_bad_fraction 0.1 --piece 2"
+    return ["-m", "finetune.embed", shards, str(out), *flags.split()]
 
 
-def run(shards: str, out: Path, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(shards, out, launcher),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=False,
-    )
+def finish(shards: str, out: Path, world: int = 1) -> subprocess.CompletedProcess[str]:
+    done = run(*command(shards, out), world=world)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
-def kill_at(parts: int, shards: str, out: Path, launcher: tuple[str, ...] = ()) -> None:
+def kill_at(parts: int, shards: str, out: Path, world: int = 1) -> None:
     """Start, and kill all processes as soon as so many parts are there."""
-    process = subprocess.Popen(
-        command(shards, out, launcher),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        start_new_session=True,
-    )
+    processes = start_ranks(world, *command(shards, out))
     folder = out.with_name(f"{out.name}.parts")
-    wait_for(lambda: len(list(folder.glob("part-*.parquet"))) >= parts, process)
-    kill(process)
+    wait_for(lambda: len(list(folder.glob("part-*.parquet"))) >= parts, *processes)
+    kill(*processes)
     assert not out.exists()
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(shards: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("embed") / "out.parquet"
-    done = run(shards, out)
-    assert done.returncode == 0, done.stderr
+    done = finish(shards, out)
     assert "features of 59 samples, 1 left out" in done.stdout
     return out.read_bytes()
 
@@ -143,8 +128,7 @@ def test_two_processes_finish_what_one_began_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "out.parquet"
     kill_at(5, shards, out)
-    done = run(shards, out, torchrun(2))
-    assert done.returncode == 0, done.stderr
+    done = finish(shards, out, world=2)
     assert "of 30 parts are there already" in done.stdout
     assert out.read_bytes() == uninterrupted
     assert list(tmp_path.iterdir()) == [out]  # and no parts
@@ -157,9 +141,8 @@ def test_two_processes_killed_three_times_end_with_the_bytes_of_one(
 ) -> None:
     out = tmp_path / "out.parquet"
     for known in (1, 12, 20):
-        kill_at(known, shards, out, torchrun(2))
-    done = run(shards, out, torchrun(2))
-    assert done.returncode == 0, done.stderr
+        kill_at(known, shards, out, world=2)
+    finish(shards, out, world=2)
     assert out.read_bytes() == uninterrupted
 
 
@@ -168,8 +151,7 @@ def test_two_processes_killed_three_times_end_with_the_bytes_of_one(
 def test_two_processes_end_with_the_bytes_of_one(
     uninterrupted: bytes, shards: str, tmp_path: Path
 ) -> None:
-    done = run(shards, tmp_path / "out.parquet", torchrun(2))
-    assert done.returncode == 0, done.stderr
+    finish(shards, tmp_path / "out.parquet", world=2)
     assert (tmp_path / "out.parquet").read_bytes() == uninterrupted
 
 

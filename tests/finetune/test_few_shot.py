@@ -2,15 +2,16 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from finetune.few_shot import draw
-from tests.finetune.test_train import SMALL, write_images
-from tests.support.runs import ROOT, environment
+from tests.support.generators import generator
+from tests.support.models import TINY_FLAGS
+from tests.support.programs import run
+from tests.support.shards import write_colours
 
 LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
 CELLS = {
@@ -19,10 +20,6 @@ CELLS = {
     for seed in (0, 1)
     for method in ("probe", "finetune")
 }
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(
@@ -57,22 +54,15 @@ def few_shot(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     data = ("--data.train", str(folder / "train-000000.tar"), "--data.workers", "0")
     data += ("--data.test", str(folder / "test-000000.tar"), "--out", str(folder / "out.json"))
     short = ("--optim.steps", "2", "--optim.batch_size", "4", "--seeds", "2")
-    short += ("--fractions", "0.2", "--per_class", "1", *SMALL)
-    return subprocess.run(
-        [sys.executable, "-m", "finetune.few_shot", *data, *short, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=False,
-    )
+    short += ("--fractions", "0.2", "--per_class", "1", *TINY_FLAGS)
+    return run("-m", "finetune.few_shot", *data, *short, *flags)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("few")
     for name, n in (("train", 30), ("test", 12)):
-        write_images(folder, name, n)
+        write_colours(folder, name, n)
     finished = few_shot(folder)
     assert finished.returncode == 0, finished.stderr
     return folder, finished.stdout
@@ -93,15 +83,21 @@ def test_every_size_seed_and_method_is_run_and_summed_up(done: tuple[Path, str])
 
 def test_a_restart_runs_what_is_missing_alone(done: tuple[Path, str]) -> None:
     folder, _ = done
-    cells = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*-probe.json")}
-    missing, *kept = cells
+    files = (folder / "out").rglob("*")
+    before = {
+        path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files if path.is_file()
+    }
+    table = (folder / "out.json").read_bytes()
+    missing = folder / "out" / "20pc-seed0-random-probe.json"
     missing.unlink()
     again = few_shot(folder)
     assert again.returncode == 0, again.stderr
-    assert missing.exists()
     assert "steps of 4" not in again.stdout  # nothing was fine-tuned
-    assert json.loads((folder / "out.json").read_text())["samples"] == {"20%": 6, "1 per class": 3}
-    assert kept
+    content, _ = before.pop(missing)
+    assert missing.read_bytes() == content
+    assert (folder / "out.json").read_bytes() == table
+    after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before}
+    assert after == before  # nothing was written again
 
 
 @pytest.mark.slow
@@ -121,7 +117,7 @@ def test_a_measure_that_is_none_is_refused(done: tuple[Path, str]) -> None:
 @pytest.mark.slow
 def test_a_probe_is_of_the_backbone_that_is_fine_tuned(tmp_path: Path) -> None:
     for name, n in (("train", 30), ("test", 12)):
-        write_images(tmp_path, name, n)
+        write_colours(tmp_path, name, n)
     timm = ("--backbone", "timm:resnet18", "--random.image_size", "32", "--methods", "probe")
     finished = few_shot(tmp_path, *timm, "--seeds", "1")
     assert finished.returncode == 0, finished.stderr

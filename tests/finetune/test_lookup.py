@@ -17,10 +17,10 @@ from finetune.embed import EmbedConfig, embed
 from finetune.frozen.feature_file import FeatureTable
 from finetune.labels.inference import InferenceConfig
 from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest
-from finetune.models.backbone import RandomConfig, backbone
-from tests.images.test_pipeline import png
+from finetune.models.backbone import backbone
+from tests.support.images import png
+from tests.support.models import TINY
 
-TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 MADE = {"weights_sha256": "0" * 64, "weights": "x.safetensors", "model": "m", "step": "3"}
 N, D = 700, 6
 

@@ -1,7 +1,6 @@
 """Predictions on files: table, JSON, every kind of head, and files that are no images."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,19 +10,18 @@ import torch
 from fcmae.run.config import run_program
 from finetune.labels.tasks import Task
 from finetune.models import classifier
-from finetune.models.backbone import RandomConfig
 from finetune.models.classifier import BackboneConfig
 from finetune.predict import main
-from tests.images.test_pipeline import png
-from tests.support.runs import ROOT, environment
+from tests.support.images import png
+from tests.support.models import TINY
+from tests.support.programs import run
 
-RANDOM = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 CLASSES = Task(kind="class", field="", names=("a", "b", "c"))
 
 
 def save(folder: Path, task: Task = CLASSES) -> Path:
     path = folder / "weights.safetensors"
-    config = BackboneConfig(random=RANDOM, head_init_scale=1.0)
+    config = BackboneConfig(random=TINY, head_init_scale=1.0)
     model, metadata = classifier.create(config, task.outputs, 0)
     classifier.save(path, model, metadata, task)
     return path
@@ -112,7 +110,7 @@ def test_bad_input_ends_in_one_line(
 
     weights, folder = save(tmp_path), images(tmp_path)
     (tmp_path / "empty").mkdir()
-    model, metadata = backbone("none", RANDOM)
+    model, metadata = backbone("none", TINY)
     headless = tmp_path / "encoder.safetensors"
     save_timm(headless, model.state_dict(), metadata)
     places = {"folder": folder, "empty": tmp_path / "empty", "headless": headless}
@@ -127,13 +125,7 @@ def test_bad_input_ends_in_one_line(
 
 def test_the_program_prints_a_table(tmp_path: Path) -> None:
     weights, folder = save(tmp_path), images(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-m", "finetune.predict", str(folder), "--weights", str(weights)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=environment({"COLUMNS": "200"}),
-        check=False,
-    )
+    flags = ("--weights", weights)
+    done = run("-m", "finetune.predict", folder, *flags, env={"COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
     assert "class (probability)" in done.stdout

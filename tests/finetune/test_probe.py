@@ -1,10 +1,7 @@
 """Linear probe and k-NN: their equations, what is held out, and the programs as processes."""
 
-import io
 import json
-import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from torch.nn import functional as F
 
 from data.shards.writing import write_shards
@@ -20,16 +16,16 @@ from fcmae.weights.timm_models import create_timm, save_timm
 from finetune.frozen.features import Features, ProbeConfig, check_classes, labelled_features
 from finetune.frozen.held_out import hold_out, splits
 from finetune.frozen.linear import accuracy, train_grid
-from finetune.frozen.neighbours import accuracies, knn_accuracy, neighbours, vote
+from finetune.frozen.neighbours import accuracies, neighbours, vote
 from finetune.frozen.whitening import whiten
 from finetune.labels.labelled import LabelledData
 from finetune.labels.results import spread
 from finetune.models.backbone import RandomConfig, backbone
-from tests.images.test_pipeline import png
+from tests.support.images import png
+from tests.support.models import TINY, TINY_FLAGS
+from tests.support.programs import run
 from tests.support.reads import count_reads
-from tests.support.runs import ROOT, torchrun
-
-TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
+from tests.support.shards import write_colours
 
 
 def blobs(n: int, seed: int, classes: int = 3) -> Features:
@@ -40,33 +36,10 @@ def blobs(n: int, seed: int, classes: int = 3) -> Features:
     return Features(x, y, torch.arange(n) // 2)
 
 
-def write_images(
-    folder: Path, name: str, n: int, *, labels: bool = True, wrong: float = 0.0
-) -> str:
-    """Two shards of images of three colours, written once; returns their pattern.
-
-    The share `wrong` of the labels is drawn at random.
-    """
-    generator = np.random.default_rng(n)
-    drawn = [int(generator.integers(3)) if generator.random() < wrong else i % 3 for i in range(n)]
-
-    def sample(i: int) -> dict:
-        pixels = np.random.default_rng(i).integers(0, 60, (16, 16, 3), dtype=np.uint8)
-        pixels[..., i % 3] += 180
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, "png")
-        label = {"cls": drawn[i]} if labels else {}
-        return {"__key__": f"s{i}", "png": file.getvalue(), "json": {"object": i // 3}, **label}
-
-    if not list(folder.glob(f"{name}-*.tar")):
-        write_shards((sample(i) for i in range(n)), folder, name, -(-n // 2))
-    return str(folder / f"{name}-{{000000..000001}}.tar")
-
-
 def probe_config(folder: Path, **options: object) -> ProbeConfig:
     data = LabelledData(
-        train=(write_images(folder, "train", 30),),
-        test=(write_images(folder, "test", 12),),
+        train=(write_colours(folder, "train", 30, shards=2),),
+        test=(write_colours(folder, "test", 12, shards=2),),
         workers=0,
     )
     return ProbeConfig(
@@ -315,11 +288,15 @@ def test_labels_groups_and_images_come_from_one_reading(
 
 def test_missing_labels_and_groups_are_named(tmp_path: Path) -> None:
     accelerator = Accelerator(cpu=True)
-    bare = write_images(tmp_path, "bare", 6, labels=False)
-    good = write_images(tmp_path, "good", 6)
+    bare = write_colours(tmp_path, "bare", 6, labels=False, shards=2)
+    good = write_colours(tmp_path, "good", 6, shards=2)
     for train, group, message in (
         (bare, "", r"bare-000000.tar: sample 's0' has no label \(\.cls\); scripts/make_shards"),
-        (good, "patient", r"'s0' has no json field 'patient'; it has object: correct --data.group"),
+        (
+            good,
+            "patient",
+            r"'s0' has no json field 'patient'; it has tags, size, object: correct --data.group",
+        ),
     ):
         data = LabelledData(train=(train,), test=(good,), group=group, workers=0)
         with pytest.raises(ValueError, match=message):
@@ -327,33 +304,18 @@ def test_missing_labels_and_groups_are_named(tmp_path: Path) -> None:
 
 
 PROGRAM_FLAGS = ["--data.group", "object", "--data.workers", "0", "--seeds", "2", "--weights"]
-RANDOM_FLAGS = [
-    "none",
-    "--random.image_size",
-    "16",
-    "--random.stem_stride",
-    "1",
-    "--random.mean",
-    "0.5",
-]
+RANDOM_FLAGS = ["none", *TINY_FLAGS]
 
 
 def run_program(
-    module: str, folder: Path, *flags: str, launcher: tuple[str, ...] = (), tests: int = 12
+    module: str, folder: Path, *flags: object, world: int = 1, tests: int = 12
 ) -> subprocess.CompletedProcess[str]:
     patterns = [
-        *("--data.train", write_images(folder, "train", 60)),
-        *("--data.test", write_images(folder, "test", tests)),
-        *("--out", str(folder / "out.json")),
+        *("--data.train", write_colours(folder, "train", 60, shards=2)),
+        *("--data.test", write_colours(folder, "test", tests, shards=2)),
+        *("--out", folder / "out.json"),
     ]
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", f"finetune.{module}", *patterns, *PROGRAM_FLAGS, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    return run("-m", f"finetune.{module}", *patterns, *PROGRAM_FLAGS, *flags, world=world)
 
 
 def test_knn_reports_json_and_a_table_on_converted_weights(tmp_path: Path) -> None:
@@ -382,11 +344,11 @@ def test_knn_reports_json_and_a_table_on_converted_weights(tmp_path: Path) -> No
 def test_two_processes_share_the_work_and_agree_with_one(
     module: str, chosen: set[str], own: tuple[str, ...], tmp_path: Path
 ) -> None:
-    train, test = (write_images(tmp_path, f"hard-{n}", n, wrong=0.5) for n in (60, 31))
+    train, test = (write_colours(tmp_path, f"hard-{n}", n, shards=2, wrong=0.5) for n in (60, 31))
     flags = ("--data.train", train, "--data.test", test, "--seeds", "3", "--pool", "stages", *own)
     results = []
-    for start in ((), torchrun(2)):
-        done = run_program(module, tmp_path, *RANDOM_FLAGS, *flags, launcher=start)
+    for world in (1, 2):
+        done = run_program(module, tmp_path, *RANDOM_FLAGS, *flags, world=world)
         assert done.returncode == 0, done.stderr
         results.append(json.loads((tmp_path / "out.json").read_text()))
     one, two = results
@@ -396,48 +358,37 @@ def test_two_processes_share_the_work_and_agree_with_one(
 
 
 ONLINE = """
-import sys
-from accelerate import PartialState
-from accelerate.utils import gather_object
-from tests.finetune.test_probe import online_knn
-told = gather_object([online_knn(*sys.argv[1:])])
-PartialState().print("KNN", told)
+from accelerate import Accelerator
+from finetune.frozen.neighbours import knn_accuracy
+from finetune.labels.labelled import LabelledData
+from finetune.models.backbone import backbone
+from tests.support.models import TINY
+
+model, metadata = backbone("none", TINY)
+train, test = sys.argv[1:]
+data, accelerator = LabelledData(train=(train,), test=(test,), workers=0), Accelerator(cpu=True)
+accuracy = knn_accuracy(model, metadata, data, 5, accelerator)
+print(accelerator.num_processes, accuracy)
 """
-
-
-def online_knn(train: str, test: str) -> tuple[int, float]:
-    """How many processes share the work, and the accuracy that each is told."""
-    model, metadata = backbone("none", TINY)
-    data = LabelledData(train=(train,), test=(test,), workers=0)
-    accelerator = Accelerator(cpu=True)
-    return accelerator.num_processes, knn_accuracy(model, metadata, data, 5, accelerator)
 
 
 @pytest.mark.slow
 @pytest.mark.dist
 def test_online_knn_of_two_processes_equals_that_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "online.py"
-    script.write_text(ONLINE)
-    patterns = [write_images(tmp_path, f"hard-{n}", n, wrong=0.5) for n in (60, 31)]
-    done = subprocess.run(
-        [sys.executable, *torchrun(2), str(script), *patterns],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        check=False,
+    patterns = [write_colours(tmp_path, f"hard-{n}", n, shards=2, wrong=0.5) for n in (60, 31)]
+    (one,), two = (
+        run("-c", ONLINE, *patterns, world=world).stdout.splitlines() for world in (1, 2)
     )
-    assert done.returncode == 0, done.stderr
-    world, accuracy = online_knn(*patterns)
-    assert world == 1
-    assert 0.4 < accuracy < 1.0
-    assert f"KNN {2 * [(2, accuracy)]}\n" in done.stdout
+    alone, accuracy = one.split()
+    assert alone == "1"
+    assert 0.4 < float(accuracy) < 1.0
+    assert two == 2 * [f"2 {accuracy}"]  # each process is told
 
 
 @pytest.mark.dist
 @pytest.mark.slow
 def test_a_process_without_a_sample_waits_for_the_others(tmp_path: Path) -> None:
-    done = run_program("knn", tmp_path, *RANDOM_FLAGS, "--ks", "5", launcher=torchrun(3), tests=2)
+    done = run_program("knn", tmp_path, *RANDOM_FLAGS, "--ks", "5", world=3, tests=2)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out.json").read_text())["test_samples"] == 2
 

@@ -1,11 +1,7 @@
 """Segmentation: masks follow their images, the measures are their equations, the program runs."""
 
-import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,17 +29,12 @@ from finetune.models.classifier import BackboneConfig
 from finetune.models.layer_decay import parameter_groups
 from finetune.models.segmenter import Segmenter
 from finetune.segment import names_of, pixel_loss
-from tests.support.runs import ROOT, torchrun
+from tests.support.images import encoded
+from tests.support.models import TINY, TINY_FLAGS
+from tests.support.programs import run
 
-TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))
 TILE = 16  # side of the tiles of `tiles`, pixels
 RESNET = BackboneConfig(backbone="timm:resnet18")
-
-
-def png(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(array).save(file, "png")
-    return file.getvalue()
 
 
 def tiles(h: int = 64, w: int = 80) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +57,12 @@ def squares(i: int) -> tuple[np.ndarray, np.ndarray]:
 def shard_of(folder: Path, name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
     """The path of a shard of these images and masks."""
     members = (
-        {"__key__": f"{name}{i}", "png": png(image), MASK: png(mask), "json": {"half": i // 8}}
+        {
+            "__key__": f"{name}{i}",
+            "png": encoded(image),
+            MASK: encoded(mask),
+            "json": {"half": i // 8},
+        }
         for i, (image, mask) in enumerate(samples)
     )
     write_shards(members, folder, name, len(samples))
@@ -109,7 +105,7 @@ def test_without_boxes_the_centre_is_taken(tmp_path: Path) -> None:
 
 def test_ignored_pixels_are_no_class() -> None:
     mask = np.array([[0, 2], [255, 1]], np.uint8)
-    assert MaskTarget(3, (2, 2))({MASK: png(mask)}).tolist() == mask.tolist()
+    assert MaskTarget(3, (2, 2))({MASK: encoded(mask)}).tolist() == mask.tolist()
     assert MaskTarget(3, (1, 2)).missing.tolist() == [[255, 255]]
 
 
@@ -126,8 +122,8 @@ def test_a_sample_of_a_wrong_mask_is_broken(
     tmp_path: Path, mask: np.ndarray | None, message: str
 ) -> None:
     image, _ = squares(0)
-    member = {} if mask is None else {MASK: png(mask)}
-    write_shards([{"__key__": "s0", "png": png(image), **member}], tmp_path, "train", 1)
+    member = {} if mask is None else {MASK: encoded(mask)}
+    write_shards([{"__key__": "s0", "png": encoded(image), **member}], tmp_path, "train", 1)
     path = str(tmp_path / "train-000000.tar")
     found = masked(path, 3)[(0, 0)]
     assert found["label"].eq(255).all()
@@ -275,35 +271,27 @@ def test_flags_that_do_not_go_with_masks_are_refused(flags: list[str], message: 
         segment.main([*start, *flags])
 
 
-def run(folder: Path, *flags: str, launcher: tuple[str, ...] = ()) -> dict:
+def result_of(folder: Path, *flags: str, world: int = 1) -> dict:
     """Run the program on squares to the end, and read its result."""
     train, test = folder / "train-000000.tar", folder / "test-000000.tar"
     if not train.exists():
         shard_of(folder, "train", [squares(i) for i in range(16)])
         shard_of(folder, "test", [squares(i) for i in range(100, 107)])
     command = [
-        *(sys.executable, *launcher, "-m", "finetune.segment", "--out", str(folder / "out.json")),
+        *("-m", "finetune.segment", "--out", str(folder / "out.json")),
         *("--data.train", str(train), "--data.test", str(test), "--data.workers", "0"),
-        *("--random.image_size", "16", "--random.stem_stride", "1", "--random.mean", "0.5"),
-        *("--random.std", "0.25", "--head_width", "32", "--classes", "3"),
+        *(*TINY_FLAGS, "--head_width", "32", "--classes", "3"),
         *("--optim.batch_size", "8", "--optim.steps", "12", "--optim.base_lr", "0.05"),
         *("--run.save_every", "6", "--run.log_every", "6", "--augment.scale", "0.8", "1.0"),
     ]
-    done = subprocess.run(
-        [*command, *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = run(*command, *flags, world=world)
     assert done.returncode == 0, done.stderr
     assert "miou" in done.stdout
     return json.loads((folder / "out.json").read_text())
 
 
 def test_a_run_learns_and_reports(tmp_path: Path) -> None:
-    result = run(tmp_path)
+    result = result_of(tmp_path)
     assert result["miou"] > 0.3  # 0.25 is the background alone
     assert list(result["per_class"]) == ["0", "1", "2"]
     assert sum(row["pixels"] for row in result["per_class"].values()) == 7 * 16 * 16
@@ -314,17 +302,17 @@ def test_a_run_learns_and_reports(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_lost_its_last_checkpoint_ends_as_it_did(tmp_path: Path) -> None:
-    result = run(tmp_path)
+    result = result_of(tmp_path)
     whole = load_file(tmp_path / "out" / "weights.safetensors")
     shutil.rmtree(tmp_path / "out" / "step_0000012")
-    assert run(tmp_path) == result
+    assert result_of(tmp_path) == result
     resumed = load_file(tmp_path / "out" / "weights.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.slow
 def test_held_out_training_data_is_reported_on_by_groups(tmp_path: Path) -> None:
-    result = run(
+    result = result_of(
         *(tmp_path, "--report_on", "held_out", "--data.group", "half"),
         *("--data.held_out", "0.5", "--optim.steps", "2"),
     )
@@ -334,5 +322,5 @@ def test_held_out_training_data_is_reported_on_by_groups(tmp_path: Path) -> None
 @pytest.mark.dist
 @pytest.mark.slow
 def test_two_processes_count_every_pixel_once(tmp_path: Path) -> None:
-    result = run(tmp_path, "--optim.steps", "2", launcher=torchrun(2))
+    result = result_of(tmp_path, "--optim.steps", "2", world=2)
     assert sum(row["pixels"] for row in result["per_class"].values()) == 7 * 16 * 16

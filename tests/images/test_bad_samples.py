@@ -1,9 +1,6 @@
 """Broken samples: passed over, counted, named once; too many stop the run on every rank."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +13,8 @@ from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.transforms import Crop
-from tests.images.test_pipeline import png
-from tests.support.runs import ROOT
+from tests.support.images import png
+from tests.support.programs import start_ranks
 
 CROP = Crop((0.2, 1.0), True)
 
@@ -117,37 +114,24 @@ def test_each_broken_sample_counts_once():
         BadSamples(100, 2.0)
 
 
-def pretrain(shards: Path, run: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        *("--tee", "3"),  # lines say which rank wrote them
-    ]
+def pretrain(shards: Path, directory: Path, *flags: str) -> list[tuple[int, str]]:
+    """Status and output of each of two ranks."""
     options = [
-        *("--run.dir", run, "--data.train", f"{shards}/train-{{000000..000001}}.tar"),
+        *("--run.dir", directory, "--data.train", f"{shards}/train-{{000000..000001}}.tar"),
         *("--optim.batch_size", "8", "--optim.steps", "8", "--data.workers", "1"),
         *("--run.log_every", "2", "--run.picture_every", "0", "--model.decoder_dim", "32"),
     ]
-    return subprocess.run(
-        [*launch, "pretrain.py", "scripts/recipes/demo.yaml", *map(str, options), *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
-        timeout=120,
-    )
+    ranks = start_ranks(2, "pretrain.py", "scripts/recipes/demo.yaml", *options, *flags)
+    return [(rank.wait(120), rank.communicate()[0]) for rank in ranks]
 
 
 @pytest.mark.dist
 def test_two_ranks_name_a_broken_sample_once_and_count_it_by_shard(tmp_path):
     write(tmp_path / "shards", {5, 20})
-    done = pretrain(tmp_path / "shards", tmp_path / "run", "--data.max_bad_fraction", "0.1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("skipped train-000000.tar: sample 's5'") == 1
+    ranks = pretrain(tmp_path / "shards", tmp_path / "run", "--data.max_bad_fraction", "0.1")
+    assert [status for status, _ in ranks] == [0, 0], ranks
+    outputs = "".join(output for _, output in ranks)
+    assert outputs.count("skipped train-000000.tar: sample 's5'") == 1
     metrics = (tmp_path / "run" / "metrics.jsonl").read_text()
     lines = [json.loads(text) for text in metrics.splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
@@ -170,8 +154,7 @@ def test_too_many_broken_samples_of_one_rank_stop_both_with_the_list(tmp_path):
     bad = min(first[1])  # rank 0 does not meet it
     assert bad not in first[0]
     write(tmp_path / "shards", {bad})
-    done = pretrain(tmp_path / "shards", tmp_path / "run", "--seed", "0")
-    assert done.returncode != 0
-    errors = [line for line in done.stderr.splitlines() if "error: 1 of 32 samples" in line]
-    assert sorted(line.partition(":")[0] for line in errors) == ["[default0]", "[default1]"]
-    assert all(f"sample 's{bad}'" in line for line in errors)
+    for status, output in pretrain(tmp_path / "shards", tmp_path / "run", "--seed", "0"):
+        assert status == 1, output
+        (line,) = [line for line in output.splitlines() if "error: 1 of 32 samples" in line]
+        assert f"sample 's{bad}'" in line

@@ -1,14 +1,10 @@
 """Memory stays bounded however long a run reads."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from data.shards.writing import write_shards
-from tests.images.test_pipeline import png
-from tests.support.runs import ROOT
+from tests.support.images import png
+from tests.support.programs import run
 
 # Resident memory of this process and its workers after each epoch.
 READER = """
@@ -36,14 +32,8 @@ for step, batch in enumerate(loader, 1):
 def test_memory_is_flat_over_20_epochs_with_workers(tmp_path):
     samples = ({"__key__": f"s{i}", "png": png(i, (96, 96))} for i in range(1600))
     write_shards(samples, tmp_path, "train", 100)
-    done = subprocess.run(
-        [sys.executable, "-c", READER, f"{tmp_path}/train-{{000000..000015}}.tar"],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run("-c", READER, f"{tmp_path}/train-{{000000..000015}}.tar")
+    assert done.returncode == 0, done.stderr
     # the last epoch ends as the workers do, so the one before it is the last to compare
     early, late = (int(done.stdout.split()[epoch]) for epoch in (3, 18))
     assert len(done.stdout.split()) == 20

@@ -1,17 +1,14 @@
 """What the ranks of a real process group read together: everything, once, in as many steps."""
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from data.shards.writing import write_shards
-from tests.images.test_pipeline import png
-from tests.support.runs import ROOT
+from tests.support.images import png
+from tests.support.programs import run
 
 EPOCHS, SAMPLES, BATCH = 3, 28, 4
 
@@ -57,26 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.dist
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_read_everything_once_in_as_many_steps(world, folder, tmp_path):
-    script = tmp_path / "reader.py"
-    script.write_text(READER)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [
-            *launch,
-            "--nproc_per_node",
-            str(world),
-            script,
-            folder,
-            tmp_path,
-            str(EPOCHS),
-            str(BATCH),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,  # a rank that waits for another for ever fails the test
-    )
+    done = run("-c", READER, folder, tmp_path, EPOCHS, BATCH, world=world)
     assert done.returncode == 0, done.stderr
     for shards in (1, 3, 7):
         ranks = json.loads((tmp_path / f"{shards}.json").read_text())

@@ -12,7 +12,7 @@ from fcmae.convert import convert
 from fcmae.run import checkpoint
 from fcmae.run.metrics import read_metrics
 from fcmae.weights.timm_models import load_timm
-from tests.support.runs import assert_same_bits, losses, newest, pretrain, torchrun
+from tests.support.runs import assert_same_bits, losses, newest, pretrain
 
 FSDP = {"ACCELERATE_USE_FSDP": "true"}
 
@@ -43,7 +43,7 @@ def test_one_two_and_four_processes_take_the_same_fifty_steps(tmp_path: Path) ->
     runs = []
     for world in (1, 2, 4):
         run = tmp_path / str(world)
-        done = pretrain(run, *flags, launcher=torchrun(world))
+        done = pretrain(run, *flags, world=world)
         assert done.returncode == 0, done.stderr
         (began,) = json.loads((run / "environment.json").read_text())
         assert began["world_size"] == world
@@ -67,7 +67,7 @@ def test_shards_of_the_parameters_train_as_one_process_does(
     flags: tuple[str, ...], alone: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    done = pretrain(run, "--optim.ema", "0.9", *flags, launcher=torchrun(2), env=FSDP)
+    done = pretrain(run, "--optim.ema", "0.9", *flags, world=2, env=FSDP)
     assert done.returncode == 0, done.stderr
     (began,) = json.loads((run / "environment.json").read_text())
     assert began["fsdp"]
@@ -83,9 +83,9 @@ def test_shards_go_on_from_one_process_and_one_process_from_shards(
     alone: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    for steps, launcher, env in (("2", (), {}), ("4", torchrun(2), FSDP), ("6", (), {})):
+    for steps, world, env in (("2", 1, {}), ("4", 2, FSDP), ("6", 1, {})):
         flags = ("--optim.ema", "0.9", "--optim.steps", steps)
-        done = pretrain(run, *flags, launcher=launcher, env=env)
+        done = pretrain(run, *flags, world=world, env=env)
         assert done.returncode == 0, done.stderr
     assert [step for step, _ in losses(run)] == [1, 2, 3, 4, 5, 6]
     starts = json.loads((run / "environment.json").read_text())
@@ -124,8 +124,8 @@ def saved_bytes(model: FCMAE) -> int:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    images = torch.randn(4, 3, 64, 64)
-    visible = draw_visible(4, model.n, model.ratio, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(1, 3, 64, 64)
+    visible = draw_visible(1, model.n, model.ratio, generator=torch.Generator().manual_seed(0))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(images, visible)[0]
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -186,6 +186,6 @@ def test_a_compiled_model_takes_the_same_steps(alone: Path, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [("--precision", "fp16"), ("--compile", "True")])
 def test_what_does_not_go_with_shards_is_refused(flags: tuple[str, ...], tmp_path: Path) -> None:
-    done = pretrain(tmp_path / "run", *flags, launcher=torchrun(2), env=FSDP)
+    done = pretrain(tmp_path / "run", *flags, world=2, env=FSDP)
     assert done.returncode == 1
     assert "error: FSDP2 goes with neither precision=fp16 (take bf16)" in done.stderr

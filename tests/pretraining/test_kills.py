@@ -4,10 +4,7 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,18 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
-from fcmae.run.metrics import count_metrics, read_metrics
+from fcmae.run.metrics import read_metrics
 from fcmae.run.stopping import INTERRUPTED, PREEMPTED
-from tests.support.runs import assert_same_bits, losses, newest, pretrain, start, torchrun
+from tests.support.programs import children, kill, start_ranks, torchrun, wait_for
+from tests.support.runs import (
+    assert_same_bits,
+    command,
+    logged,
+    losses,
+    newest,
+    pretrain,
+    start_pretraining,
+)
 
 LONG = ("--optim.steps", "16", "--run.save_every", "3", "--run.picture_every", "0")
 ENDLESS = ("--optim.steps", "100000", "--run.save_every", "100000", "--run.picture_every", "0")
@@ -31,31 +37,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not happened():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def logged(run: Path, steps: int) -> Callable[[], bool]:
-    """Whether that many lines of metrics have been written."""
-    return lambda: count_metrics(run) >= steps
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    """At once with all its processes: torchrun's have groups of their own and would live on."""
-    for group in (*children(process.pid), process.pid):
-        with suppress(ProcessLookupError):  # data workers are in the group of their process
-            os.killpg(group, signal.SIGKILL)
-    process.communicate()
-
-
 def test_a_run_killed_twice_equals_one_that_was_not(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for steps in (4, 8):  # past the first checkpoint, and past one of the second start
-        process = start(run, *LONG)
+        process = start_pretraining(run, *LONG)
         wait_for(logged(run, steps), process)
         kill(process)
     result = pretrain(run, *LONG)
@@ -75,7 +60,7 @@ def test_the_moment_of_the_kill_does_not_matter(
         "step": logged(run, 5),
         "checkpoint": lambda: any(run.glob("step_*.tmp")),
     }[moment]
-    process = start(run, *LONG)
+    process = start_pretraining(run, *LONG)
     wait_for(happened, process)
     time.sleep(random.Random(moment).random() * 0.02)
     kill(process)
@@ -89,12 +74,12 @@ def test_the_moment_of_the_kill_does_not_matter(
 def test_a_run_goes_on_with_another_number_of_processes(
     worlds: tuple[int, int], finished: Path, tmp_path: Path
 ) -> None:
-    before, after = (torchrun(world) if world > 1 else () for world in worlds)
+    before, after = worlds
     run = tmp_path / "run"
-    process = start(run, *LONG, launcher=before)
-    wait_for(logged(run, 8), process)
-    kill(process)
-    result = pretrain(run, *LONG, launcher=after)
+    processes = start_ranks(before, *command(run, *LONG))
+    wait_for(logged(run, 8), *processes)
+    kill(*processes)
+    result = pretrain(run, *LONG, world=after)
     assert result.returncode == 0, result.stderr
     starts = json.loads((run / "environment.json").read_text())
     assert [line["world_size"] for line in starts] == list(worlds)
@@ -114,7 +99,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(
     damage: str, finished: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = start(run, *LONG)
+    process = start_pretraining(run, *LONG)
     wait_for((run / "step_0000009").exists, process)
     kill(process)
     file = newest(run) / checkpoint.OPTIMIZER
@@ -134,7 +119,7 @@ def test_a_signal_to_all_processes_of_a_job_saves_and_asks_for_another_start(
     number: signal.Signals, finished: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    process = start(run, *LONG)
+    process = start_pretraining(run, *LONG)
     wait_for(logged(run, 4), process)
     os.killpg(process.pid, number)  # data workers too, as Slurm does
     output, _ = process.communicate(timeout=60)
@@ -150,7 +135,7 @@ def test_a_signal_to_all_processes_of_a_job_saves_and_asks_for_another_start(
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(run, *ENDLESS, launcher=torchrun(2))
+    process = start_pretraining(run, *ENDLESS, launcher=torchrun(2))
     wait_for(logged(run, 4), process)
     ranks = children(process.pid)
     assert len(ranks) == 2
@@ -164,7 +149,7 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_ctrl_c_saves_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(run, *ENDLESS)
+    process = start_pretraining(run, *ENDLESS)
     wait_for(logged(run, 3), process)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
@@ -172,7 +157,7 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
     assert "stopping after this step; Ctrl-C again stops at once" in output
     assert checkpoint.step_of(newest(run)) >= 3
 
-    process = start(run, *ENDLESS, "--optim.batch_size", "8")
+    process = start_pretraining(run, *ENDLESS, "--optim.batch_size", "8")
     wait_for(logged(run, len(read_metrics(run)) + 1), process)
     saved = newest(run)
     os.kill(process.pid, signal.SIGSTOP)  # both signals arrive before it runs again
@@ -189,7 +174,7 @@ def test_ctrl_c_saves_and_a_second_one_does_not_wait(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_rank_that_dies_ends_the_job_and_is_named(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start(run, *ENDLESS, launcher=torchrun(2))
+    process = start_pretraining(run, *ENDLESS, launcher=torchrun(2))
     wait_for(logged(run, 3), process)
     os.kill(children(process.pid)[1], signal.SIGKILL)
     died = time.monotonic()
@@ -206,7 +191,7 @@ def test_a_rank_that_dies_ends_the_job_and_is_named(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_every_rank_with_its_samples(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = ("--optim.base_lr", "1e30", "--run.log_every", "5", "--run.save_every", "100000")
-    result = pretrain(run, *ENDLESS, *flags, launcher=torchrun(2))
+    result = pretrain(run, *ENDLESS, *flags, world=2)
     assert result.returncode == 1
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     (file,) = run.glob("not_finite_*.json")
@@ -232,9 +217,3 @@ def test_an_unwritable_directory_ends_in_one_line_and_loses_nothing(tmp_path: Pa
     assert f"checkpoint {run}/step_0000004 cannot be written" in line
     after = load_file(run / "step_0000002" / checkpoint.MODEL)
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def children(pid: int) -> list[int]:
-    """Process numbers of the direct children, in the order of their start."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return sorted(map(int, found))

@@ -3,8 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +24,8 @@ from fcmae.run.learner import parameter_groups
 from fcmae.run.metrics import read_metrics
 from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
 from finetune.training.pretraining import PretrainConfig
-from tests.support.runs import ROOT, newest, pretrain, torchrun
+from tests.support.programs import run
+from tests.support.runs import newest, pretrain
 
 
 def assert_same_step(run: Path, other: Path) -> None:
@@ -109,6 +108,18 @@ def test_a_run_starts_from_encoder_weights_with_a_fresh_decoder(
     assert [line["loss"] for line in read_metrics(run)] == [line["loss"] for line in lines]
 
 
+@pytest.mark.slow
+def test_a_run_starts_from_all_of_another(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    flags = ("--init.weights", str(finished), "--init.decoder", "True", "--seed", "1")
+    done = pretrain(run, *flags, "--optim.base_lr", "0", "--optim.steps", "1")
+    assert done.returncode == 0, done.stderr
+    assert f"decoder from {newest(finished)}" in done.stdout
+    began, source = (load_file(newest(r) / checkpoint.MODEL) for r in (run, finished))
+    assert began.keys() == source.keys()
+    assert all(torch.equal(began[key], source[key]) for key in source)
+
+
 def test_weights_of_another_model_end_before_the_first_step(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = pretrain(run, "--init.weights", str(finished), "--model.name", "convnextv2_femto")
@@ -126,7 +137,7 @@ def test_accumulation_changes_memory_not_the_step(finished: Path, tmp_path: Path
 
 @pytest.mark.dist
 def test_two_processes_see_what_one_sees(finished: Path, tmp_path: Path) -> None:
-    result = pretrain(tmp_path / "run", launcher=torchrun(2))
+    result = pretrain(tmp_path / "run", world=2)
     assert result.returncode == 0, result.stderr
     (start,) = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert start["world_size"] == 2
@@ -173,18 +184,14 @@ def test_another_config_in_the_run_directory_is_refused_with_its_differences(
 def test_a_misspelt_key_in_a_recipe_is_named(tmp_path: Path) -> None:
     recipe = tmp_path / "typo.yaml"
     recipe.write_text("optim:\n  base_lrr: 1.0\n")
-    result = subprocess.run(
-        [sys.executable, "pretrain.py", str(recipe)], cwd=ROOT, capture_output=True, text=True
-    )
+    result = run("pretrain.py", recipe)
     assert result.returncode == 1
     assert "no field is called optim.base_lrr; did you mean optim.base_lr?" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_help_documents_every_flag() -> None:
-    result = subprocess.run(
-        [sys.executable, "pretrain.py", "--help"], cwd=ROOT, capture_output=True, text=True
-    )
+    result = run("pretrain.py", "--help")
     assert result.returncode == 0
     for name in field_names(PretrainConfig):
         assert f"--{name} " in result.stdout

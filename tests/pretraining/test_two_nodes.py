@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
 from fcmae.run.metrics import count_metrics, read_metrics
-from tests.support.runs import ROOT
+from tests.support.programs import ROOT
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 

@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,17 +10,11 @@ from PIL import Image, ImageDraw
 
 from data.sets import demo
 from data.shards.writing import write_shards
-from tests.support.runs import ROOT
+from tests.support.programs import run
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "scripts/baselines.py", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+def baselines(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run("scripts/baselines.py", *arguments)
 
 
 def striped(label: int, seed: int) -> bytes:
@@ -48,7 +40,7 @@ def test_hog_tells_stripes_apart_and_results_are_written(tmp_path):
         write_shards(samples, tmp_path, prefix, 60)
     out = tmp_path / "new" / "result.json"
     train = f"{tmp_path}/train-{{000000..000001}}.tar"
-    done = run("--train", train, "--test", tmp_path / "test-000000.tar", "--out", out)
+    done = baselines("--train", train, "--test", tmp_path / "test-000000.tar", "--out", out)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     assert result["majority"] == pytest.approx(2 / 3)
@@ -63,7 +55,7 @@ def test_hog_tells_stripes_apart_and_results_are_written(tmp_path):
 def test_shards_without_labels_are_refused(tmp_path):
     samples = ({"__key__": f"{i}", "png": striped(0, i)} for i in range(3))
     (shard,) = write_shards(samples, tmp_path, "train", 3)
-    done = run("--train", shard.url, "--test", shard.url)
+    done = baselines("--train", shard.url, "--test", shard.url)
     assert done.returncode == 1
     assert "sample '0' needs an image (png, jpg) and a label (cls)" in done.stderr
     assert "Traceback" not in done.stderr
@@ -72,7 +64,7 @@ def test_shards_without_labels_are_refused(tmp_path):
 def test_a_single_class_is_refused(tmp_path):
     samples = ({"__key__": f"{i}", "png": striped(0, i), "cls": 0} for i in range(3))
     (shard,) = write_shards(samples, tmp_path, "train", 3)
-    done = run("--train", shard.url, "--test", shard.url)
+    done = baselines("--train", shard.url, "--test", shard.url)
     assert done.returncode == 1
     assert "has a single class or group" in done.stderr
 
@@ -80,7 +72,7 @@ def test_a_single_class_is_refused(tmp_path):
 @pytest.mark.slow
 def test_baselines_of_the_embedded_set(tmp_path):
     out = tmp_path / "result.json"
-    done = run("--train", demo.TRAIN, "--test", demo.TEST, "--out", out)
+    done = baselines("--train", demo.TRAIN, "--test", demo.TEST, "--out", out)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     # 0.504, 0.535 and 0.196 measured; another BLAS moves a few of 1,164 test images

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,17 +11,11 @@ from fcmae.architecture import Architecture
 from scripts.bench.loading import IMAGES, LOADING, Photographs
 from scripts.bench.rivals import MaskedAutoencoder, products
 from scripts.benchmark import TIMES, dense, model_of
-from tests.support.runs import ROOT
+from tests.support.programs import run
 
 
 def benchmark(*flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "scripts/benchmark.py", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run("scripts/benchmark.py", *flags)
 
 
 def test_masked_dense_computes_what_gathered_computes() -> None:

@@ -31,7 +31,8 @@ from fcmae.run.metrics import read_metrics
 from fcmae.run.stopping import PREEMPTED
 from finetune.training.pretraining import PretrainConfig
 from scripts.plan import PlanConfig
-from tests.support.runs import RECIPE, ROOT, SHORT
+from tests.support.programs import ROOT
+from tests.support.runs import RECIPE, SHORT
 
 LAUNCH = ROOT / "scripts" / "launch"
 CONFIGS = sorted(p.name for p in LAUNCH.glob("*.yaml") if p.name != "kubernetes.yaml")

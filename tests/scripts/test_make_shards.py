@@ -2,10 +2,8 @@
 
 import io
 import json
-import os
+import signal
 import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,29 +20,16 @@ from data.shards.index import index_shard, statistics
 from data.shards.reading import open_shards, read_sample
 from data.shards.samples import ShardSamples
 from data.transforms import Crop
-from tests.support.runs import ROOT
+from tests.support.images import FORMATS, make_image, write_images
+from tests.support.programs import run, start, wait_for
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".JPEG": "JPEG"}
 
-
-def make_image(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, format=FORMATS[path.suffix])
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess:
+def make(*arguments: object) -> subprocess.CompletedProcess[str]:
     workers = () if "--workers" in arguments else ("--workers", "1")  # others take time to start
-    return subprocess.run(
-        [sys.executable, "scripts/make_shards.py", *map(str, (*arguments, *workers))],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    return run("scripts/make_shards.py", *arguments, *workers)
 
 
 def samples_in(spec: str) -> list[dict]:
@@ -74,7 +59,7 @@ def labelled(tmp_path: Path) -> Path:
 
 def test_labelled_folder_becomes_shards_with_the_original_bytes(labelled, tmp_path):
     out = tmp_path / "out"
-    done = run(labelled, out, "--shard-size", 8)
+    done = make(labelled, out, "--shard-size", 8)
     assert done.returncode == 0, done.stderr
     classes = json.loads((out / "classes.json").read_text())
     assert classes == ["ant", "lynx v1.0", "zebra"]
@@ -94,7 +79,7 @@ def test_labelled_folder_becomes_shards_with_the_original_bytes(labelled, tmp_pa
 
 def test_order_mixes_classes_and_depends_on_the_seed_alone(labelled, tmp_path):
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
-        assert run(labelled, tmp_path / out, "--seed", seed).returncode == 0
+        assert make(labelled, tmp_path / out, "--seed", seed).returncode == 0
     one, two, other = (tmp_path / out / "train-000000.tar" for out in "abc")
     assert one.read_bytes() == two.read_bytes()
     assert one.read_bytes() != other.read_bytes()
@@ -104,19 +89,19 @@ def test_order_mixes_classes_and_depends_on_the_seed_alone(labelled, tmp_path):
 
 def test_a_second_folder_keeps_to_the_labels_of_the_first(labelled, tmp_path):
     out = tmp_path / "out"
-    assert run(labelled, out).returncode == 0
+    assert make(labelled, out).returncode == 0
     make_image(tmp_path / "val" / "zebra" / "1.png", seed=1)
-    assert run(tmp_path / "val", out, "--prefix", "test").returncode == 0
+    assert make(tmp_path / "val", out, "--prefix", "test").returncode == 0
     assert [sample["cls"] for sample in samples_in(f"{out}/test-000000.tar")] == [b"2"]
     make_image(tmp_path / "val" / "yak" / "1.png", seed=2)
-    done = run(tmp_path / "val", out, "--prefix", "val")
+    done = make(tmp_path / "val", out, "--prefix", "val")
     assert_fails(done, "'yak' is no class of")
 
 
 def test_flat_folder_becomes_unlabelled_shards(tmp_path):
     for i in range(5):
         make_image(tmp_path / "flat" / f"{i}.png", seed=i)
-    done = run(tmp_path / "flat", tmp_path / "out", "--compress")
+    done = make(tmp_path / "flat", tmp_path / "out", "--compress")
     assert done.returncode == 0, done.stderr
     samples = samples_in(f"{tmp_path}/out/train-000000.tar.gz")
     assert [sorted(sample) for sample in samples] == [["__key__", "png"]] * 5
@@ -126,11 +111,11 @@ def test_flat_folder_becomes_unlabelled_shards(tmp_path):
 def test_broken_image_is_skipped_and_named_up_to_the_stated_share(labelled, tmp_path):
     whole = (labelled / "ant" / "no.1.jpg").read_bytes()
     (labelled / "ant" / "no.1.jpg").write_bytes(whole[: len(whole) // 2])
-    done = run(labelled, tmp_path / "out", "--max-broken", 0.1)
+    done = make(labelled, tmp_path / "out", "--max-broken", 0.1)
     assert done.returncode == 0, done.stderr
     assert f"skipped {labelled / 'ant' / 'no.1.jpg'}: " in done.stderr
     assert "29 images in 1 shards, 1 skipped" in done.stdout
-    done = run(labelled, tmp_path / "strict")
+    done = make(labelled, tmp_path / "strict")
     assert_fails(done, "1 of 30 images cannot be decoded, more than the share --max-broken 0.01")
     assert list((tmp_path / "strict").glob("*.tar")) == []
 
@@ -140,41 +125,41 @@ def test_too_many_broken_images_leave_nothing_of_any_worker(tmp_path):
     for i, path in enumerate(write_images(tmp_path / "in", 60)):
         if i % 3 == 0:
             path.write_bytes(b"no image")
-    done = run(tmp_path / "in", tmp_path / "out", "--shard-size", 4, "--workers", 2)
+    done = make(tmp_path / "in", tmp_path / "out", "--shard-size", 4, "--workers", 2)
     assert_fails(done, "images cannot be decoded, more than the share --max-broken 0.01")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_wrong_folders_are_refused_in_one_line(labelled, tmp_path):
-    assert_fails(run(tmp_path / "nowhere", tmp_path / "out"), "nowhere is no folder")
+    assert_fails(make(tmp_path / "nowhere", tmp_path / "out"), "nowhere is no folder")
     (tmp_path / "empty").mkdir()
-    assert_fails(run(tmp_path / "empty", tmp_path / "out"), "empty holds no images")
+    assert_fails(make(tmp_path / "empty", tmp_path / "out"), "empty holds no images")
     make_image(labelled / "loose.png", seed=1)
-    assert_fails(run(labelled, tmp_path / "out"), "holds 1 images itself and 30 in sub-folders")
+    assert_fails(make(labelled, tmp_path / "out"), "holds 1 images itself and 30 in sub-folders")
     (labelled / "loose.png").unlink()
     assert not (tmp_path / "out").exists()
     make_image(labelled / "ant" / "no_1.png", seed=1)
-    assert_fails(run(labelled, tmp_path / "out"), "would both have the key 'ant/no_1'")
+    assert_fails(make(labelled, tmp_path / "out"), "would both have the key 'ant/no_1'")
 
 
 def test_existing_shards_are_not_replaced(labelled, tmp_path):
-    assert run(labelled, tmp_path / "out").returncode == 0
-    assert_fails(run(labelled, tmp_path / "out"), "train-000000.tar exists")
+    assert make(labelled, tmp_path / "out").returncode == 0
+    assert_fails(make(labelled, tmp_path / "out"), "train-000000.tar exists")
     assert_fails(
-        run(labelled, tmp_path / "o", "--shard-size", 0), "--shard-size 0 must be at least"
+        make(labelled, tmp_path / "o", "--shard-size", 0), "--shard-size 0 must be at least"
     )
-    assert_fails(run(labelled, tmp_path / "o", "--max-broken", 7), "--max-broken 7.0 must be")
+    assert_fails(make(labelled, tmp_path / "o", "--max-broken", 7), "--max-broken 7.0 must be")
 
 
 def test_help_documents_every_flag():
-    done = run("--help")
+    done = make("--help")
     assert done.returncode == 0
     for flag in ("--shard-size", "--prefix", "--seed", "--compress", "--max-broken", "OUT_DIR"):
         assert flag in done.stdout
 
 
 def test_image_bytes_still_decode(labelled, tmp_path):
-    assert run(labelled, tmp_path / "out").returncode == 0
+    assert make(labelled, tmp_path / "out").returncode == 0
     for sample in samples_in(f"{tmp_path}/out/train-000000.tar"):
         encoded = sample["png"] if "png" in sample else sample["jpg"]
         assert Image.open(io.BytesIO(encoded)).size == (10, 12)
@@ -184,16 +169,9 @@ def shard_bytes(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.tar"))}
 
 
-def write_images(root: Path, count: int) -> list[Path]:
-    paths = [root / f"image{i}.png" for i in range(count)]
-    for i, path in enumerate(paths):
-        make_image(path, i)
-    return paths
-
-
 def test_any_number_of_workers_makes_the_same_bytes(labelled, tmp_path):
     for workers in (1, 2):
-        done = run(labelled, tmp_path / str(workers), "--shard-size", 7, "--workers", workers)
+        done = make(labelled, tmp_path / str(workers), "--shard-size", 7, "--workers", workers)
         assert done.returncode == 0, done.stderr
     assert shard_bytes(tmp_path / "1") == shard_bytes(tmp_path / "2")
     indexes = [(tmp_path / name / "index.json").read_bytes() for name in "12"]
@@ -207,23 +185,17 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (600, 600, 3), dtype=np.uint8)
     for i in range(60):
         Image.fromarray(np.roll(pixels, i, 0)).save(root / f"{i}.png", compress_level=1)
-    command = [sys.executable, "scripts/make_shards.py", root, "--shard-size", "4"]
+    command = ["scripts/make_shards.py", root, "--shard-size", "4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, whole], cwd=ROOT, check=True, capture_output=True)
-    child = subprocess.Popen([*command, killed], cwd=ROOT, start_new_session=True)
-    while not shard_bytes(killed):
-        time.sleep(0.02)
-    child.kill()  # the parent alone: its workers have to notice
+    assert run(*command, whole).returncode == 0
+    child = start(*command, killed)
+    wait_for(lambda: bool(shard_bytes(killed)), child)
+    child.send_signal(signal.SIGKILL)  # the parent alone: its workers have to notice
     child.wait()
     kept = {path: path.stat().st_mtime_ns for path in killed.glob("*.tar")}
     assert len(kept) < 15
-    assert_fails(
-        subprocess.run(
-            [*command, killed, "--quality", "80"], cwd=ROOT, capture_output=True, text=True
-        ),
-        "quality: 92 -> 80",
-    )
-    subprocess.run([*command, killed], cwd=ROOT, check=True, capture_output=True)
+    assert_fails(run(*command, killed, "--quality", "80"), "quality: 92 -> 80")
+    assert run(*command, killed).returncode == 0
     assert shard_bytes(killed) == shard_bytes(whole)
     assert all(path.stat().st_mtime_ns == time_ for path, time_ in kept.items())
     assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
@@ -246,7 +218,7 @@ def test_a_table_gives_paths_labels_and_metadata(kind, tmp_path):
         pyarrow = pytest.importorskip("pyarrow")
         parquet = pytest.importorskip("pyarrow.parquet")
         parquet.write_table(pyarrow.Table.from_pylist(rows), table)
-    done = run(
+    done = make(
         table, tmp_path / "o", "--path-column", "file", "--label-column", "animal", "--workers", 1
     )
     assert done.returncode == 0, done.stderr
@@ -259,7 +231,7 @@ def test_a_table_gives_paths_labels_and_metadata(kind, tmp_path):
 def test_integer_labels_of_a_table_stay(tmp_path):
     write_images(tmp_path, 2)
     (tmp_path / "t.csv").write_text("path,label\nimage0.png,7\nimage1.png,3\n")
-    assert run(tmp_path / "t.csv", tmp_path / "o").returncode == 0
+    assert make(tmp_path / "t.csv", tmp_path / "o").returncode == 0
     labels = {
         sample["__key__"]: sample["cls"] for sample in samples_in(f"{tmp_path}/o/train-000000.tar")
     }
@@ -270,7 +242,7 @@ def test_integer_labels_of_a_table_stay(tmp_path):
 def test_a_label_column_that_is_not_there_is_refused(tmp_path):
     write_images(tmp_path, 1)
     (tmp_path / "t.csv").write_text("path,grade\nimage0.png,1\n")
-    done = run(tmp_path / "t.csv", tmp_path / "o", "--label-column", "diagnosis")
+    done = make(tmp_path / "t.csv", tmp_path / "o", "--label-column", "diagnosis")
     assert_fails(done, "t.csv has no column 'diagnosis'; its columns are path, grade: name the one")
     (entry,) = find_entries(tmp_path / "t.csv", "path", None)
     assert entry.label is None
@@ -278,21 +250,21 @@ def test_a_label_column_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_split_writes_two_sets_of_shards(labelled, tmp_path):
-    done = run(labelled, tmp_path / "o", "--val", 0.2, "--split", "stratified")
+    done = make(labelled, tmp_path / "o", "--val", 0.2, "--split", "stratified")
     assert done.returncode == 0, done.stderr
     train, val = (samples_in(f"{tmp_path}/o/{name}-000000.tar") for name in ("train", "val"))
     assert Counter(sample["cls"] for sample in val) == {b"0": 2, b"1": 2, b"2": 2}
     assert not {s["__key__"] for s in train} & {s["__key__"] for s in val}
     (tmp_path / "flat").mkdir()
     write_images(tmp_path / "flat", 3)
-    failed = run(tmp_path / "flat", tmp_path / "p", "--val", 0.5, "--split", "stratified")
+    failed = make(tmp_path / "flat", tmp_path / "p", "--val", 0.5, "--split", "stratified")
     assert_fails(failed, "--split stratified needs labels")
-    assert_fails(run(labelled, tmp_path / "q", "--val", 0.5, "--prefix", "val"), "--prefix val is")
+    assert_fails(make(labelled, tmp_path / "q", "--val", 0.5, "--prefix", "val"), "--prefix val is")
 
 
 def test_statistics_are_those_of_all_pixels(tmp_path):
     paths = write_images(tmp_path / "in", 5)
-    assert run(tmp_path / "in", tmp_path / "o", "--shard-size", 2).returncode == 0
+    assert make(tmp_path / "in", tmp_path / "o", "--shard-size", 2).returncode == 0
     pixels = np.concatenate([np.asarray(Image.open(path)).reshape(-1, 3) for path in paths]) / 255
     shards = open_shards(f"{tmp_path}/o/train-{{000000..000002}}.tar")
     mean, std = statistics(shards)
@@ -310,7 +282,7 @@ def test_satellite_tiles_of_13_bands_are_taken(tmp_path):
             tmp_path / "in" / f"{i}.tif", tiles[i], photometric="minisblack", planarconfig="contig"
         )
     np.save(tmp_path / "in" / "2.npy", tiles[2])
-    done = run(tmp_path / "in", tmp_path / "o")
+    done = make(tmp_path / "in", tmp_path / "o")
     assert done.returncode == 0, done.stderr
     shards = open_shards(f"{tmp_path}/o/train-000000.tar")
     np.testing.assert_allclose(statistics(shards)[0], tiles.mean((0, 1, 2)) / 65535, rtol=1e-6)
@@ -331,7 +303,7 @@ def test_large_images_are_shrunk_and_encoded_again_and_others_copied(tmp_path):
     Image.fromarray(large).save(tmp_path / "in" / "large.png")
     Image.fromarray(large[..., 0].astype(np.uint16) * 99).save(tmp_path / "in" / "deep.png")
     make_image(tmp_path / "in" / "small.png", 0)
-    done = run(tmp_path / "in", tmp_path / "o", "--max-side", 45, "--in-chans", 3)
+    done = make(tmp_path / "in", tmp_path / "o", "--max-side", 45, "--in-chans", 3)
     assert done.returncode == 0, done.stderr
     samples = {sample["__key__"]: sample for sample in samples_in(f"{tmp_path}/o/train-000000.tar")}
     assert Image.open(io.BytesIO(samples["large"]["jpg"])).size == (30, 45)
@@ -343,8 +315,8 @@ def test_large_images_are_shrunk_and_encoded_again_and_others_copied(tmp_path):
 def test_a_ray_cluster_of_two_workers_makes_the_same_bytes(labelled, tmp_path):
     pytest.importorskip("ray")
     common = ("--shard-size", 7, "--workers", 2)
-    assert run(labelled, tmp_path / "pool", *common).returncode == 0
-    done = run(labelled, tmp_path / "ray", *common, "--engine", "ray")
+    assert make(labelled, tmp_path / "pool", *common).returncode == 0
+    done = make(labelled, tmp_path / "ray", *common, "--engine", "ray")
     assert done.returncode == 0, done.stderr
     assert shard_bytes(tmp_path / "ray") == shard_bytes(tmp_path / "pool")
     indexes = [(tmp_path / name / "index.json").read_bytes() for name in ("ray", "pool")]
@@ -358,9 +330,9 @@ def test_an_error_on_a_ray_cluster_is_one_line_and_too_many_broken_leave_nothing
         if i % 4 == 0:
             path.write_bytes(b"no image")
     common = ("--workers", 2, "--engine", "ray", "--in-chans", 3)
-    done = run(tmp_path / "in", tmp_path / "a", "--shard-size", 1, "--max-broken", 0.9, *common)
+    done = make(tmp_path / "in", tmp_path / "a", "--shard-size", 1, "--max-broken", 0.9, *common)
     assert_fails(done, "none of the 1 images of")
     assert "none of the 1 images of" in done.stderr.splitlines()[-1]
-    done = run(tmp_path / "in", tmp_path / "b", "--shard-size", 4, *common)
+    done = make(tmp_path / "in", tmp_path / "b", "--shard-size", 4, *common)
     assert_fails(done, "images cannot be decoded, more than the share")
     assert list((tmp_path / "b").iterdir()) == []

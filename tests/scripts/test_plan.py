@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,7 +23,7 @@ from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
 from fcmae.run.optim import OptimConfig
 from fcmae.sparse.gathered import Gathered
 from scripts.plan import Part, PlanConfig, decoder_part, encoder_parts, main, plan
-from tests.support.runs import ROOT
+from tests.support.programs import ROOT, run
 
 FAMILIES = ("convnextv2_atto", "convnext_atto")
 SIZES_AND_BATCHES = [(size, b) for size in (64, 96) for b in (1, 3)]
@@ -299,12 +297,6 @@ def test_what_is_out_of_range_is_named_with_a_way_out(flags: str, message: str) 
 
 
 def test_the_program_ends_in_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "scripts/plan.py", "--nodes", "0"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("scripts/plan.py", "--nodes", "0")
     assert done.returncode == 1
     assert done.stderr == "error: nodes=0 must be at least 1\n"

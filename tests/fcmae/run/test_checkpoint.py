@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,22 +11,12 @@ from fcmae import FCMAE
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.ema import Ema
-from tests.support.runs import ROOT, environment
-
-
-def trained(decoder_dim: int = 32) -> tuple[FCMAE, torch.optim.Optimizer]:
-    """A small model after one step, so that the optimiser has moments."""
-    generator = torch.Generator().manual_seed(0)
-    model = FCMAE(image_size=32, stem_stride=1, decoder_dim=decoder_dim, generator=generator)
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 0.5)
-    optimizer.step()
-    return model, optimizer
+from tests.support.models import after_a_step
+from tests.support.programs import run
 
 
 def save(run: Path, *steps: int) -> tuple[FCMAE, torch.optim.Optimizer]:
-    model, optimizer = trained()
+    model, optimizer = after_a_step()
     for step in steps:
         files = checkpoint.snapshot(model, optimizer)
         checkpoint.save(run, TrainState(step, step * 8), files, "{}")
@@ -39,7 +28,7 @@ def names(run: Path) -> list[str]:
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
-    model, optimizer = trained()
+    model, optimizer = after_a_step()
     averages = Ema(model.encoder, 0.5, "encoder.").averages
     state = TrainState(3, 24, {"scale": 2.0, "_growth_tracker": 1})
     files = checkpoint.snapshot(model, optimizer, averages)
@@ -57,7 +46,7 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
 
 
 def test_a_snapshot_is_what_was_and_not_what_became_of_it(tmp_path: Path) -> None:
-    model, optimizer = trained()
+    model, optimizer = after_a_step()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     files = checkpoint.snapshot(model, optimizer)
     optimizer.step()
@@ -71,7 +60,7 @@ def test_what_a_kill_left_behind_is_swept_away(tmp_path: Path) -> None:
 
 
 def test_the_newest_are_kept_and_those_of_every_so_many_steps(tmp_path: Path) -> None:
-    model, optimizer = trained()
+    model, optimizer = after_a_step()
     writer = checkpoint.Writer(tmp_path, keep=2, keep_every=4)
     for step in (2, 4, 6, 8, 10, 12):
         writer.write(TrainState(step, 0), checkpoint.snapshot(model, optimizer), "{}")
@@ -118,7 +107,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Pa
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    other, optimizer = trained(decoder_dim=64)
+    other, optimizer = after_a_step(decoder_dim=64)
     with pytest.raises(ValueError, match=r"holds another model: \d+ tensors differ"):
         checkpoint.load(tmp_path / "step_0000001", other, optimizer)
 
@@ -138,11 +127,11 @@ import resource, sys
 from pathlib import Path
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
-from tests.fcmae.run.test_checkpoint import trained
+from tests.support.models import after_a_step
 run = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
 writer = checkpoint.Writer(run, keep=1)
-writer.write(TrainState(2, 16), checkpoint.snapshot(*trained()), "{}")
+writer.write(TrainState(2, 16), checkpoint.snapshot(*after_a_step()), "{}")
 try:
     writer.wait()
 except OSError as error:
@@ -152,13 +141,7 @@ except OSError as error:
 
 def test_a_disk_that_takes_no_more_leaves_older_checkpoints_whole(tmp_path: Path) -> None:
     save(tmp_path, 1)
-    done = subprocess.run(
-        [sys.executable, "-c", FILL, tmp_path],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-    )
+    done = run("-c", FILL, tmp_path)
     assert done.returncode == 1
     assert f"checkpoint {tmp_path}/step_0000002 cannot be written" in done.stderr
     assert "older ones are untouched: make room, and restart the same command" in done.stderr

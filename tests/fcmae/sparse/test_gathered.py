@@ -3,8 +3,6 @@
 Tolerances are for float64, whose sums here have at most some thousand terms.
 """
 
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -19,10 +17,8 @@ from fcmae.masking import indices
 from fcmae.sparse import grn_mlp, grn_mlp_cpu
 from fcmae.sparse.gathered import Gathered, ScatterConvolve, TapLoops
 from fcmae.sparse.grn_mlp import FusedGrnMlp, fused, plain
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+from tests.support.generators import generator
+from tests.support.programs import run
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -232,9 +228,7 @@ print("equal")
 @pytest.mark.parametrize("path", ["with-numba", "without-numba"])
 def test_a_step_compiles_as_one_graph(path: str) -> None:
     # in a process of its own: the compiler cannot trace the checks of shapes that tests insert
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILED, path], capture_output=True, text=True, check=False
-    )
+    result = run("-c", COMPILED, path)
     assert result.stdout == "equal\n", result.stderr
 
 

@@ -1,6 +1,5 @@
 """The encoder on MinkowskiEngine: equal to the reference, exactly sparse, GRN over one image."""
 
-import subprocess
 import sys
 import warnings
 
@@ -12,10 +11,11 @@ from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
 from fcmae.layers import GrnMlp
 from fcmae.sparse import implementation
-from tests.fcmae.test_encoder import (
+from tests.support.generators import generator
+from tests.support.programs import run
+from tests.support.twins import (
     assert_twins_agree,
     every_shape,
-    generator,
     randomise,
     twins,
     value_and_gradients,
@@ -178,5 +178,5 @@ def test_the_error_without_it_names_the_script(monkeypatch: pytest.MonkeyPatch) 
 
 def test_it_is_imported_only_when_chosen() -> None:
     code = "import sys, fcmae; fcmae.FCMAE(); print([m for m in sys.modules if 'inkowski' in m])"
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    found = run("-c", code)
     assert found.stdout.strip() == "[]"

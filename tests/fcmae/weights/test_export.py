@@ -36,7 +36,7 @@ from fcmae.weights.timm_models import as_timm, create_timm, load_timm, save_timm
 from fcmae.weights.weight_names import hf_names, shapes_of
 from finetune.labels.tasks import Task
 from finetune.models import classifier
-from tests.fcmae.test_convert import metadata_of, saved_run, timm_features, trained
+from tests.support.models import metadata_of, saved_run, timm_features, trained
 
 NAMES = ["crack", "dent", "none"]
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.21, 0.22)

@@ -24,7 +24,7 @@ from fcmae.weights.metadata import Metadata
 from fcmae.weights.official import to_official
 from fcmae.weights.timm_models import load_timm, to_timm
 from fcmae.weights.weight_names import canonical, infer, shapes_of, table
-from tests.fcmae.test_convert import metadata_of, saved_run, timm_features, trained
+from tests.support.models import metadata_of, saved_run, timm_features, trained
 
 Kind = Literal["dense", "sparse", "sparse stem"]
 

@@ -11,7 +11,7 @@ from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.targets import ClassTarget, ValueTarget
 from finetune.labels.labelled import Chosen, read_groups, read_labelled
-from tests.images.test_pipeline import png
+from tests.support.images import png
 from tests.support.reads import count_reads
 
 

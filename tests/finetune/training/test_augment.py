@@ -8,7 +8,7 @@ import torch
 
 from data.decode import open_image
 from finetune.training.augment import AugmentConfig, AugmentedCrop, Mix, erase, seeded
-from tests.images.test_pipeline import png
+from tests.support.images import png
 
 NONE = AugmentConfig(rand_augment="", erasing=0.0)
 
@@ -57,18 +57,29 @@ def test_erasing_depends_on_each_images_key_alone() -> None:
     a = erase(images.clone(), 1.0, [(0, 0, i) for i in range(4)])
     b = erase(images.clone()[:2], 1.0, [(0, 0, 2), (0, 0, 3)])
     assert torch.equal(a[2:], b)
-    assert a.count_nonzero() > 0
+    assert all(image.any() for image in a)
     assert torch.equal(erase(images.clone(), 0.0, [(0, 0, 0)] * 4), images)
 
 
-def test_mixed_targets_are_smoothed_and_sum_to_one() -> None:
-    mix = Mix(AugmentConfig(mixup=0.8, cutmix=1.0), 0.1, 5)
+@pytest.mark.parametrize(
+    "config", [AugmentConfig(mixup=0.8), AugmentConfig(cutmix=1.0)], ids=["mixup", "cutmix"]
+)
+def test_images_and_targets_are_mixed_by_the_same_share(config: AugmentConfig) -> None:
+    mix = Mix(config, 0.1, 5)
     images, target = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])
     x, y = mix(images.clone(), target, 0, 1)
     again, _ = mix(images.clone(), target, 0, 1)
     assert torch.equal(x, again)
-    assert not torch.equal(x, images)
     torch.testing.assert_close(y.sum(1), torch.ones(4))
+    share = (y[0, 0] - y[0, 4]) / 0.9  # the first image's own class against none of its two
+    assert 0 < share < 1
+    torch.testing.assert_close((y[0, 3] - y[0, 4]) / 0.9, 1 - share)
+    if config.mixup:
+        torch.testing.assert_close(x, share * images + (1 - share) * images.flip(0))
+    else:
+        own = x == images
+        assert torch.equal(x, torch.where(own, images, images.flip(0)))
+        assert own.float().mean().item() == pytest.approx(share.item())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from data.making.listing import Entry, find_entries
 from data.making.workers import over
 from data.shards.index import index_shard
 from data.shards.moments import Moments
-from tests.scripts.test_make_shards import write_images
+from tests.support.images import write_images
 
 
 def find_entries_of(paths: list[Path]) -> list[Entry]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data.making.listing import Entry, find_entries, split
-from tests.scripts.test_make_shards import write_images
+from tests.support.images import write_images
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import io
 import json
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from data.shards.__main__ import main
 from data.shards.index import index_shard
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
-from tests.support.runs import ROOT
+from tests.support.programs import run
 
 
 def picture(shade: int = 7) -> bytes:
@@ -42,13 +41,8 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-def command(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "data.shards", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return run("-m", "data.shards", *arguments)
 
 
 GOOD = [("a.jpg", picture()), ("a.cls", b"1"), ("b.jpg", picture(9)), ("b.json", b"{}")]

@@ -3,10 +3,8 @@
 import io
 import itertools
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from typing import Any
 
@@ -17,7 +15,7 @@ from webdataset.compat import WebDataset
 
 from data.sets import demo
 from data.shards.reading import open_shards, read_sample
-from tests.support.runs import ROOT
+from tests.support.programs import run
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -150,28 +148,22 @@ def test_png_is_lossless_with_few_and_with_many_colours():
         assert decoded.tobytes() == image.tobytes()
 
 
-def run(*arguments: str, **env: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "data.demo", *arguments],
-        cwd=ROOT,
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-    )
+def demo_program(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return run("-m", "data.demo", *arguments, env=env)
 
 
 def test_check_counts_classes():
-    done = run("check")
+    done = demo_program("check")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["all", "4886", "1164"]
 
 
 def test_build_says_what_is_missing(tmp_path):
-    failed = run("build", "--source", str(tmp_path), "--out", str(tmp_path))
+    failed = demo_program("build", "--source", str(tmp_path), "--out", str(tmp_path))
     assert failed.returncode == 1
     assert "error: " in failed.stderr
     assert "npm pack @iconify-json/noto@1.2.9" in failed.stderr
-    failed = run("build", "--out", str(tmp_path), PATH=str(tmp_path))
+    failed = demo_program("build", "--out", str(tmp_path), PATH=str(tmp_path))
     assert failed.returncode == 1
     assert "error: npm is not installed; install Node.js, or run `npm pack" in failed.stderr
     assert "Traceback" not in failed.stderr
@@ -181,7 +173,9 @@ def test_a_failing_download_is_reported(tmp_path):
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     nowhere = {"npm_config_registry": "http://127.0.0.1:9/", "npm_config_fetch_retries": "0"}
-    failed = run("build", "--out", str(tmp_path), npm_config_cache=str(tmp_path), **nowhere)
+    failed = demo_program(
+        "build", "--out", str(tmp_path), npm_config_cache=str(tmp_path), **nowhere
+    )
     assert failed.returncode == 1
     assert "error: npm pack failed; run `npm pack" in failed.stderr
     assert "Traceback" not in failed.stderr

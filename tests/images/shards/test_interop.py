@@ -8,7 +8,7 @@ from webdataset.compat import WebDataset
 
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
-from tests.images.test_pipeline import png
+from tests.support.images import png
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 

@@ -3,11 +3,7 @@
 import hashlib
 import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from data.shards.index import INDEX, index_shard
 from data.shards.members import plain_header, split_name
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
-from tests.support.runs import ROOT
+from tests.support.programs import kill, run, start, wait_for
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -164,14 +160,13 @@ def test_hidden_files_belong_to_no_sample():
 
 def test_index_of_others_shards_is_written_by_the_command(tmp_path):
     path = write_tar(tmp_path / "theirs.tar", {"a.png": b"1", "b.png": b"2"})
-    command = [sys.executable, "-m", "data.shards", "index", str(path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run("-m", "data.shards", "index", path)
     assert done.returncode == 0, done.stderr
     assert f"{path}: 2 samples" in done.stdout
     path.write_bytes(path.read_bytes()[:-512])
     with pytest.raises(ValueError, match=r"theirs\.tar has \d+ bytes, index\.json says \d+"):
         open_shards(str(path))
-    failed = subprocess.run([*command, "nowhere.tar"], cwd=ROOT, capture_output=True, text=True)
+    failed = run("-m", "data.shards", "index", path, "nowhere.tar")
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ")
     assert len(failed.stderr.splitlines()) == 1
@@ -306,18 +301,13 @@ from data.shards.writing import write_shards
 def slow():
     for i in itertools.count():
         yield {"__key__": f"{i}", "png": bytes(5000)}
-        print(i, flush=True)
         time.sleep(0.001)
 write_shards(slow(), Path(sys.argv[1]), "train", 10)
 """
-    writer = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    for _ in range(35):  # three shards are written and a fourth is begun
-        writer.stdout.readline()
-    os.kill(writer.pid, signal.SIGKILL)
-    writer.communicate()
+    writer = start("-c", code, tmp_path)
+    # three shards are written and a fourth is begun
+    wait_for(lambda: len(list(tmp_path.rglob("*.tar*"))) == 4, writer)
+    kill(writer)
     assert list(tmp_path.glob("*.tar")) == []
     assert not (tmp_path / INDEX).exists()
     assert len(write_shards(samples(4), tmp_path, "train", 2)) == 2

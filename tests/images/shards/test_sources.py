@@ -3,8 +3,6 @@
 import io
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,7 @@ from data.shards.index import INDEX, Shard
 from data.shards.reading import open_shards, read_sample
 from data.shards.sources import SourceConfig
 from data.shards.writing import write_shards
-from tests.support.runs import ROOT
+from tests.support.programs import Program, start
 from tests.support.servers import Server, serve
 
 # fsspec and its drivers close their connections when they are collected
@@ -231,13 +229,8 @@ print(read_sample(shard, 3, source)["__key__"])
 """
 
 
-def reader(url: str, source: SourceConfig) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", READER, url, source.cache],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def reader(url: str, source: SourceConfig) -> Program:
+    return start("-c", READER, url, source.cache)
 
 
 @pytest.mark.dist
