@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fcmae.convert import Metadata
+from fcmae.weights.metadata import Metadata
 from finetune.frozen.features import Features, extract, labelled_images
 from finetune.frozen.whitening import whiten
 from finetune.labels.inference import Inference
