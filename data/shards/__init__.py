@@ -1,1 +1,1 @@
-"""WebDataset shards: sources of their bytes, where samples lie in them, reading, writing."""
+"""WebDataset shards: where their bytes come from, where samples lie in them, reading, writing."""

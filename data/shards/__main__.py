@@ -14,32 +14,32 @@ from fcmae.run.config import run_program
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Write the index.json beside shards, made by anyone."""
+    """Write an index.json beside shards, whoever made them."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
-    """Paths or brace patterns. Uncompressed tars, or .tar.gz that an index lists already."""
+    """Paths or brace patterns of uncompressed tars, or of .tar.gz that an index lists already."""
     statistics: bool = False
-    """Decode every image, and keep mean and standard deviation of each channel."""
+    """Decode every image, and keep the mean and standard deviation of each channel."""
     in_chans: int | None = None
-    """Channels to take them in; by default those of the first image."""
+    """Number of channels for --statistics. By default, as many as the first image has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read all of the shards: tars, members, images, the index. Fails if anything is wrong."""
+    """Read everything in the shards (tars, members, images) and fail if anything is wrong."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
-    """Paths or brace patterns."""
+    """Paths or brace patterns of shards, like 'DIR/train-{000000..000003}.tar'."""
     workers: int = cores()
-    """Processes."""
+    """Number of processes that read the shards."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Index or verify shards; exits with status 1 if some are bad.
+    """Index or verify shards, and exit with status 1 if `verify` finds a fault.
 
     Raises:
-        OSError: a shard cannot be read, or the index not be written.
-        ValueError: a shard is on another machine, damaged, or of images that cannot be decoded.
+        OSError: A shard cannot be read, or the index cannot be written.
+        ValueError: A shard is remote or damaged, or none of its images can be decoded.
     """
     config = tyro.extras.subcommand_cli_from_dict(
         {"index": Index, "verify": Verify}, prog="python -m data.shards", args=list(argv)

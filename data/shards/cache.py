@@ -1,8 +1,8 @@
-"""A bounded directory of fetched shards that the processes of a node share.
+"""A cache on disk for remote shards: bounded in size, shared by the processes of a node.
 
-A shard is fetched by one process under a lock, the others wait for it; it gets its name when it is
-whole and its hash is right. A process that is killed lets go of the lock, and the next one fetches
-anew over what it left.
+One process fetches a shard under a lock while the others wait. The shard gets its name once it is
+whole and its hash is right. If a process is killed, its lock is released, and the next process
+fetches the shard again, over the incomplete file.
 """
 
 import hashlib
@@ -18,17 +18,21 @@ from fcmae.run.files import file_sha256, move_into_place
 
 
 def open_cached(shard: Shard, config: SourceConfig) -> int:
-    """A file descriptor of the shard's copy in the cache, fetched if it is not there.
+    """Open a shard's copy in the cache, and fetch the shard first if there is no copy.
 
-    The copy may leave the cache at any time; what is open stays readable.
+    The copy may be removed from the cache at any time, but an open file stays readable.
+
+    Returns:
+        A file descriptor, which the caller closes.
 
     Raises:
-        ValueError: the fetched shard has not the SHA-256 of its index; it is larger than the cache.
-        OSError: it cannot be fetched or the cache not be written.
+        ValueError: The SHA-256 is not the one in the index, or the shard is larger than the cache.
+        OSError: The shard cannot be fetched, or the cache cannot be written.
     """
-    copy, limit = _place(shard, config), config.cache_gb * 1e9
+    copy = cached_path(shard, config)
+    limit = config.cache_gb * 1e9
     with suppress(FileNotFoundError):
-        return _open_used(copy)
+        return open_copy(copy)
     if shard.size > limit:
         raise ValueError(
             f"shard {shard.url} has {shard.size} bytes and data.source.cache_gb={config.cache_gb}"
@@ -37,53 +41,55 @@ def open_cached(shard: Shard, config: SourceConfig) -> int:
     copy.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{copy}.lock"):
         with suppress(FileNotFoundError):
-            return _open_used(copy)
+            return open_copy(copy)
         partial = copy.with_suffix(".part")
-        _make_room(copy.parent, limit - shard.size)
+        make_room(copy.parent, limit - shard.size)
         download(shard.url, shard.size, partial, config)
-        if shard.sha256 and (found := file_sha256(partial)) != shard.sha256:
+        if shard.sha256 and (sha256 := file_sha256(partial)) != shard.sha256:
             partial.unlink()
             raise ValueError(
-                f"shard {shard.url} has SHA-256 {found}, its index says {shard.sha256}; it was"
+                f"shard {shard.url} has SHA-256 {sha256}, its index says {shard.sha256}; it was"
                 " replaced or damaged: restore it, or index it again"
             )
         file = os.open(partial, os.O_RDONLY)  # first: once it has its name it may be removed
         move_into_place(partial, copy)
-    _make_room(copy.parent, limit)  # others may have fetched meanwhile
+    make_room(copy.parent, limit)  # others may have fetched meanwhile
     return file
 
 
-def _open_used(copy: Path) -> int:
-    os.utime(copy)  # used now
+def open_copy(copy: Path) -> int:
+    """Open a cached file and mark it as used now."""
+    os.utime(copy)
     return os.open(copy, os.O_RDONLY)
 
 
 def rename_cached(old: Shard, new: Shard, config: SourceConfig) -> None:
-    """Keep the copy of a shard whose SHA-256 was unknown when it was fetched, and is known now."""
+    """Rename the copy of a shard whose SHA-256 became known only after it was fetched."""
     with suppress(FileNotFoundError):  # it left the cache already
-        _place(old, config).replace(_place(new, config))
+        cached_path(old, config).replace(cached_path(new, config))
 
 
-def _place(shard: Shard, config: SourceConfig) -> Path:
+def cached_path(shard: Shard, config: SourceConfig) -> Path:
+    """Where the cache keeps this version of a shard."""
     version = hashlib.sha256(f"{shard.url} {shard.size} {shard.sha256}".encode()).hexdigest()[:24]
     return config.cache.expanduser() / "shards" / f"{version}.tar"
 
 
-def _make_room(directory: Path, limit: float) -> None:
-    """Remove the least recently used files until the rest is within `limit` bytes.
+def make_room(directory: Path, limit: float) -> None:
+    """Remove the least recently used files until the others take at most `limit` bytes.
 
-    What a process is fetching stays: it holds the lock.
+    A file that a process is fetching is locked, and stays.
     """
     with FileLock(directory / "room.lock"):
-        found = []
+        files = []
         for path in directory.iterdir():
             # a part turns into a shard, and out of this list, at any time
             with suppress(FileNotFoundError):
                 if path.suffix in (".tar", ".part"):
                     status = path.stat()
-                    found.append((status.st_mtime_ns, status.st_size, path))
-        total = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
+                    files.append((status.st_mtime_ns, status.st_size, path))
+        total = sum(size for _, size, _ in files)
+        for _, size, path in sorted(files):
             if total <= limit:
                 break
             if path.suffix == ".tar":

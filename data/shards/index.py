@@ -1,7 +1,7 @@
-"""Where the samples of a shard lie: the scan of a tar, and `index.json` beside the shards.
+"""Where the samples of a shard lie: found by scanning a tar, kept in `index.json` beside it.
 
-The index has the size and SHA-256 of every shard and the byte offset of every sample. Order, resume
-and every read rest on it.
+The index lists the size and SHA-256 of every shard and the byte offset of every sample. The order
+of samples, resuming and every read rely on it.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from data.shards.members import BLOCK, sample_members
+from data.shards.members import check_end, sample_members
 from data.shards.moments import Moments
 from fcmae.run.files import write_json
 
@@ -24,12 +24,15 @@ INDEX = "index.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One tar file and where its samples lie.
+    """One tar file, and where its samples lie in it.
 
-    `url` is a path or a URL. `offsets` are in bytes of the file: the start of each sample, then the
-    end of the last sample; an array, since millions of Python's integers would fill the memory of
-    every worker. `size` is in bytes, `sha256` in hexadecimal. `moments` are those of all images, if
-    they were taken.
+    Attributes:
+        url: A path or a URL.
+        size: The size of the file in bytes.
+        sha256: The hash of the file, as 64 hexadecimal digits.
+        offsets: The first byte of each sample, then the end of the last sample. This is an array
+            because millions of Python integers would fill the memory of every worker.
+        moments: The sums behind the mean and standard deviation of all pixels, if they are known.
     """
 
     url: str
@@ -40,42 +43,50 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """The last part of the URL."""
+        """The file name, which is the last part of the URL."""
         return self.url.rpartition("/")[2]
 
     @property
     def samples(self) -> int:
-        """How many samples the shard holds."""
+        """The number of samples in the shard."""
         return len(self.offsets) - 1
 
 
 def index_shard(path: Path) -> Shard:
-    """Scan the uncompressed tar at `path`, made by anyone, and find its samples.
+    """Scan an uncompressed tar, whoever made it, for its samples.
 
-    A sample is a run of regular members with one key (see `split_name`); other members belong to
-    none.
+    A sample is a run of regular members that share a key (see `split_name`). Other members are
+    skipped.
 
     Raises:
-        ValueError: the file is truncated, damaged, compressed, holds no sample or repeats a member.
+        ValueError: The file is truncated, damaged or compressed, has no sample, or repeats a member
+            within a sample.
     """
     with path.open("rb") as file:
         return scan(file, str(path))
 
 
 def scan(file: BufferedReader, url: str) -> Shard:
-    """Find the samples of an open tar, whose shard lies at `url`, as `index_shard` does.
+    """Scan an open tar for its samples, as `index_shard` does.
+
+    Args:
+        file: The open tar.
+        url: Where the shard lies, for the result and for errors.
 
     Raises:
-        ValueError: see `index_shard`.
+        ValueError: See `index_shard`.
     """
     offsets = array("q")
-    current, suffixes, end = None, set[str](), 0
+    current = None
+    suffixes: set[str] = set()
+    end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for key, suffix, member in sample_members(tar):
                 if key != current:
                     offsets.append(member.offset)
-                    current, suffixes = key, set()
+                    current = key
+                    suffixes = set()
                 if suffix in suffixes:
                     raise ValueError(
                         f"{url}: sample {key!r} has two members {suffix!r}; "
@@ -83,20 +94,13 @@ def scan(file: BufferedReader, url: str) -> Shard:
                     )
                 suffixes.add(suffix)
                 end = tar.offset
-                tar.members.clear()  # type: ignore[attr-defined]  # every header seen so far
-            after = tar.offset
+                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers
+            check_end(tar)
     except tarfile.TarError as error:
         raise ValueError(
             f"{url} is truncated, damaged or no uncompressed tar ({error}); "
             "copy or build it again, or decompress it"
         ) from error
-    # tarfile takes an unreadable header for the end of the archive, which is a block of zeros
-    file.seek(after)
-    if file.read(BLOCK) != bytes(BLOCK):
-        raise ValueError(
-            f"{url} is truncated or damaged: byte {after} begins neither a tar header nor the "
-            "end of the archive; copy or build it again"
-        )
     if not offsets:
         raise ValueError(f"{url} holds no samples: members must be named KEY.png, KEY.cls, ...")
     offsets.append(end)
@@ -107,12 +111,14 @@ def scan(file: BufferedReader, url: str) -> Shard:
 
 
 def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
-    """The shards that `directory/index.json` lists, by name; none if there is no such file.
+    """Read the shards that `directory/index.json` lists, by file name.
 
-    `text` is the file's content, where it was read from afar.
+    Args:
+        directory: A path or URL. If it holds no index, the result is empty.
+        text: The content of the file, if it was fetched already. By default it is read from disk.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: The file is damaged.
     """
     path = f"{directory}/{INDEX}"
     if text is None:
@@ -121,7 +127,7 @@ def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
         text = Path(path).read_text(encoding="utf-8")
     try:
         entries = json.loads(text)["shards"]
-        return {name: from_entry(f"{directory}/{name}", e) for name, e in entries.items()}
+        return {name: from_entry(f"{directory}/{name}", entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no index of shards ({error!r}); "
@@ -130,13 +136,13 @@ def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
 
 
 def to_entry(shard: Shard) -> dict[str, Any]:
-    """What an index says of a shard."""
+    """Turn a shard into its entry in index.json."""
     entry = {"size": shard.size, "sha256": shard.sha256, "offsets": shard.offsets.tolist()}
     return entry if shard.moments is None else entry | {"moments": asdict(shard.moments)}
 
 
 def from_entry(url: str, entry: dict[str, Any]) -> Shard:
-    """The inverse of `to_entry`."""
+    """Turn an entry of index.json into the shard at `url`, as the inverse of `to_entry`."""
     return Shard(
         url=url,
         size=int(entry["size"]),
@@ -147,10 +153,10 @@ def from_entry(url: str, entry: dict[str, Any]) -> Shard:
 
 
 def statistics(shards: Sequence[Shard]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel over the pixels of all shards.
+    """The mean and standard deviation of each channel over the pixels of all shards, from 0 to 1.
 
     Raises:
-        ValueError: a shard's index does not have them, or the channels differ.
+        ValueError: The index of a shard has no statistics, or the numbers of channels differ.
     """
     known = [shard.moments for shard in shards if shard.moments is not None]
     if len(known) < len(shards):
@@ -167,12 +173,12 @@ def statistics(shards: Sequence[Shard]) -> tuple[tuple[float, ...], tuple[float,
 
 
 def write_index(shards: Iterable[Shard]) -> None:
-    """Put the shards into the `index.json` beside them, in one step.
+    """Write shards into the `index.json` beside them, which is replaced in one step.
 
-    Entries of other shards that exist stay.
+    Entries of other shards stay as long as their files exist.
 
     Raises:
-        ValueError: the index there is damaged.
+        ValueError: The present index is damaged.
     """
     by_directory: dict[Path, dict[str, Shard]] = {}
     for shard in shards:

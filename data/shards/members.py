@@ -1,18 +1,20 @@
-"""The members of a tar: their headers, and the samples that their names make of them."""
+"""The members of a tar: their headers, and how their names group them into samples."""
 
 import io
 import tarfile
 from collections.abc import Iterator
 
-BLOCK = 512  # bytes: a tar is a sequence of blocks of this size, ended by blocks of zeros
+BLOCK = 512  # bytes; a tar is a sequence of blocks of this size and ends with blocks of zeros
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Split a member's name into key and lower-case suffix where webdataset does.
+    """Split a member's name into key and lower-case suffix, where webdataset splits it.
 
-    That is the first dot of the last part: `a.b/c.d.PNG` gives `("a.b/c", "d.png")`. None for what
-    belongs to no sample: names without a dot, hidden files (such as the `._` twins that macOS
-    adds) and webdataset's own `__meta__` members.
+    The split is at the first dot of the last part: `a.b/c.d.PNG` gives `("a.b/c", "d.png")`.
+
+    Returns:
+        Key and suffix, or None if the member belongs to no sample: its name has no dot, it is a
+        hidden file (such as the `._` files of macOS), or it is one of webdataset's `__meta__`.
     """
     directory, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
@@ -27,10 +29,13 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def plain_header(block: bytes) -> tuple[str, int] | None:
-    """Name and size in the ustar header of a regular file; None for any other block.
+    """Read the name and size (bytes) of a regular file from its ustar header.
 
-    Source: POSIX.1-1988, the tar interchange format: numbers are octal, and the checksum is the sum
-    of all bytes with its own eight taken as blanks.
+    Source: the tar interchange format of POSIX.1-1988. Numbers are octal, and the checksum is the
+    sum of all bytes, where its own eight bytes count as blanks.
+
+    Returns:
+        Name and size, or None if the block is anything else.
     """
     try:
         checksum = sum(block) - sum(block[148:156]) + 8 * ord(" ")
@@ -45,7 +50,7 @@ def plain_header(block: bytes) -> tuple[str, int] | None:
 
 
 def sample_members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.TarInfo]]:
-    """Key, suffix and header of the members that belong to a sample."""
+    """Yield key, suffix and header of each member that belongs to a sample."""
     for member in tar:
         split = split_name(member.name) if member.isreg() else None
         if split is not None:
@@ -53,13 +58,13 @@ def sample_members(tar: tarfile.TarFile) -> Iterator[tuple[str, str, tarfile.Tar
 
 
 def unpack(content: bytes) -> Iterator[tuple[str, str, bytes]]:
-    """Key, suffix and content of the members in a piece of a tar.
+    """Yield key, suffix and content of each member in a piece of a tar.
 
-    Headers of plain files are read here, all others by tarfile, which for a sample of two members
-    takes as long as a fifth of decoding its image.
+    Plain headers are read here, and only the others by tarfile, which for a sample of two members
+    takes a fifth of the time that decoding its image takes.
 
     Raises:
-        tarfile.TarError: the bytes are no such piece.
+        tarfile.TarError: The bytes are no piece of a tar.
     """
     at = 0
     while at < len(content):
@@ -67,7 +72,8 @@ def unpack(content: bytes) -> Iterator[tuple[str, str, bytes]]:
         if plain is None:
             break
         name, size = plain
-        first, at = at + BLOCK, at + BLOCK * (1 + -(-size // BLOCK))
+        first = at + BLOCK
+        at = first + BLOCK * -(-size // BLOCK)
         if (split := split_name(name)) is not None:
             yield *split, content[first : first + size]
     if at > len(content):
@@ -81,3 +87,19 @@ def unpack(content: bytes) -> Iterator[tuple[str, str, bytes]]:
             yield key, suffix, extracted.read()
         if at + tar.offset != len(content):
             raise tarfile.TarError("a header is unreadable")
+
+
+def check_end(tar: tarfile.TarFile) -> None:
+    """Check that a tar of which all members were read is whole.
+
+    tarfile takes an unreadable header for the end of the archive, which is a block of zeros.
+
+    Raises:
+        tarfile.ReadError: Something else than a block of zeros follows the last member.
+    """
+    assert tar.fileobj is not None  # it is open
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(BLOCK) != bytes(BLOCK):
+        raise tarfile.ReadError(
+            f"byte {tar.offset} begins neither a tar header nor the end of the archive"
+        )

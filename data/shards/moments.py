@@ -1,4 +1,4 @@
-"""Mean and standard deviation of pixels, as sums that add up over images and shards."""
+"""The mean and standard deviation of pixels, kept as sums that add up over images and shards."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from jaxtyping import Float32
 
 @dataclass(frozen=True)
 class Moments:
-    """Number of pixels, and each channel's sum and sum of squares, on the scale 0 to 1."""
+    """The number of pixels, and the sum and sum of squares of each channel, on the scale 0 to 1."""
 
     count: int
     sums: tuple[float, ...]
@@ -19,9 +19,10 @@ class Moments:
 
     @classmethod
     def of(cls, image: Float32[np.ndarray, "c h w"]) -> "Moments":
-        """Those of one image, to the last bit the same for any number of threads.
+        """The moments of one image, with the same bits for any number of threads.
 
-        numpy's sum is one thread's; torch divides it among those it has, and so rounds otherwise.
+        numpy sums in a single thread, while torch divides a sum among its threads, and rounds
+        differently for each number of them.
         """
         pixels = image.reshape(len(image), -1).astype(np.float64)
         sums = pixels.sum(1).tolist()
@@ -30,12 +31,12 @@ class Moments:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Moments":
-        """What index.json keeps of a shard's moments."""
+        """Read the moments of a shard from its entry in index.json."""
         return cls(int(entry["count"]), tuple(entry["sums"]), tuple(entry["squares"]))
 
     @classmethod
     def merge(cls, parts: Sequence["Moments"]) -> "Moments":
-        """Those of all parts together, which must have as many channels."""
+        """The moments of all parts together, which must have the same number of channels."""
         sums, squares = (
             tuple(sum(column) for column in zip(*rows, strict=True))
             for rows in ((part.sums for part in parts), (part.squares for part in parts))
@@ -43,10 +44,10 @@ class Moments:
         return cls(sum(part.count for part in parts), sums, squares)
 
     def mean(self) -> tuple[float, ...]:
-        """The mean of each channel."""
+        """The mean of each channel over all pixels, from 0 to 1."""
         return tuple(total / self.count for total in self.sums)
 
     def std(self) -> tuple[float, ...]:
-        """The standard deviation of each channel, over all pixels."""
+        """The standard deviation of each channel over all pixels, on the scale 0 to 1."""
         pairs = zip(self.squares, self.mean(), strict=True)
         return tuple(math.sqrt(max(0.0, square / self.count - mean**2)) for square, mean in pairs)

@@ -1,14 +1,14 @@
-"""WebDataset tar shards: written whole or not at all, indexed, checked, read sample by sample.
+"""Reading WebDataset shards: finding and checking them, and reading any of their samples.
 
-A shard is an ordinary tar that the plain `webdataset` library reads: consecutive members `KEY.png`,
-`KEY.cls`, `KEY.json` are one sample. Beside the shards lies `index.json` with the size and SHA-256
-of every shard and the byte offset of every sample, so that a damaged shard is refused before
-training and any sample is read with one seek. `python -m data.shards index SHARDS` writes that
-index for tars made elsewhere, and `verify` checks all that is in them.
+A shard is an ordinary tar, which the `webdataset` library can read, too: consecutive members
+`KEY.png`, `KEY.cls`, `KEY.json` are one sample. The file `index.json` beside the shards lists the
+size and SHA-256 of every shard and the byte offset of every sample. So a damaged shard is refused
+before training starts, and any sample is read with one seek. `python -m data.shards index SHARDS`
+writes this index for tars that others made, and `verify` checks all that is in them.
 
-Three members of a tar take 2.5 kB beside their content. Where images are as small as that, shards
-are better written compressed: `.tar.gz`, one gzip stream for every other reader, but flushed before
-each sample (zlib's Z_FULL_FLUSH), so that the bytes of a sample can be decompressed alone.
+The headers and padding of three members take 2.5 kB. If images are not larger than that, it is
+better to write `.tar.gz`. Other readers see one ordinary gzip stream, but it is flushed before each
+sample (Z_FULL_FLUSH of zlib), so the bytes of one sample can be decompressed alone.
 """
 
 import hashlib
@@ -26,37 +26,36 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from data.shards.cache import open_cached, rename_cached
-from data.shards.index import (
-    INDEX,
-    Shard,
-    from_entry,
-    index_shard,
-    read_index,
-    scan,
-    to_entry,
-)
+from data.shards.index import INDEX, Shard, from_entry, index_shard, read_index, scan, to_entry
 from data.shards.members import unpack
 from data.shards.sources import SourceConfig, info, is_remote, read_all, read_range
 from fcmae.run.files import file_sha256, write_json
 
-LOCAL = SourceConfig()  # of shards that lie on this machine
+LOCAL = SourceConfig()  # for shards on this machine, which need no settings
 
 
 def open_shards(
     spec: str | Sequence[str], verify: bool = True, source: SourceConfig = LOCAL
 ) -> list[Shard]:
-    """Find the shards that `spec` names, in its order.
+    """Find shards and check them against the `index.json` beside them.
 
-    `spec` is a path or URL, a brace pattern such as `DIR/train-{000000..000003}.tar`, or a list of
-    them. A shard listed in the `index.json` beside it must have the size given there and, with
-    `verify` and on this machine, the SHA-256; fetched ones are hashed when they are fetched. A
-    shard that is not listed is scanned, which reads all of it, once: the scan is kept in
-    `source.cache`.
+    A shard that no index lists is scanned, which reads all of it, but only once: the result is kept
+    in `source.cache`.
+
+    Args:
+        spec: A path or URL, a brace pattern such as `DIR/train-{000000..000003}.tar`, or a list of
+            these.
+        verify: Whether shards on this machine must have the SHA-256 that is in the index. Remote
+            ones are hashed when they are fetched. The size is always checked.
+        source: How remote shards are read.
+
+    Returns:
+        The shards in the order of `spec`.
 
     Raises:
-        FileNotFoundError: a shard is missing.
-        ValueError: a shard or an index is damaged, a path is named twice, `spec` names nothing.
-        OSError: a server does not answer, see `data.shards.sources`.
+        FileNotFoundError: A shard does not exist.
+        ValueError: A shard or an index is damaged, a shard is named twice, or `spec` names none.
+        OSError: A server does not answer, see `data.shards.sources`.
     """
     patterns = [spec] if isinstance(spec, str) else list(spec)
     urls = [url for pattern in patterns for url in braceexpand(pattern) if url]
@@ -65,51 +64,59 @@ def open_shards(
             f"{spec!r} names no shard; "
             "give a path or a pattern like 'DIR/train-{000000..000003}.tar'"
         )
-    seen: set[str] = set()
+    places: set[str] = set()
     for url in urls:
         if not is_remote(url):
             check_file(Path(url), spec)
         place = url if is_remote(url) else str(Path(url).resolve())
-        if place in seen:
+        if place in places:
             raise ValueError(f"shard {url} is named twice in {spec!r}; name every shard once")
-        seen.add(place)
-    directories = {_directory(url) for url in urls}
-    indexes = {directory: _open_index(directory, source) for directory in directories}
-    listed = [indexes[_directory(url)].get(url.rpartition("/")[2]) for url in urls]
+        places.add(place)
+    directories = {directory_of(url) for url in urls}
+    indexes = {directory: open_index(directory, source) for directory in directories}
+    listed = [indexes[directory_of(url)].get(url.rpartition("/")[2]) for url in urls]
 
-    def open_one(url: str, found: Shard | None) -> Shard:
-        return index_unlisted(url, source) if found is None else check_shard(found, verify, source)
+    def open_one(url: str, shard: Shard | None) -> Shard:
+        return index_unlisted(url, source) if shard is None else check_shard(shard, verify, source)
 
     unlisted = listed.count(None)
     with (
-        # hashing and waiting release the interpreter lock, and of waiting servers many go at once
+        # hashing and waiting release the interpreter lock, and many servers can be awaited at once
         ThreadPoolExecutor(64 if any(map(is_remote, urls)) else None) as pool,
         tqdm(
             total=unlisted, desc="indexing shards", unit="shard", disable=None if unlisted else True
         ) as bar,
     ):
         shards = []
-        for shard, found in zip(pool.map(open_one, urls, listed), listed, strict=True):
+        for shard, entry in zip(pool.map(open_one, urls, listed), listed, strict=True):
             shards.append(shard)
-            bar.update(found is None)
+            bar.update(entry is None)
         return shards
 
 
 def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str, str | bytes]:
-    """Read sample `i`: `{"__key__": str, "png": bytes, "cls": bytes, ...}`, suffixes in lower case.
+    """Read one sample of a shard.
+
+    Args:
+        shard: The shard.
+        i: The number of the sample in it, from 0.
+        source: How remote shards are read.
+
+    Returns:
+        `{"__key__": str, "png": bytes, "cls": bytes, ...}` with suffixes in lower case.
 
     Raises:
-        IndexError: unless 0 <= i < shard.samples.
-        ValueError: the bytes there are no sample.
-        OSError: the shard cannot be read or fetched, see `open_cached` and `read_range`.
+        IndexError: `i` is not within 0 <= i < shard.samples.
+        ValueError: The bytes at this place are no sample.
+        OSError: The shard cannot be read or fetched, see `open_cached` and `read_range`.
     """
     if not 0 <= i < shard.samples:
         raise IndexError(f"sample {i} of {shard.url}: it holds samples 0 to {shard.samples - 1}")
     start, end = shard.offsets[i : i + 2]
-    if is_remote(shard.url) and source.read == "range":
+    remote = is_remote(shard.url)
+    if remote and source.read == "range":
         content = read_range(shard.url, start, end, source)
     else:
-        remote = is_remote(shard.url)
         file = open_cached(shard, source) if remote else os.open(shard.url, os.O_RDONLY)
         try:
             content = os.pread(file, end - start, start)
@@ -134,27 +141,32 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
 
 
 def index_unlisted(url: str, config: SourceConfig) -> Shard:
-    """Scan a shard that no index.json lists, unless a scan of this very version is in the cache.
+    """Scan a shard that no index.json lists, and keep the result in the cache.
 
-    A remote shard is fetched for it.
+    The scan is skipped if the cache has the result for this version of the shard. Otherwise a
+    remote shard is fetched first.
 
     Raises:
-        OSError, ValueError: see `scan`, `open_cached` and `info`.
+        OSError, ValueError: See `scan`, `open_cached` and `info`.
     """
-    if is_remote(url):
-        found = info(url, config)
-        size, version = found.size, found.version
+    remote = is_remote(url)
+    if remote:
+        answer = info(url, config)
+        where = url
+        size = answer.size
+        version = answer.version
     else:
         status = Path(url).stat()
-        size, version = status.st_size, str(status.st_mtime_ns)
-    where = url if is_remote(url) else str(Path(url).resolve())
+        where = str(Path(url).resolve())
+        size = status.st_size
+        version = str(status.st_mtime_ns)
     name = hashlib.sha256(f"{where} {size} {version}".encode()).hexdigest()[:24]
     file = config.cache.expanduser() / "indexes" / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         if file.exists():
             return from_entry(url, json.loads(file.read_text(encoding="utf-8")))
-        if is_remote(url):
+        if remote:
             unknown = Shard(url=url, size=size, sha256="", offsets=array("q"))
             with os.fdopen(open_cached(unknown, config), "rb") as copy:
                 shard = scan(copy, url)
@@ -166,11 +178,15 @@ def index_unlisted(url: str, config: SourceConfig) -> Shard:
 
 
 def check_file(path: Path, spec: str | Sequence[str]) -> None:
-    """There is a file where a shard is expected.
+    """Check that the path of a shard is a file.
+
+    Args:
+        path: The path of the shard.
+        spec: What the user gave, for errors.
 
     Raises:
-        ValueError: it is a folder.
-        FileNotFoundError: there is nothing.
+        ValueError: The path is a folder.
+        FileNotFoundError: The file does not exist.
     """
     if path.is_dir():
         raise ValueError(
@@ -183,11 +199,13 @@ def check_file(path: Path, spec: str | Sequence[str]) -> None:
         )
 
 
-def _directory(url: str) -> str:
+def directory_of(url: str) -> str:
+    """The directory of a shard, as a URL or path like the shard itself."""
     return url.rpartition("/")[0] if is_remote(url) else str(Path(url).parent)
 
 
-def _open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
+def open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
+    """Read the index of a directory on this machine or another, as `read_index` does."""
     if not is_remote(directory):
         return read_index(directory)
     try:
@@ -198,10 +216,12 @@ def _open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
 
 
 def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
-    """The shard, which has the size that its index says, and with `verify` the SHA-256.
+    """Check that a shard has the size and, with `verify`, the SHA-256 that the index says.
+
+    The SHA-256 is only checked on this machine.
 
     Raises:
-        ValueError: it has not.
+        ValueError: The shard differs from its index.
     """
     path = shard.url
     remote = is_remote(path)

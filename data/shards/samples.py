@@ -1,4 +1,4 @@
-"""The samples of opened shards, by their numbers: which shard has one, its name, its members."""
+"""The samples of several shards, by number: their shard, their name and their members."""
 
 from bisect import bisect_right
 from collections import Counter
@@ -12,11 +12,11 @@ from data.shards.sources import SourceConfig
 
 
 class ShardSamples:
-    """Samples as shards hold them, undecoded, numbered through all of the shards.
+    """The samples of shards, not decoded, with numbers that run through all shards.
 
     Args:
-        shards: in the order in which their samples are numbered.
-        source: how remote shards are read.
+        shards: The shards, in the order in which their samples are numbered.
+        source: How remote shards are read.
     """
 
     def __init__(self, shards: Sequence[Shard], source: SourceConfig = LOCAL) -> None:
@@ -29,34 +29,34 @@ class ShardSamples:
         return self.ends[-1]
 
     def locate(self, sample: int) -> tuple[Shard, int]:
-        """The shard of a sample, and the sample's number therein."""
+        """Find the shard that holds a sample, and the number of the sample within that shard."""
         number = bisect_right(self.ends, sample)
         shard = self.shards[number]
         return shard, sample - self.ends[number] + shard.samples
 
     def members(self, sample: int) -> dict[str, str | bytes]:
-        """The undecoded members by their suffix, and the key as `__key__`.
+        """Read the members of a sample by suffix, not decoded, and its key as `__key__`.
 
         Raises:
-            OSError, ValueError: see `data.shards.reading.read_sample`.
+            OSError, ValueError: See `data.shards.reading.read_sample`.
         """
         shard, i = self.locate(sample)
         return read_sample(shard, i, self.source)
 
     def name(self, sample: int) -> str:
-        """`URL: sample 'KEY'`, for which the sample is read."""
+        """Describe a sample as `URL: sample 'KEY'`, which reads the sample."""
         shard, _ = self.locate(sample)
         return f"{shard.url}: sample {self.members(sample)['__key__']!r}"
 
     def bad(self, sample: int, key: str, why: ValueError) -> BadSample:
-        """The record of a sample of this key that cannot be used."""
+        """Record that the sample with this number and key cannot be used, and why."""
         shard, _ = self.locate(sample)
-        # shards of one name lie in several directories: their samples are not to be taken for one
+        # shards in different directories may share a name: their samples must not look the same
         named = shard.name if self.names[shard.name] == 1 else shard.url
         return BadSample(named, key, str(why))
 
     def from_here_on(self, sample: int) -> Iterator[int]:
-        """All samples of the shard of a sample: it, those after it, then those before it."""
+        """Yield all samples of a sample's shard: itself, the later ones, then the earlier ones."""
         shard, i = self.locate(sample)
         first = sample - i
         return (first + (i + k) % shard.samples for k in range(shard.samples))

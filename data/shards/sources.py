@@ -1,8 +1,8 @@
-"""The bytes of a shard, wherever it lies: read in place, or from afar through fsspec.
+"""The bytes of remote shards, read through fsspec: `http(s)://`, `s3://`, `gs://` and `hf://`.
 
-`http(s)://`, `s3://`, `gs://` and `hf://` are fsspec's. What goes wrong on the way (a dropped
-connection, a server that stalls or is busy, an answer cut short) is tried again, with pauses that
-double; what trying again cannot help (a file that is not there, a lack of rights) ends at once.
+A read that fails on the way (a dropped connection, a server that stalls or is busy, an answer cut
+short) is tried again after a pause that doubles each time. A failure that will not go away (a
+missing file, missing rights) is raised at once.
 """
 
 import random
@@ -18,7 +18,7 @@ import fsspec
 T = TypeVar("T")
 
 EXTRAS = {"http": "http", "https": "http", "s3": "s3", "gs": "gs", "gcs": "gs"}
-# what file systems call it: S3 and http, gs, s3, http, hf
+# where file systems keep the version of a file: S3 and http, gs, s3, http, hf
 VERSIONS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "blob_id")
 LONGEST_PAUSE = 60.0  # seconds between two attempts
 
@@ -45,66 +45,82 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class RemoteInfo:
-    """Size in bytes, and what the server gives to tell versions apart ("" for nothing)."""
+    """The size of a remote file in bytes, and its version, which is "" if the server gives none."""
 
     size: int
     version: str
 
 
 def is_remote(url: str) -> bool:
-    """Whether this is a URL and no path."""
+    """Whether `url` is a URL, and not a path."""
     return "://" in url
 
 
 def info(url: str, config: SourceConfig) -> RemoteInfo:
-    """Size and version of a remote file; raises as `read_range`."""
+    """The size and version of a remote file.
+
+    Raises:
+        OSError, ModuleNotFoundError: See `read_range`.
+    """
 
     def ask() -> RemoteInfo:
-        found = _file_system(url, config).info(url)
-        version = next((found[key] for key in VERSIONS if found.get(key)), "")
-        if found.get("size") is None:
+        answer = file_system(url, config).info(url)
+        version = next((answer[key] for key in VERSIONS if answer.get(key)), "")
+        if answer.get("size") is None:
             raise OSError("the server does not tell the size")
-        return RemoteInfo(int(found["size"]), str(version))
+        return RemoteInfo(int(answer["size"]), str(version))
 
-    return _persistently(ask, url, config)
+    return with_retries(ask, url, config)
 
 
 def read_range(url: str, start: int, end: int, config: SourceConfig) -> bytes:
-    """Bytes `start` to `end` of a remote file.
+    """Read the bytes `start` to `end` (exclusive) of a remote file.
 
     Raises:
-        FileNotFoundError, PermissionError: at once.
-        OSError: after `config.attempts` failures; names the URL and the last cause.
-        ModuleNotFoundError: the driver's package is missing.
+        FileNotFoundError, PermissionError: The server says so; there is no second attempt.
+        OSError: All `config.attempts` failed. The text names the URL and the last cause.
+        ModuleNotFoundError: The package that reads such URLs is not installed.
+        ValueError: There is no such kind of URL, or `config.attempts` is below 1.
     """
 
     def get() -> bytes:
-        content = _file_system(url, config).cat_file(url, start=start, end=end)
+        content = file_system(url, config).cat_file(url, start=start, end=end)
         if len(content) != end - start:
             raise OSError(f"{len(content)} of {end - start} bytes came")
         return content
 
-    return _persistently(get, url, config)
+    return with_retries(get, url, config)
 
 
 def read_all(url: str, config: SourceConfig) -> bytes:
-    """A whole remote file, a small one; raises as `read_range`."""
-    return _persistently(lambda: _file_system(url, config).cat_file(url), url, config)
+    """Read all bytes of a remote file, which should be a small one.
+
+    Raises:
+        OSError, ModuleNotFoundError: See `read_range`.
+    """
+    return with_retries(lambda: file_system(url, config).cat_file(url), url, config)
 
 
 def download(url: str, size: int, to: Path, config: SourceConfig) -> None:
-    """Fetch a remote file of `size` bytes; raises as `read_range`, leaving `to` incomplete."""
+    """Fetch a remote file of `size` bytes to the path `to`, which is left incomplete on an error.
+
+    Raises:
+        OSError, ModuleNotFoundError: See `read_range`.
+    """
 
     def get() -> None:
-        _file_system(url, config).get_file(url, str(to))
+        file_system(url, config).get_file(url, str(to))
         if to.stat().st_size != size:
             raise OSError(f"{to.stat().st_size} of {size} bytes came")
 
-    _persistently(get, url, config)
+    with_retries(get, url, config)
 
 
-def _file_system(url: str, config: SourceConfig) -> Any:
-    """fsspec's; it keeps one for each process and thread, so that forked workers have their own."""
+def file_system(url: str, config: SourceConfig) -> Any:
+    """The file system of fsspec for a URL.
+
+    fsspec keeps one for each process and thread, so forked workers do not share connections.
+    """
     scheme = urlsplit(url).scheme
     options: dict[str, Any] = {}
     try:
@@ -114,10 +130,10 @@ def _file_system(url: str, config: SourceConfig) -> Any:
             limits = aiohttp.ClientTimeout(
                 total=None, sock_connect=config.timeout, sock_read=config.timeout
             )
-            http = scheme.startswith("http")
-            options = (
-                {"client_kwargs": {"timeout": limits}} if http else {"requests_timeout": limits}
-            )
+            if scheme.startswith("http"):
+                options = {"client_kwargs": {"timeout": limits}}
+            else:
+                options = {"requests_timeout": limits}
         elif scheme == "s3":
             limits = {"connect_timeout": config.timeout, "read_timeout": config.timeout}
             options = {"config_kwargs": {**limits, "retries": {"max_attempts": 1}}}
@@ -130,14 +146,15 @@ def _file_system(url: str, config: SourceConfig) -> Any:
         raise ValueError(f"{url}: {error}; known are http(s), s3, gs and hf") from error
 
 
-def _persistently(attempt: Callable[[], T], url: str, config: SourceConfig) -> T:
+def with_retries(attempt: Callable[[], T], url: str, config: SourceConfig) -> T:
+    """Call `attempt` until it succeeds, at most `config.attempts` times."""
     for number in range(1, config.attempts + 1):
         try:
             return attempt()
         except (FileNotFoundError, PermissionError, ModuleNotFoundError, ValueError):
             raise
-        except Exception as error:  # each driver has its own; what is no answer is tried again
-            status = getattr(error, "status", None)  # aiohttp's
+        except Exception as error:  # each file system raises errors of its own
+            status = getattr(error, "status", None)  # of aiohttp
             hopeless = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
             if hopeless or number == config.attempts:
                 way_out = "data.source.attempts or data.source.timeout can be raised"
@@ -147,5 +164,5 @@ def _persistently(attempt: Callable[[], T], url: str, config: SourceConfig) -> T
                     f" server{'' if hopeless else '; ' + way_out}"
                 ) from error
             pause = min(config.backoff * 2 ** (number - 1), LONGEST_PAUSE)
-            time.sleep(pause * random.uniform(0.5, 1))  # so that processes do not knock in step
+            time.sleep(pause * random.uniform(0.5, 1))  # so that processes do not all ask at once
     raise ValueError(f"data.source.attempts={config.attempts} must be at least 1")

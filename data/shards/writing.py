@@ -1,4 +1,4 @@
-"""Shards are written: whole or not at all, equal samples to equal bytes."""
+"""Writing shards: each is written whole or not at all, and equal samples give equal bytes."""
 
 import io
 import tempfile
@@ -22,24 +22,31 @@ def write_shards(
     shard_size: int,
     compress: bool = False,
 ) -> list[Shard]:
-    """Write `directory/PREFIX-000000.tar`, ... with `shard_size` samples each, and index them.
+    """Write samples to `directory/PREFIX-000000.tar`, ..., and index these shards.
 
-    A sample is `{"__key__": str, "png" | "jpg": bytes, "cls": int, "json": dict}`; any member may
-    be left out or given as bytes. With `compress` the files are `.tar.gz`. Equal samples make equal
-    bytes. Shards are written in a temporary folder, synced, and moved to their place when the last
-    sample is written: an interrupted call leaves no shard with a final name. One call at a time may
-    write into a directory.
+    Shards are written to a temporary folder, and moved to their place once the last sample is
+    written, so an interrupted call leaves no shard with a final name. Only one call at a time may
+    write to a directory.
+
+    Args:
+        samples: Each is `{"__key__": str, "png" | "jpg": bytes, "cls": int, "json": dict}`. Any
+            member may be left out, or given as bytes.
+        directory: Where the shards go.
+        prefix: The first part of their names.
+        shard_size: The number of samples in each shard but the last, which may have fewer.
+        compress: Whether the files are `.tar.gz`.
 
     Raises:
-        ValueError: webdataset would cut a key or join it with its neighbour; there are no samples;
+        ValueError: webdataset would cut a key or join two samples, there are no samples, or
             `shard_size` is below 1.
-        FileExistsError: the directory holds shards of this prefix.
+        FileExistsError: The directory has shards with this prefix.
     """
     if shard_size < 1:
         raise ValueError(f"shard_size={shard_size} must be at least 1 sample")
     refuse_existing(directory, prefix)
     directory.mkdir(parents=True, exist_ok=True)
-    stream, shards = checked(samples), list[Shard]()
+    stream = checked(samples)
+    shards: list[Shard] = []
     with tempfile.TemporaryDirectory(prefix=f".{prefix}-", dir=directory) as staging:
         while batch := list(islice(stream, shard_size)):
             name = f"{prefix}-{len(shards):06d}.tar" + (".gz" if compress else "")
@@ -54,7 +61,11 @@ def write_shards(
 
 
 def refuse_existing(directory: Path, prefix: str) -> None:
-    """Raise FileExistsError if the directory holds shards of this prefix."""
+    """Check that a directory has no shards with this prefix.
+
+    Raises:
+        FileExistsError: It has some.
+    """
     existing = sorted(directory.glob(f"{prefix}-*.tar*"))
     if existing:
         raise FileExistsError(
@@ -64,7 +75,11 @@ def refuse_existing(directory: Path, prefix: str) -> None:
 
 
 def checked(samples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The samples, if their keys survive webdataset; raises ValueError otherwise."""
+    """Pass samples on, and check that webdataset would read their keys as they are.
+
+    Raises:
+        ValueError: webdataset would cut a key or join two samples.
+    """
     previous = None
     for sample in samples:
         key = sample["__key__"]
@@ -83,7 +98,10 @@ def checked(samples: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]
 
 
 def write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool) -> Shard:
-    """Write one shard; it is neither synced nor listed in an index yet."""
+    """Write one shard, without syncing it and without adding it to an index.
+
+    The samples must have passed `checked`.
+    """
     gzip = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS) if compress else None
 
     def pack(content: bytes, flush: int = zlib.Z_FULL_FLUSH) -> bytes:
@@ -94,18 +112,19 @@ def write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool
         offsets = array("q")
         for sample in samples:
             offsets.append(file.tell())
-            file.write(pack(_tar_blocks(sample)))
+            file.write(pack(tar_blocks(sample)))
         offsets.append(file.tell())
         file.write(pack(bytes(2 * BLOCK), zlib.Z_FINISH))  # the end of the archive
-    size, sha256 = path.stat().st_size, file_sha256(path)
-    return Shard(url=str(path), size=size, sha256=sha256, offsets=offsets)
+    size = path.stat().st_size
+    return Shard(url=str(path), size=size, sha256=file_sha256(path), offsets=offsets)
 
 
-def _tar_blocks(sample: Mapping[str, Any]) -> bytes:
+def tar_blocks(sample: Mapping[str, Any]) -> bytes:
+    """The members of a sample as tar headers and contents, without the end of an archive."""
     from webdataset.writer import TarWriter  # here: it imports torch, which reading does without
 
     buffer = io.BytesIO()
-    # pax allows keys of any length and alphabet, and writes plain ustar headers where those do
+    # pax allows keys of any length and alphabet, and writes plain ustar headers where they suffice
     with TarWriter(buffer, mtime=0, format="PAX_FORMAT") as writer:
         writer.write(dict(sample))
         end = writer.tarstream.offset
