@@ -1,1 +1,1 @@
-"""Images in, tensors out: tar shards, the embedded data set, transforms and the input pipeline."""
+"""Images in, tensors out: tar shards, data sets to try, transforms and the input pipeline."""

@@ -1,17 +1,20 @@
-"""Samples that cannot be read: counted for each shard, named once, too many stop the run."""
+"""Samples that cannot be read: each is named once and counted, and too many stop the run."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-LISTED = 20  # bad samples that an error names
+LISTED = 20  # how many bad samples an error names
 
 
 @dataclass(frozen=True)
 class BadSample:
-    """A sample that cannot be read, and why: `SHARD: sample 'KEY': WHY` as text.
+    """A sample that cannot be read. As text it is `SHARD: sample 'KEY': WHY`.
 
-    `shard` is the name of its shard, or the URL where several shards have the name.
+    Attributes:
+        shard: The name of its shard, or the URL if several shards share the name.
+        key: The key of the sample.
+        why: The reason.
     """
 
     shard: str
@@ -26,33 +29,34 @@ class BadSamples:
     """The bad samples that a run has met so far.
 
     Args:
-        samples: in all shards.
-        max_fraction: share of them that may be bad.
+        samples: The number of samples in all shards.
+        max_fraction: The share of them that may be bad, from 0 to 1.
 
     Raises:
-        ValueError: `max_fraction` is no share.
+        ValueError: `max_fraction` is not from 0 to 1.
     """
 
     def __init__(self, samples: int, max_fraction: float) -> None:
         if not 0 <= max_fraction <= 1:
             raise ValueError(f"data.max_bad_fraction={max_fraction} must be a share, 0 to 1")
-        self.samples, self.max_fraction = samples, max_fraction
-        self.met: dict[BadSample, None] = {}  # in the order of their coming
+        self.samples = samples
+        self.max_fraction = max_fraction
+        self.met: dict[BadSample, None] = {}  # a set that keeps its order
 
     def __len__(self) -> int:
         return len(self.met)
 
-    def new(self, found: Iterable[BadSample]) -> list[BadSample]:
-        """Those of `found` that were not met before, each once."""
-        return [sample for sample in dict.fromkeys(found) if sample not in self.met]
+    def new(self, samples: Iterable[BadSample]) -> list[BadSample]:
+        """The samples that the run has not met before, each of them once."""
+        return [sample for sample in dict.fromkeys(samples) if sample not in self.met]
 
-    def add(self, found: Iterable[BadSample]) -> list[BadSample]:
-        """Take what all processes found in, and return what is new.
+    def add(self, samples: Iterable[BadSample]) -> list[BadSample]:
+        """Add the bad samples of all processes, and return the new ones.
 
         Raises:
-            ValueError: more than the share are bad now.
+            ValueError: More than `max_fraction` of all samples are bad now.
         """
-        new = self.new(found)
+        new = self.new(samples)
         self.met |= dict.fromkeys(new)
         if len(self) > self.max_fraction * self.samples:
             names = "; ".join(map(str, list(self.met)[:LISTED]))
@@ -65,5 +69,5 @@ class BadSamples:
         return new
 
     def by_shard(self) -> dict[str, int]:
-        """How many in each shard, by its name."""
+        """The number of bad samples in each shard, by its name."""
         return dict(Counter(sample.shard for sample in self.met))

@@ -1,16 +1,17 @@
-"""Bytes to pixels: JPEG, PNG, WebP, TIFF and `.npy`, in 8 bits or as float32.
+"""Decoding images: JPEG, PNG, WebP, TIFF and `.npy` to pixels in 8 bits or as float32.
 
-An image is opened first, which reads its size, and decoded when the box that is wanted of it is
-known: a JPEG of which a box is shrunk to half or less is decoded at 1/2, 1/4 or 1/8 of its scale,
-in the transform that decoding does anyway. Of a JPEG that is to be resized, the transform is the
-quicker one, whose squared error in a crop is a quarter to a half of what a quality of 90 costs.
+An image is opened first, which reads its size only, and is decoded once it is known which box is
+needed. If a box of a JPEG will shrink to half or less, it is decoded at 1/2, 1/4 or 1/8 of its
+scale, which the transform of a JPEG does on the way. A JPEG that will be resized is decoded with
+the faster transform; the squared error that this adds to a crop is a quarter to a half of the error
+of JPEG itself at a quality of 90.
 """
 
 import io
 import math
 import struct
 import tokenize
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,30 +24,49 @@ from torch import Tensor
 
 from data.config import IMAGE_SUFFIXES, Pixels
 
-MAX_PIXELS = 89_478_485  # where PIL, too, takes an image for a decompression bomb
+MAX_PIXELS = 89_478_485  # the limit of PIL, too: more is taken for a decompression bomb
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-MAX_VALUES = 4 * MAX_PIXELS  # of all bands: what RGBA of that size takes
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # PIL would hand others on, as EPS to Ghostscript
+MAX_VALUES = 4 * MAX_PIXELS  # in all bands together, as in RGBA of that size
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # not EPS, which PIL hands to Ghostscript
 JPEG_COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # CMYK is left to PIL
 
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
 def image_suffix(members: Container[str]) -> str | None:
-    """The suffix of a sample's image, the first of IMAGE_SUFFIXES that it has."""
+    """The suffix of a sample's image: the first of IMAGE_SUFFIXES that it has, or None."""
     return next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
 
 
+def encoded_image(members: Mapping[str, str | bytes]) -> tuple[bytes, str]:
+    """The encoded image of a sample, and its suffix.
+
+    Raises:
+        ValueError: The sample has no image.
+    """
+    suffix = image_suffix(members)
+    if suffix is None:
+        raise ValueError(f"no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
+    encoded = members[suffix]
+    assert isinstance(encoded, bytes)  # only __key__ is a str
+    return encoded, suffix
+
+
 class OversizedImage(ValueError):
-    """A decompression bomb, or an image to be cut into tiles first."""
+    """An image with too many pixels: a decompression bomb, or one to be cut into tiles first."""
 
 
 @dataclass(frozen=True)
 class Picture:
     """An image whose size is known and whose pixels are not decoded yet.
 
-    `height` and `width` are in pixels; `decode(k, exact)` gives the pixels [h/k, w/k, c], rounded
-    up, for the reductions k up to `reducible` (1: none).
+    Attributes:
+        height: The height in pixels.
+        width: The width in pixels.
+        reducible: The largest reduction that `decode` can do; 1 for none.
+        decode: `decode(k, exact)` gives the pixels [h/k, w/k, c], rounded up, for a reduction k.
+        in_chans: The number of channels to decode; None for that of the file.
+        pixels: "uint8" or "float32".
     """
 
     height: int
@@ -59,50 +79,60 @@ class Picture:
     def read(
         self, box: Box, size: tuple[int, int] = (0, 0)
     ) -> UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]:
-        """Decode the box, reduced as far as leaves it at least `size`, to be resized to that.
+        """Decode a box of the image, which the caller then resizes to `size`.
 
-        A reduced box starts and ends at multiples of the reduction. (0, 0) is for the exact pixels.
+        The box is reduced as far as it stays at least as large as `size`; a reduced box starts and
+        ends at multiples of the reduction.
+
+        Args:
+            box: Top, left, height and width in pixels.
+            size: Height and width in pixels; (0, 0) for the exact pixels, without a reduction.
 
         Raises:
-            ValueError: the pixels cannot be decoded, or not into what was asked for.
+            ValueError: The pixels cannot be decoded, or not to these channels and this type.
         """
         top, left, height, width = box
         k = 1
         while 0 < size[0] <= height // (2 * k) and 0 < size[1] <= width // (2 * k):
             k *= 2
         k = min(k, self.reducible)
-        with _named_errors("the image"):
+        with named_errors("the image"):
             decoded = self.decode(k, size == (0, 0))
         decoded = decoded[top // k :, left // k :][: height // k, : width // k]
-        decoded = _depth(_channels(decoded, self.in_chans), self.pixels)
+        decoded = to_type(to_channels(decoded, self.in_chans), self.pixels)
         return torch.from_numpy(decoded).permute(2, 0, 1)
 
 
 def open_image(
     encoded: bytes, suffix: str, in_chans: int | None = None, pixels: Pixels = "uint8"
 ) -> Picture:
-    """Read the size of an image of this suffix, to be decoded into `in_chans` channels.
+    """Open an image, which reads its size but does not decode it yet.
 
-    `in_chans` None keeps the channels of the file; otherwise 8-bit images turn into grey (1), RGB
-    (3) or RGBA (4), grey ones of any depth into RGB, and others must have as many. With `pixels`
-    "uint8" everything becomes 8 bits, of 16 the upper ones; with "float32" the full range of 8 or
-    16 bits becomes 0 to 1 and floats stay as they are. `.npy` arrays are [h, w] or [h, w, c].
+    Args:
+        encoded: The bytes of the image. A `.npy` array is [h, w] or [h, w, c].
+        suffix: One of IMAGE_SUFFIXES.
+        in_chans: The number of channels to decode; None for that of the file. 8-bit images can
+            become grey (1), RGB (3) or RGBA (4), and grey images of any depth can become RGB. Other
+            images must have as many channels.
+        pixels: "uint8" gives 8 bits, which of 16 bits are the upper ones. "float32" scales the
+            range of 8 or 16 bits to 0 to 1, and leaves floats as they are.
 
     Raises:
-        ValueError: no image of this kind; OversizedImage: one of more than MAX_PIXELS.
-        ModuleNotFoundError: a TIFF without the extra `tiff`.
+        ValueError: The bytes are no image of this kind.
+        OversizedImage: The image has more than MAX_PIXELS pixels.
+        ModuleNotFoundError: A TIFF needs the extra `tiff`, which is not installed.
     """
     if suffix not in IMAGE_SUFFIXES:
         raise ValueError(f"{suffix!r} is no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
-    with _named_errors(f"{len(encoded)} bytes"):
+    with named_errors(f"{len(encoded)} bytes"):
         if suffix == "npy":
-            height, width, reducible, decode = _open_npy(encoded)
+            height, width, reducible, decode = open_npy(encoded)
         elif suffix in ("tif", "tiff"):
-            height, width, reducible, decode = _open_tiff(encoded, in_chans)
+            height, width, reducible, decode = open_tiff(encoded, in_chans)
         else:
-            _refuse_deep_colour(encoded, pixels)
-            jpeg = _open_jpeg(encoded, in_chans) if suffix in ("jpg", "jpeg") else None
-            height, width, reducible, decode = jpeg or _open_pil(encoded, in_chans)
+            refuse_deep_colour(encoded, pixels)
+            jpeg = open_jpeg(encoded, in_chans) if suffix in ("jpg", "jpeg") else None
+            height, width, reducible, decode = jpeg or open_pil(encoded, in_chans)
     if height * width > MAX_PIXELS:
         raise OversizedImage(f"{height} x {width} pixels exceed the limit of {MAX_PIXELS}")
     return Picture(height, width, reducible, decode, in_chans, pixels)
@@ -111,37 +141,42 @@ def open_image(
 def decode(
     encoded: bytes, suffix: str, in_chans: int | None = None, pixels: Pixels = "uint8"
 ) -> UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]:
-    """Decode a whole image; arguments and errors are those of `open_image` and `Picture.read`."""
+    """Decode a whole image to exact pixels. The arguments are those of `open_image`.
+
+    Raises:
+        ValueError, ModuleNotFoundError: See `open_image` and `Picture.read`.
+    """
     picture = open_image(encoded, suffix, in_chans, pixels)
     return picture.read((0, 0, picture.height, picture.width))
 
 
 @contextmanager
-def _named_errors(what: str) -> Iterator[None]:
-    """What decoders raise becomes a ValueError that says what was no image."""
+def named_errors(what: str) -> Iterator[None]:
+    """Turn the errors of any decoder into a ValueError that says what could not be decoded."""
     try:
         yield
     except OversizedImage:
         raise
     except (
-        # tifffile's and imagecodecs' own errors are ValueErrors and RuntimeErrors; the last line
-        # is what damaged headers raise in it and in numpy
+        # tifffile and imagecodecs raise ValueErrors and RuntimeErrors of their own; the last line
+        # is what damaged headers raise in tifffile and numpy
         *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError),
         *(ArithmeticError, struct.error, tokenize.TokenError),
     ) as error:
         raise ValueError(f"{what} cannot be decoded as an image ({error})") from error
 
 
-_Opened = tuple[int, int, int, Callable[[int, bool], np.ndarray]]
+Opened = tuple[int, int, int, Callable[[int, bool], np.ndarray]]  # the first fields of a Picture
 
 
-def _open_jpeg(encoded: bytes, in_chans: int | None) -> _Opened | None:
-    """None for what is left to PIL: CMYK, an alpha channel to add, damaged headers."""
+def open_jpeg(encoded: bytes, in_chans: int | None) -> Opened | None:
+    """Open a JPEG; None if PIL has to do it: for CMYK, an alpha channel, or a damaged header."""
     try:
         rows, columns, colours, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError:
         return None
-    height, width = int(rows), int(columns)
+    height = int(rows)
+    width = int(columns)
     chans = in_chans or JPEG_COLOURS.get(colours)
     if colours not in JPEG_COLOURS or chans not in (1, 3):
         return None
@@ -157,8 +192,8 @@ def _open_jpeg(encoded: bytes, in_chans: int | None) -> _Opened | None:
                 fastdct=not exact,
                 fastupsample=not exact,
             )
-        except ValueError:  # a warning, as of stray bytes, is an error to it but none to PIL
-            *_, whole = _open_pil(encoded, chans)
+        except ValueError:  # it fails on warnings, such as one of stray bytes, but PIL does not
+            *_, whole = open_pil(encoded, chans)
             image = whole(1, exact)
             reduced = Image.fromarray(image.squeeze(2) if chans == 1 else image).reduce(k)
             return np.array(reduced).reshape(*reduced.size[::-1], chans)
@@ -166,10 +201,11 @@ def _open_jpeg(encoded: bytes, in_chans: int | None) -> _Opened | None:
     return height, width, 8, decode
 
 
-def _open_pil(encoded: bytes, in_chans: int | None) -> _Opened:
+def open_pil(encoded: bytes, in_chans: int | None) -> Opened:
+    """Open an image with PIL."""
     try:
         image = Image.open(io.BytesIO(encoded), formats=FORMATS)
-    except UnidentifiedImageError as error:  # its text has an address in it, which varies
+    except UnidentifiedImageError as error:  # its text contains an address that varies
         raise ValueError("no known format") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise OversizedImage(str(error)) from error
@@ -192,7 +228,8 @@ def _open_pil(encoded: bytes, in_chans: int | None) -> _Opened:
     return height, width, 1, decode
 
 
-def _open_tiff(encoded: bytes, in_chans: int | None) -> _Opened:
+def open_tiff(encoded: bytes, in_chans: int | None) -> Opened:
+    """Open a TIFF of any number of bands and any depth."""
     try:
         import tifffile
     except ModuleNotFoundError as error:
@@ -201,7 +238,7 @@ def _open_tiff(encoded: bytes, in_chans: int | None) -> _Opened:
         ) from error
 
     series = tifffile.TiffFile(io.BytesIO(encoded)).series[0]
-    axes = series.axes  # of length-1 axes tifffile has none
+    axes = series.axes  # without axes of length 1
     bands = axes.replace("Y", "").replace("X", "")
     if "Y" not in axes or "X" not in axes or len(bands) > 1:
         raise ValueError(f"TIFF axes {axes} of shape {series.shape}: rows, columns, bands wanted")
@@ -210,7 +247,7 @@ def _open_tiff(encoded: bytes, in_chans: int | None) -> _Opened:
         raise OversizedImage(f"{series.shape} ({axes}) exceeds the limit of {MAX_VALUES} values")
     photometric = series.keyframe.photometric
     if photometric in (tifffile.PHOTOMETRIC.PALETTE, tifffile.PHOTOMETRIC.SEPARATED):
-        return _open_pil(encoded, in_chans)  # tifffile gives indices or inks, not colours
+        return open_pil(encoded, in_chans)  # tifffile gives indices or inks, not colours
 
     def decode(*_: int) -> np.ndarray:
         image = series.asarray()
@@ -223,8 +260,9 @@ def _open_tiff(encoded: bytes, in_chans: int | None) -> _Opened:
     return height, width, 1, decode
 
 
-def _open_npy(encoded: bytes) -> _Opened:
-    # from the header, since np.load allocates what it says before it sees that the bytes are fewer
+def open_npy(encoded: bytes) -> Opened:
+    """Open a numpy array."""
+    # np.load would allocate what the header says before it finds that there are fewer bytes
     stream = io.BytesIO(encoded)
     if np.lib.format.read_magic(stream) == (1, 0):
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
@@ -240,29 +278,42 @@ def _open_npy(encoded: bytes) -> _Opened:
     return height, width, 1, lambda *_: array.reshape(height, width, -1).astype(native)
 
 
-def _refuse_deep_colour(encoded: bytes, pixels: Pixels) -> None:
-    """PNGs of 16-bit colours come out of PIL in 8 bits: loud, since float32 is to lose nothing."""
+def refuse_deep_colour(encoded: bytes, pixels: Pixels) -> None:
+    """Refuse PNGs in 16-bit colour, which PIL gives in 8 bits, where "float32" must lose nothing.
+
+    Raises:
+        ValueError: It is such a PNG.
+    """
     png = encoded.startswith(b"\x89PNG")
-    depth, kind = encoded[24:25], encoded[25:26]  # of its header; kind 0 is grey
-    if pixels == "float32" and png and depth == b"\x10" and kind != b"\x00":
+    depth = encoded[24:25]
+    kind = encoded[25:26]
+    if pixels == "float32" and png and depth == b"\x10" and kind != b"\x00":  # kind 0 is grey
         raise ValueError("16-bit colours of a PNG would lose 8 bits: store a TIFF or .npy")
 
 
-def _channels(image: np.ndarray, in_chans: int | None) -> np.ndarray:
-    """[h, w, c] with `in_chans` channels."""
-    found = image.shape[2]
-    if in_chans in (None, found):
+def to_channels(image: np.ndarray, in_chans: int | None) -> np.ndarray:
+    """Convert an image, [h, w, c], to `in_chans` channels; None for those that it has.
+
+    Raises:
+        ValueError: There is no such conversion.
+    """
+    chans = image.shape[2]
+    if in_chans in (None, chans):
         return image
-    if image.dtype == np.uint8 and found in MODES and in_chans in MODES:
-        picture = Image.fromarray(image.squeeze(2) if found == 1 else image)
+    if image.dtype == np.uint8 and chans in MODES and in_chans in MODES:
+        picture = Image.fromarray(image.squeeze(2) if chans == 1 else image)
         return np.array(picture.convert(MODES[in_chans])).reshape(*image.shape[:2], in_chans)
-    if found == 1 and in_chans == 3:
+    if chans == 1 and in_chans == 3:
         return image.repeat(3, axis=2)
-    raise ValueError(f"the image has {found} channels of {image.dtype}, not in_chans={in_chans}")
+    raise ValueError(f"the image has {chans} channels of {image.dtype}, not in_chans={in_chans}")
 
 
-def _depth(image: np.ndarray, pixels: Pixels) -> np.ndarray:
-    """In the type that `pixels` names."""
+def to_type(image: np.ndarray, pixels: Pixels) -> np.ndarray:
+    """Convert an image to the type that `pixels` names; see `open_image`.
+
+    Raises:
+        ValueError: The range of the pixels is not known, they do not fit, or some are not finite.
+    """
     if image.dtype == np.bool_:
         image = image.astype(np.uint8) * np.uint8(255)
     if image.dtype in (np.uint8, np.uint16):

@@ -1,4 +1,4 @@
-"""`python -m data.elpv OUT`: the command; the data set's code is in data/sets/elpv.py."""
+"""`python -m data.elpv OUT`: the data set's code is in data/sets/elpv.py."""
 
 from data.sets.elpv import main
 from fcmae.run.config import run_program

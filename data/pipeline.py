@@ -1,4 +1,4 @@
-"""The loader: images of shards, by the numbers that the order gives, as batches of tensors."""
+"""The loader: it reads samples of shards in a given order, and makes batches of tensors of them."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data.bad_samples import BadSample
-from data.decode import IMAGE_SUFFIXES, Picture, Pixels, image_suffix, open_image
+from data.decode import Picture, Pixels, encoded_image, open_image
 from data.order import GlobalBatches
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
@@ -51,31 +51,32 @@ class DataConfig:
 
 
 class ShardImages(Dataset[dict[str, Any]]):
-    """Images of shards, by (epoch, sample).
+    """The images of shards: `images[epoch, sample]` is an image with its label.
 
     An item is `{"image": UInt8|Float32[c, h, w], "key": str, "epoch": int, "sample": int,
     "label": target, "group": str | None, "whole": bool, "bad": tuple[BadSample, ...]}`. A sample is
-    bad if it has no image, one that cannot be decoded, or a label that is none of its target's
-    kind; one without a label is not.
+    bad if it has no image, its image cannot be decoded, or its label is not of the target's kind. A
+    sample without a label is not bad.
 
-    A bad sample gives zeros and a missing label, and is not `whole`. With `replace` the next one of
-    its shard that is whole takes its place, cropped and masked as the bad one would have been, so
-    that batches stay full and depend on nothing else. `bad` has each sample that was passed over.
+    A bad sample gives zeros and a missing label, and is not `whole`. With `replace`, the next whole
+    sample of its shard takes its place, cropped and masked as the bad one would have been. So
+    batches stay full and depend on nothing else. `bad` lists every sample that was skipped.
 
     Args:
-        samples: that hold the images.
-        size: height and width in pixels.
-        in_chans: channels of the images.
+        samples: The samples that hold the images.
+        size: Height and width in pixels.
+        in_chans: The number of channels.
         pixels: "uint8" or "float32".
-        seed: with epoch and sample it determines the crop and flip.
-        crop: a random crop, a function of its generator; None for the centre.
-        joint_crop: crops image and label together, where labels have pixels, in place of `crop`.
-        target: what samples are labelled with.
-        group: field of the json member that is the item's `group`; None in a sample without it.
-        replace: bad samples, which serves pretraining.
+        seed: The seed, which determines crop and flip together with epoch and sample.
+        crop: A random crop; None for the centre crop.
+        joint_crop: Crops image and label together where labels have pixels; used instead of `crop`.
+        target: The kind of labels.
+        group: The field of the json member that becomes the item's `group`; None without it.
+        replace: Whether bad samples are replaced, as pretraining needs it.
 
     Raises:
-        ValueError: no sample of a shard can be read; the bytes of one are no tar.
+        ValueError: With `replace`, no sample of a shard can be read; or the bytes of a sample are
+            no tar.
     """
 
     def __init__(
@@ -115,13 +116,14 @@ class ShardImages(Dataset[dict[str, Any]]):
         return next_whole(candidates, f"{shard.samples} samples of {shard.url}")
 
     def name(self, sample: int) -> str:
-        """`URL: sample 'KEY'`."""
+        """Describe a sample as `URL: sample 'KEY'`."""
         return self.samples.name(sample)
 
     def read(self, sample: int, epoch: int, place: int) -> dict[str, Any]:
-        """A sample as the item (epoch, place): whole, or zeros that say why."""
+        """Read a sample as the item (epoch, place). If it is bad, the image is zeros."""
         members = self.samples.members(sample)
-        key, group = str(members["__key__"]), None
+        key = str(members["__key__"])
+        group = None
         bad: tuple[BadSample, ...] = ()
         try:
             image, label = self.decode(members, random.Random(f"{self.seed} {epoch} {place}"))
@@ -130,7 +132,7 @@ class ShardImages(Dataset[dict[str, Any]]):
             image = torch.zeros(self.in_chans, *self.size, dtype=getattr(torch, self.pixels))
             label = self.target.missing
         if self.group and not bad:
-            with suppress(ValueError):  # a json member that is none
+            with suppress(ValueError):  # the member is no JSON
                 group = group_of(members, self.group)
         return {
             "image": image,
@@ -144,17 +146,12 @@ class ShardImages(Dataset[dict[str, Any]]):
         }
 
     def decode(self, members: Members, rng: random.Random) -> tuple[torch.Tensor, Any]:
-        """The image and the label among the members of a sample.
+        """Decode the image, [c, h, w], and the label of a sample.
 
         Raises:
-            ValueError: the sample is bad.
+            ValueError: The sample is bad.
         """
-        suffix = image_suffix(members)
-        if suffix is None:
-            raise ValueError(f"no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
-        encoded = members[suffix]
-        assert isinstance(encoded, bytes)
-        picture = open_image(encoded, suffix, self.in_chans, self.pixels)
+        picture = open_image(*encoded_image(members), self.in_chans, self.pixels)
         if self.joint_crop is not None:
             return self.joint_crop(picture, self.target(members), self.size, rng)
         if self.crop is not None:
@@ -163,16 +160,16 @@ class ShardImages(Dataset[dict[str, Any]]):
 
 
 def next_whole(items: Iterable[dict[str, Any]], these: str) -> dict[str, Any]:
-    """The first item that is whole, with the bad samples that it takes the place of.
+    """The first whole item, which gets the bad samples of the items before it.
 
     Args:
-        items: the one that is wanted, then those that may take its place.
-        these: says which and how many they are.
+        items: The item that is wanted, followed by those that may take its place.
+        these: What the items are and how many, for the error.
 
     Raises:
-        ValueError: none is whole.
+        ValueError: No item is whole.
     """
-    bad = list[BadSample]()
+    bad: list[BadSample] = []
     for item in items:
         bad += item["bad"]
         if item["whole"]:
@@ -182,14 +179,14 @@ def next_whole(items: Iterable[dict[str, Any]], these: str) -> dict[str, Any]:
 
 @runtime_checkable
 class Samples(Protocol):
-    """Items by (epoch, number), as those of ShardImages: all of some shards, or some of them."""
+    """Items by (epoch, number), like those of ShardImages: all samples of shards, or some."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]: ...
 
     def name(self, sample: int) -> str:
-        """`URL: sample 'KEY'` of a number."""
+        """Describe a sample as `URL: sample 'KEY'`."""
         ...
 
 
@@ -202,7 +199,16 @@ def train_loader(
     in_chans: int,
     pin_memory: bool,
 ) -> DataLoader[dict[str, Any]]:
-    """Randomly cropped micro-batches of pretraining."""
+    """The loader of pretraining, which gives micro-batches of random crops.
+
+    Args:
+        shards: The shards that hold the samples.
+        config: How images are cropped, decoded and read.
+        batches: The micro-batches of this process.
+        size: Height and width in pixels.
+        in_chans: The number of channels.
+        pin_memory: Whether batches are put into pinned memory, for copies to a GPU.
+    """
     images = ShardImages(
         ShardSamples(shards, config.source),
         size=size,
@@ -223,9 +229,9 @@ def batch_loader(
     workers: int,
     pin_memory: bool = False,
 ) -> DataLoader[dict[str, Any]]:
-    """These batches of (epoch, number), by processes that outlive the signals of a job.
+    """A loader of the given batches of (epoch, number). Its workers ignore the signals of a job.
 
-    Never `prepare` it: the share of this process is chosen already.
+    Do not pass it to `Accelerator.prepare`: `batches` are the share of this process already.
     """
     return DataLoader(
         cast("Dataset[dict[str, Any]]", images),
@@ -240,7 +246,7 @@ def batch_loader(
 def eval_loader(
     images: Samples, *, batch_size: int, workers: int, rank: int = 0, world: int = 1
 ) -> DataLoader[dict[str, Any]]:
-    """Every world-th sample from `rank` on, once, in order; the last batch may be smaller."""
+    """A loader of every world-th sample from `rank` on, in order; the last batch may be smaller."""
     mine = [(0, sample) for sample in range(rank, len(images), world)]
     return DataLoader(
         cast("Dataset[dict[str, Any]]", images),
@@ -252,7 +258,7 @@ def eval_loader(
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: tensors are stacked, `key` and `group` become lists, `bad` one list of them all."""
+    """Make a batch of items: tensors are stacked, `key` and `group` are lists, `bad` is one."""
     lists = {
         "group": [item["group"] for item in items],
         "bad": [sample for item in items for sample in item["bad"]],

@@ -1,7 +1,7 @@
-"""Masks: the class of every pixel, in the member `seg.png`, cropped and flipped as its image is.
+"""Masks: the class of every pixel, in the member `seg.png`, cropped and flipped with the image.
 
-A mask is a PNG in 8-bit grey, as large as the image: a pixel's value is the number of its class, or
-255, which belongs to no class and counts nowhere.
+A mask is a PNG in 8-bit grey, as large as its image. The value of a pixel is the number of its
+class, or 255 for a pixel that belongs to no class and is ignored.
 """
 
 import random
@@ -18,12 +18,17 @@ from data.transforms import Crop, Image, centre_box, resize
 
 MASK = "seg.png"
 IGNORED = 255
-GREY_8 = b"\x08\x00"  # bit depth and colour type, bytes 24 and 25 of a PNG
+GREY_8 = b"\x08\x00"  # bit depth and colour type, which are bytes 24 and 25 of a PNG
 
 
 @dataclass(frozen=True)
 class MaskTarget:
-    """The whole mask, of `classes` classes; where there is none, `size` pixels that are ignored."""
+    """The mask of a sample.
+
+    Attributes:
+        classes: The number of classes.
+        size: Height and width in pixels of the mask that stands for a missing one, all ignored.
+    """
 
     classes: int
     size: tuple[int, int]
@@ -36,7 +41,7 @@ class MaskTarget:
         encoded = members.get(MASK)
         if not isinstance(encoded, bytes):
             raise ValueError(f"no mask: expected a member {MASK}")
-        if encoded[24:26] != GREY_8:  # what PIL makes of palettes and fewer bits is a brightness
+        if encoded[24:26] != GREY_8:  # PIL would turn palettes and fewer bits into brightness
             raise ValueError(f"{MASK} is no PNG in 8-bit grey: store class numbers, not colours")
         (mask,) = decode(encoded, "png", 1)
         beyond = mask[(mask >= self.classes) & (mask != IGNORED)]
@@ -50,10 +55,10 @@ class MaskTarget:
 
 @dataclass(frozen=True)
 class MaskedCrop:
-    """Crops, resizes and flips an image and its mask alike.
+    """Crop, resize and flip an image and its mask in the same way.
 
-    Args:
-        boxes: draws what is cropped and flipped; None for the centre.
+    Attributes:
+        boxes: Draws the box and the flip; None for the centre box without a flip.
     """
 
     boxes: Crop | None = None
@@ -65,19 +70,21 @@ class MaskedCrop:
         size: tuple[int, int],
         rng: random.Random,
     ) -> tuple[Image, UInt8[Tensor, "h w"]]:
-        """The image and its mask, both of `size`.
+        """Give the image and its mask, both of `size`, which is height and width in pixels.
 
         Raises:
-            ValueError: the mask has another size than the image; the image cannot be decoded.
+            ValueError: The mask is not as large as the image, or the image cannot be decoded.
         """
-        h, w = picture.height, picture.width
+        h = picture.height
+        w = picture.width
         if mask.shape != (h, w):
             raise ValueError(
                 f"{MASK} has {mask.shape[0]} x {mask.shape[1]} pixels, its image {h} x {w}:"
                 " they must be of one size"
             )
         if self.boxes is None:
-            box, mirrored = centre_box(h, w, size), False
+            box = centre_box(h, w, size)
+            mirrored = False
         else:
             box, mirrored = self.boxes.draw(h, w, rng)
         image = resize(picture.read(box, size), size)
@@ -86,9 +93,9 @@ class MaskedCrop:
 
 
 def cut(mask: UInt8[Tensor, "h0 w0"], box: Box, size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
-    """The box out of a mask, resized by taking the nearest pixel, so that classes never mix.
+    """Crop a mask to a box and resize it by the nearest pixel, so that classes never mix.
 
-    nearest-exact goes by the centres of pixels, as the resizing of images does.
+    The mode nearest-exact goes by the centres of pixels, as the resizing of images does.
     """
     top, left, height, width = box
     part = mask[top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""`python -m data.scenes OUT`: the command; the data set's code is in data/sets/scenes.py."""
+"""`python -m data.scenes OUT`: the data set's code is in data/sets/scenes.py."""
 
 from data.sets.scenes import main
 from fcmae.run.config import run_program

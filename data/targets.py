@@ -1,6 +1,6 @@
-"""What a sample is labelled with: a class, several classes, a value, or nothing.
+"""The label of a sample: a class, several classes, a value, or nothing.
 
-A class is the `.cls` member, an integer; several classes or a value are a field of the `.json` one.
+A class is the member `.cls`, an integer. Several classes, or a value, are a field of `.json`.
 """
 
 import json
@@ -17,23 +17,25 @@ Members = Mapping[str, str | bytes]
 
 @runtime_checkable
 class Target(Protocol):
-    """A sample's label out of its members, and what stands for one that is not there.
-
-    Raises:
-        ValueError: the label is there but not of this kind.
-    """
+    """A kind of label: reads the label of a sample, and knows what stands for a missing one."""
 
     @property
     def missing(self) -> Any:
-        """-1, or NaN: the label of a sample that has none or is broken."""
+        """The label of a sample that has none or is broken: -1 or NaN."""
         ...
 
-    def __call__(self, members: Members) -> Any: ...
+    def __call__(self, members: Members) -> Any:
+        """Read the label from the members of a sample, or give `missing` if there is none.
+
+        Raises:
+            ValueError: The sample has a label, but not of this kind.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Unlabelled:
-    """Labels are not looked at."""
+    """No label: whatever labels samples have are ignored."""
 
     missing = -1
 
@@ -43,7 +45,7 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class ClassTarget:
-    """The class in `.cls`."""
+    """The class of a sample, an integer in its member `.cls`."""
 
     missing = -1
 
@@ -53,7 +55,7 @@ class ClassTarget:
 
 @dataclass(frozen=True)
 class LabelsTarget:
-    """Those classes, of `classes`, that json field `field` lists; as zeros and ones."""
+    """The classes that the json field `field` lists, as a vector of zeros and ones."""
 
     field: str
     classes: int
@@ -80,7 +82,7 @@ class LabelsTarget:
 
 @dataclass(frozen=True)
 class ValueTarget:
-    """The number in json field `field`."""
+    """The number in the json field `field`."""
 
     field: str
 
@@ -98,20 +100,28 @@ class ValueTarget:
 
 
 def read_field(members: Members, name: str) -> Any:
-    """A field of the json member; None where there is none."""
+    """Read a field of the json member; None if there is no such field.
+
+    Raises:
+        ValueError: The member is no JSON.
+    """
     return read_record(members).get(name)
 
 
 def group_of(members: Members, name: str) -> str | None:
-    """A field of the json member as text, which related samples share; None where there is none."""
+    """Read the group that related samples share: a field of the json member, as text, or None.
+
+    Raises:
+        ValueError: The member is no JSON.
+    """
     record = read_record(members)
     return str(record[name]) if name in record else None
 
 
 def read_record(members: Members) -> dict[str, Any]:
-    """The json member, empty where there is none.
+    """Read the json member, which is empty if there is none.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: The member is no JSON.
     """
     return json.loads(members.get("json", "{}"))

@@ -1,6 +1,6 @@
-"""From an opened image to a tensor: the random crop of pretraining, the centre crop of evaluation.
+"""Transforms from an opened image to a tensor: random crop, centre crop and normalisation.
 
-Randomness comes in as a generator: a sample's crop and flip are functions of (seed, epoch, sample).
+The random generator is an argument: crop and flip of a sample depend on (seed, epoch, sample).
 """
 
 import math
@@ -23,42 +23,51 @@ Image = UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]
 
 @dataclass(frozen=True)
 class Crop:
-    """RandomResizedCrop: a box of `scale` of the area, of log-uniform aspect ratio 3/4 to 4/3."""
+    """The random crop of pretraining, with an aspect ratio from 3/4 to 4/3 (log-uniform).
+
+    This is the RandomResizedCrop of torchvision, with a random flip.
+
+    Attributes:
+        scale: The share of the image's area that a crop keeps, as (from, to).
+        flip: Whether half of the crops are mirrored left to right.
+    """
 
     scale: tuple[float, float]
     flip: bool
 
     def __call__(self, picture: Picture, size: tuple[int, int], rng: random.Random) -> Image:
-        """Decode the box, resize it (bicubic, antialiased), flip it with probability 1/2."""
+        """Decode a random box of an image, and resize it to `size`, height and width in pixels."""
         box, mirrored = self.draw(picture.height, picture.width, rng)
         image = resize(picture.read(box, size), size)
         return image.flip(-1) if mirrored else image
 
     def draw(self, h: int, w: int, rng: random.Random) -> tuple[Box, bool]:
-        """The box, and whether it is to be flipped."""
+        """Draw a box of an image of h x w pixels, and whether it is mirrored."""
         return self.box(h, w, rng), rng.random() < self.flip / 2
 
     def box(self, h: int, w: int, rng: random.Random) -> Box:
-        """Top, left, height, width in pixels; after ten misses the largest centred box."""
+        """Draw a box: after ten boxes that do not fit, the largest centred one is taken."""
         for _ in range(10):
             area = h * w * rng.uniform(*self.scale)
             aspect = math.exp(rng.uniform(*LOG_ASPECT))
-            height, width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            height = round(math.sqrt(area / aspect))
+            width = round(math.sqrt(area * aspect))
             if 0 < height <= h and 0 < width <= w:
-                # not randrange: what it draws may differ between versions of Python, random() not
+                # not randrange, whose numbers may differ between versions of Python
                 top, left = (int(rng.random() * (room + 1)) for room in (h - height, w - width))
                 return top, left, height, width
-        height, width = min(h, round(w * 4 / 3)), min(w, round(h * 4 / 3))
+        height = min(h, round(w * 4 / 3))
+        width = min(w, round(h * 4 / 3))
         return (h - height) // 2, (w - width) // 2, height, width
 
 
 def centre_crop(picture: Picture, size: tuple[int, int]) -> Image:
-    """Decode the largest centred box of the aspect ratio of `size`, and resize it to that."""
+    """Decode the largest centred box with the aspect ratio of `size`, and resize it to `size`."""
     return resize(picture.read(centre_box(picture.height, picture.width, size), size), size)
 
 
 def centre_box(h: int, w: int, size: tuple[int, int]) -> Box:
-    """Top, left, height, width in pixels of the largest centred box of the aspect of `size`."""
+    """The largest centred box of an image of h x w pixels that has the aspect ratio of `size`."""
     scale = min(h / size[0], w / size[1])
     height, width = (max(1, round(side * scale)) for side in size)
     return (h - height) // 2, (w - width) // 2, height, width
@@ -67,22 +76,22 @@ def centre_box(h: int, w: int, size: tuple[int, int]) -> Box:
 def resize(
     image: UInt8[Tensor, "c h0 w0"] | Float32[Tensor, "c h0 w0"], size: tuple[int, int]
 ) -> Image:
-    """Bicubic, antialiased. In 8 bits torch works on the bytes themselves, several at a time."""
+    """Resize an image to (height, width) in pixels, bicubic and antialiased."""
     return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0]
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std per channel, on whatever device the module is moved to.
+    """Normalise images to (x - mean) / std for each channel, on the device of this module.
 
-    Of 8-bit images, x is a 255th.
+    The values of 8-bit images are divided by 255 first.
 
     Args:
-        mean: of each channel on the scale 0 to 1, or one value for all.
-        std: likewise.
-        in_chans: channels of the images.
+        mean: The mean of each channel on the scale 0 to 1, or one value for all channels.
+        std: The standard deviation of each channel on the scale 0 to 1, or one value for all.
+        in_chans: The number of channels.
 
     Raises:
-        ValueError: neither one value nor one per channel.
+        ValueError: There is neither one value, nor one for each channel.
     """
 
     mean: Tensor
@@ -109,5 +118,5 @@ class Normalise(nn.Module):
         return (images - self.mean).mul_(self.scale)
 
     def inverse(self, x: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
-        """Back to the scale 0 to 1, clamped to it."""
+        """Turn normalised images back to the scale 0 to 1, and clamp them to it."""
         return (x * self.std + self.mean).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Signals and the processes that decode images: a worker outlives those that a job is sent."""
+"""Signals to worker processes, which go on decoding images when their job is told to stop."""
 
 import os
 import signal
@@ -6,9 +6,12 @@ import threading
 
 
 def outlive_signals(worker: int) -> None:
-    """Have a worker work on when a scheduler, or Ctrl-C, signals every process of a job.
+    """Let this worker ignore signals that a scheduler or Ctrl-C sends to every process of a job.
 
-    The training process needs its images to finish the step. Only its own SIGTERM ends the worker.
+    The training process still needs images to finish its step. Only its own SIGTERM ends a worker.
+
+    Args:
+        worker: The number of the worker, which is not used.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -1,1 +1,1 @@
-"""From what people have, folders and tables of images, to shards."""
+"""Making shards out of what people have, which is folders and tables of images."""

@@ -1,8 +1,8 @@
-"""Shards are built from a plan: each is a function of its part of it, made by any process.
+"""Building shards from a plan, in any number of processes.
 
-While they are built, a folder beside them holds the plan and a note on each finished shard. The
-same command goes on where a killed one stopped; the bytes are the same for any number of workers
-and interruptions.
+Each shard depends on its own part of the plan only. While shards are built, a folder beside them
+holds the plan and a note on each finished shard, so the same command goes on where a killed one
+stopped. The bytes are the same for any number of workers and interruptions.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from fcmae.run.files import move_into_place, write_json
 
 @dataclass(frozen=True)
 class ShardJob:
-    """All that one shard is made of."""
+    """Everything that one shard is made of."""
 
     path: Path
     entries: tuple[Entry, ...]
@@ -33,7 +33,13 @@ class ShardJob:
 
 @dataclass(frozen=True)
 class Built:
-    """A finished shard, how many images it was to hold, and those left out: (path, why)."""
+    """A finished shard.
+
+    Attributes:
+        shard: The shard.
+        images: The number of images that were planned for it.
+        broken: The images that were left out, as (path, reason).
+    """
 
     shard: Shard
     images: int
@@ -43,9 +49,10 @@ class Built:
 def plan_shards(
     entries: Sequence[Entry], directory: Path, prefix: str, shard_size: int, encoding: Encoding
 ) -> list[ShardJob]:
-    """Cut the entries into `directory/PREFIX-000000.tar`, ... of `shard_size`.
+    """Plan shards `directory/PREFIX-000000.tar`, ... that hold `shard_size` entries each.
 
-    Raises ValueError for a size below 1, and a quality or a side that cannot be.
+    Raises:
+        ValueError: The size, the quality or the longest side is out of range.
     """
     if shard_size < 1:
         raise ValueError(f"--shard-size {shard_size} must be at least 1 image")
@@ -71,19 +78,25 @@ def build_shards(
     workers: int,
     engine: Engine = "pool",
 ) -> Generator[Built, None, None]:
-    """Build the shards that are not there yet, and yield each as it is known.
+    """Build the shards that are still missing. Yields all shards, first those that exist.
 
-    `staging` is the folder of the plan and the notes, on the file system of the shards. `options`
-    are what the jobs were planned by, for the error that tells another plan from the one there.
+    Args:
+        jobs: What to build.
+        options: The options that the jobs were planned with, which an error can name.
+        staging: The folder for the plan and the notes, on the same file system as the shards.
+        workers: See `over`.
+        engine: See `over`.
 
-    Raises what `over` raises, and:
-        FileExistsError: a shard is there that this plan did not make.
-        ValueError: the plan there is another one; no image of a shard can be read.
+    Raises:
+        FileExistsError: There are shards that this plan did not make.
+        ValueError: `staging` holds a different plan, or no image of a shard can be read.
+        Exception: See `over`.
     """
-    plan, wanted = staging / "plan.json", _fingerprint(jobs, options)
+    plan = staging / "plan.json"
+    wanted = fingerprint(jobs, options)
     if plan.exists():
-        found = json.loads(plan.read_text(encoding="utf-8"))
-        differing = [f"{k}: {found[k]} -> {v}" for k, v in wanted.items() if found[k] != v]
+        begun = json.loads(plan.read_text(encoding="utf-8"))
+        differing = [f"{k}: {begun[k]} -> {v}" for k, v in wanted.items() if begun[k] != v]
         if differing:
             raise ValueError(
                 f"{staging} is the plan of unfinished, different shards ({'; '.join(differing)});"
@@ -96,17 +109,22 @@ def build_shards(
         write_json(plan, wanted, compact=True)
     missing = []
     for job in jobs:
-        note = _note(job.path, staging)
+        note = note_path(job.path, staging)
         if job.path.exists() and note.exists():
-            yield _read_note(job.path, note)
+            yield read_note(job.path, note)
         else:
             missing.append((job, staging))
     yield from over(build_shard, missing, workers, engine)
 
 
 def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
-    """Read, check and write the images of one shard."""
-    from data.making.encoding import encode  # here: it brings torch, which a plan does without
+    """Build one shard and its note: read, check and write its images.
+
+    Raises:
+        OSError: The shard cannot be written.
+        ValueError: None of its images can be read, or webdataset could not read their keys.
+    """
+    from data.making.encoding import encode  # here: it imports torch, which planning does not need
 
     job, staging = job_and_staging
     broken: list[tuple[str, str]] = []
@@ -127,7 +145,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 sample["json"] = entry.metadata
             yield sample
 
-    # a folder of its own: the worker of a killed parent may be at the same shard for a second yet
+    # a folder of its own: the worker of a killed parent may write the same shard for a second more
     with tempfile.TemporaryDirectory(dir=staging) as attempt:
         partial = Path(attempt) / job.path.name
         shard = write_shard(checked(samples()), partial, job.encoding.compress)
@@ -140,23 +158,25 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
         shard = replace(shard, url=str(job.path), moments=Moments.merge(moments))
         built = Built(shard, len(job.entries), broken)
         note = {"shard": to_entry(shard), "images": built.images, "broken": broken}
-        write_json(_note(job.path, staging), note, compact=True)
+        write_json(note_path(job.path, staging), note, compact=True)
         move_into_place(partial, job.path)
     return built
 
 
-def _note(shard: Path, staging: Path) -> Path:
+def note_path(shard: Path, staging: Path) -> Path:
+    """Where the note on a finished shard lies."""
     return staging / f"{shard.name}.json"
 
 
-def _read_note(shard: Path, note: Path) -> Built:
+def read_note(shard: Path, note: Path) -> Built:
+    """Read the note on a finished shard."""
     content = json.loads(note.read_text(encoding="utf-8"))
     broken = [(path, why) for path, why in content["broken"]]
     return Built(from_entry(str(shard), content["shard"]), content["images"], broken)
 
 
-def _fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells one plan from another, readable as far as it can be."""
+def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a plan: the options in plain text, and a hash of the listed images."""
     digest = hashlib.sha256()
     for job in jobs:
         for entry in job.entries:

@@ -1,4 +1,4 @@
-"""The bytes of an image as a shard stores them: copied, or shrunk and encoded again."""
+"""Encoding images for shards: their bytes are copied, or shrunk and encoded again."""
 
 import math
 from pathlib import Path
@@ -15,15 +15,21 @@ from data.transforms import resize
 
 
 def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
-    """The bytes to store of an image, their suffix and the moments of its pixels.
+    """Read an image and encode it as a shard stores it.
 
-    Raises OSError and ValueError if it cannot be read.
+    Returns:
+        The bytes to store, their suffix, and the moments of the stored pixels.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The image cannot be decoded.
     """
-    content, suffix = path.read_bytes(), path.suffix.lower()[1:]
+    content = path.read_bytes()
+    suffix = path.suffix.lower()[1:]
     pixels: Pixels = "float32"
     image = decode(content, suffix, encoding.in_chans, pixels)
     if encoding.max_side is not None and max(image.shape[1:]) > encoding.max_side:
-        stored = _eight_bits(content, suffix)
+        stored = eight_bits(content, suffix)
         if stored is not None:
             stored = shrink(stored, encoding.max_side)
             rows = np.ascontiguousarray(stored.permute(1, 2, 0).numpy())
@@ -35,14 +41,14 @@ def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
 
 
 def shrink(image: Tensor, max_side: int) -> Tensor:
-    """Resize UInt8[c, h, w] so that its longer side has `max_side` pixels."""
+    """Resize an image, UInt8[c, h, w], so that its longer side has `max_side` pixels."""
     scale = max_side / max(image.shape[1:])
     height, width = (max(1, math.floor(side * scale + 0.5)) for side in image.shape[1:])
     return resize(image, (height, width))
 
 
-def _eight_bits(content: bytes, suffix: str) -> Tensor | None:
-    """The pixels of an 8-bit grey or RGB image, None for any other."""
+def eight_bits(content: bytes, suffix: str) -> Tensor | None:
+    """The pixels, UInt8[c, h, w], of an 8-bit grey or RGB image; None for any other image."""
     if suffix in ("npy", "tif", "tiff"):
         return None
     image = decode(content, suffix)

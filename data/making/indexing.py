@@ -1,4 +1,4 @@
-"""Shards that were made elsewhere get an index, and the statistics of their pixels."""
+"""Indexing shards that others made, and the statistics of their pixels."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.bad_samples import BadSample
-from data.decode import decode, image_suffix
+from data.decode import decode, encoded_image
 from data.shards.index import Shard, index_shard
 from data.shards.moments import Moments
 from data.shards.reading import LOCAL, check_shard, read_sample
@@ -17,17 +17,17 @@ from data.shards.reading import LOCAL, check_shard, read_sample
 def index_shards(
     paths: Sequence[Path], listed: Mapping[Path, Shard], statistics: bool, in_chans: int | None
 ) -> list[Shard]:
-    """Scan the shards, whose images keep the statistics that an index has of them.
+    """Scan shards for an index. An unchanged shard keeps the statistics that its index has.
 
     Args:
-        paths: uncompressed tars, or .tar.gz that are listed.
-        listed: the shards that an index knows, by path.
-        statistics: whether every image is decoded and the statistics are taken anew.
-        in_chans: channels to take them in; None for those of the first image.
+        paths: Uncompressed tars, or .tar.gz that are in `listed`.
+        listed: The shards that an index lists already, by path.
+        statistics: Whether every image is decoded to compute the statistics again.
+        in_chans: The number of channels of the statistics; None for that of the first image.
 
     Raises:
-        OSError: a shard cannot be read.
-        ValueError: a shard is damaged; none of its images can be decoded.
+        OSError: A shard cannot be read.
+        ValueError: A shard is damaged, or none of its images can be decoded.
     """
     shards = []
     for path in tqdm(paths, desc="indexing", unit="shard", disable=None):
@@ -47,25 +47,20 @@ def index_shards(
 
 
 def moments_of(shard: Shard, in_chans: int | None) -> Moments:
-    """Decode the images of a shard, and name those that cannot be on standard error.
+    """The moments of all images of a shard. Broken ones are left out, and named on standard error.
 
     Args:
-        shard: on this machine.
-        in_chans: channels to decode them in; None for those of the first image.
+        shard: A shard on this machine.
+        in_chans: The number of channels to decode; None for that of the first image.
 
     Raises:
-        ValueError: none of the images can be decoded.
+        ValueError: None of the images can be decoded.
     """
     parts: list[Moments] = []
     for i in range(shard.samples):
         members = read_sample(shard, i)
-        suffix = image_suffix(members)
         try:
-            if suffix is None:
-                raise ValueError("no image")
-            content = members[suffix]
-            assert isinstance(content, bytes)
-            image = decode(content, suffix, in_chans, "float32")
+            image = decode(*encoded_image(members), in_chans, "float32")
         except ValueError as error:
             bad = BadSample(shard.url, str(members["__key__"]), str(error))
             tqdm.write(f"left out of the statistics: {bad}", file=sys.stderr)

@@ -1,7 +1,6 @@
-"""Which images there are: a flat folder, one with a sub-folder for each class, or a table."""
+"""Listing the images of a flat folder, of a folder with one sub-folder a class, or of a table."""
 
 import csv
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -10,13 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.config import IMAGE_SUFFIXES
-
-TABLES = (".csv", ".jsonl", ".parquet")
+from fcmae.run.files import text_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An image to shard: its file, key, class (a name, or a number that is the label) and more."""
+    """An image that goes into a shard.
+
+    Attributes:
+        path: The file.
+        key: The key of the sample.
+        label: The name of the class, or its number; None without a label.
+        metadata: The other columns of a table.
+    """
 
     path: Path
     key: str
@@ -25,24 +30,28 @@ class Entry:
 
 
 def find_entries(source: Path, path_column: str, label_column: str | None) -> list[Entry]:
-    """List the images of a folder, or those that a table names, sorted by key.
+    """List the images of a folder or of a table, sorted by key.
 
-    Hidden files and folders are left out. In a table (CSV with a header, JSON lines, Parquet),
-    relative paths start at the table's folder and other columns become metadata. `label_column`
-    None stands for the column "label", if there is one.
+    Args:
+        source: A folder, whose hidden files and folders are left out, or a table: CSV with a
+            header, JSON lines, or Parquet. Relative paths in a table start at its folder.
+        path_column: The column of a table with the paths.
+        label_column: The column with the labels; None for "label", if there is such a column. All
+            other columns become metadata.
 
     Raises:
-        ValueError: no folder or table, no images, images both in a folder and in its sub-folders,
-            a damaged table, a row without path, a label column that is not there, some rows with a
-            label and some without, two images of one key.
-        FileNotFoundError: a table names a file that does not exist.
+        ValueError: `source` is neither a folder nor a table, or holds no images, or two images
+            have the same key. A folder has images both in itself and in its sub-folders. A table
+            is damaged, has no such label column, or lacks a path or some of the labels.
+        FileNotFoundError: A table names a file that does not exist.
+        ModuleNotFoundError: A Parquet table needs the extra `parquet`, which is not installed.
     """
     if source.is_dir():
-        entries = _in_folder(source)
-    elif source.suffix.lower() in TABLES and source.is_file():
-        entries = _in_table(source, path_column, label_column)
+        entries = list_folder(source)
+    elif source.suffix.lower() in READERS and source.is_file():
+        entries = list_table(source, path_column, label_column)
     else:
-        raise ValueError(f"{source} is no folder and no table ({', '.join(TABLES)}) of images")
+        raise ValueError(f"{source} is no folder and no table ({', '.join(READERS)}) of images")
     if not entries:
         kinds = ", ".join(f".{suffix}" for suffix in IMAGE_SUFFIXES)
         raise ValueError(f"{source} holds no images; files named {kinds} are taken")
@@ -60,9 +69,18 @@ def find_entries(source: Path, path_column: str, label_column: str | None) -> li
 def label_entries(
     entries: list[Entry], classes: list[str], where: Path
 ) -> tuple[list[Entry], list[str]]:
-    """Turn class names into their places in `classes`, or if that is empty in the sorted names.
+    """Turn the names of classes into numbers. Labels that are integers stay.
 
-    Integer labels stay. Raises ValueError for a class that `classes`, kept in `where`, lacks.
+    Args:
+        entries: The images.
+        classes: The names in the order of their numbers; if empty, the sorted names of `entries`.
+        where: The file that holds `classes`, for errors.
+
+    Returns:
+        The entries with integer labels, and the names; none if the labels were integers already.
+
+    Raises:
+        ValueError: The class of an entry is not in `classes`.
     """
     names = sorted({entry.label for entry in entries if isinstance(entry.label, str)})
     known = classes or names
@@ -81,22 +99,31 @@ def label_entries(
 
 
 def shuffle(entries: Iterable[Entry], seed: int) -> list[Entry]:
-    """An order that mixes the classes and depends on the seed and the keys only."""
-    return sorted(entries, key=lambda entry: _hash(f"{seed}/{entry.key}"))
+    """Order entries by a hash of the seed and their keys, which mixes the classes."""
+    return sorted(entries, key=lambda entry: text_sha256(f"{seed}/{entry.key}"))
 
 
 def split(
     entries: list[Entry], share: float, how: Literal["hashed", "stratified"]
 ) -> tuple[list[Entry], list[Entry]]:
-    """Take about `share` of the entries out: (rest, taken).
+    """Split off about `share` of the entries.
 
-    hashed: by a hash of the key, so that an image never changes sides when others are added.
-    stratified: the share of each class, those of the lowest hash.
+    Args:
+        entries: The images.
+        share: The share to split off, between 0 and 1.
+        how: "hashed" goes by a hash of the key, so an image keeps its side when others are added.
+            "stratified" takes the share of each class, by the lowest hashes.
 
-    Raises ValueError if images have no labels to stratify by, or one side would be empty.
+    Returns:
+        The rest, and the entries that were split off, both in the order of `entries`.
+
+    Raises:
+        ValueError: Entries to be stratified have no labels, or one side would be empty.
     """
     if how == "hashed":
-        chosen = {entry.key for entry in entries if int(_hash(entry.key)[:13], 16) < share * 16**13}
+        chosen = {
+            entry.key for entry in entries if int(text_sha256(entry.key)[:13], 16) < share * 16**13
+        }
     else:
         by_class = defaultdict(list)
         for entry in entries:
@@ -105,7 +132,7 @@ def split(
             by_class[entry.label].append(entry.key)
         chosen = set()
         for keys in by_class.values():
-            chosen.update(sorted(keys, key=_hash)[: round(share * len(keys))])
+            chosen.update(sorted(keys, key=text_sha256)[: round(share * len(keys))])
     if not 0 < len(chosen) < len(entries):
         raise ValueError(f"--val {share} of {len(entries)} images leaves one side empty")
     rest = [entry for entry in entries if entry.key not in chosen]
@@ -113,15 +140,12 @@ def split(
 
 
 def key_of(name: Path) -> str:
-    """The key of an image: its path without suffix and, as webdataset cuts there, without dots."""
+    """The key of an image: its path without suffix, and without dots, where webdataset cuts."""
     return name.with_name(name.stem.replace(".", "_")).as_posix()
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _in_folder(root: Path) -> list[Entry]:
+def list_folder(root: Path) -> list[Entry]:
+    """List the images of a folder; see `find_entries`."""
     names = [
         path.relative_to(root)
         for path in root.rglob("*")
@@ -140,10 +164,11 @@ def _in_folder(root: Path) -> list[Entry]:
     ]
 
 
-def _in_table(table: Path, path_column: str, label_column: str | None) -> list[Entry]:
+def list_table(table: Path, path_column: str, label_column: str | None) -> list[Entry]:
+    """List the images that a table names; see `find_entries`."""
     try:
-        rows = _READERS[table.suffix.lower()](table)
-    except (ValueError, csv.Error) as error:  # pyarrow's errors are ValueErrors, too
+        rows = READERS[table.suffix.lower()](table)
+    except (ValueError, csv.Error) as error:  # those of pyarrow are ValueErrors, too
         raise ValueError(f"{table} is damaged or no such table: {error}") from error
     if label_column is None:
         label_column = "label"
@@ -179,16 +204,18 @@ def _in_table(table: Path, path_column: str, label_column: str | None) -> list[E
     if 0 < len(labels) < len(entries):
         number = next(n for n, entry in enumerate(entries, 1) if entry.label is None)
         raise ValueError(f"{table}: row {number} has no {label_column!r}; label all rows or none")
-    if all(_is_integer(label) for label in labels):  # labels already
+    if all(is_integer(label) for label in labels):  # labels already
         return [replace(e, label=None if e.label is None else int(e.label)) for e in entries]
     return [replace(entry, label=str(entry.label)) for entry in entries]
 
 
-def _is_integer(label: str | int) -> bool:
+def is_integer(label: str | int) -> bool:
+    """Whether a label is a number already, perhaps as text."""
     return isinstance(label, int) or (label.isascii() and label.isdigit())
 
 
-def _read_csv(table: Path) -> list[dict[str, Any]]:
+def read_csv(table: Path) -> list[dict[str, Any]]:
+    """Read the rows of a CSV file with a header."""
     with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, strict=True)
         rows = []
@@ -199,7 +226,8 @@ def _read_csv(table: Path) -> list[dict[str, Any]]:
         return rows
 
 
-def _read_jsonl(table: Path) -> list[dict[str, Any]]:
+def read_jsonl(table: Path) -> list[dict[str, Any]]:
+    """Read the rows of a file with a JSON object in each line."""
     rows = []
     # not splitlines, which also cuts at characters that JSON strings may hold, such as U+2028
     for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), 1):
@@ -215,18 +243,19 @@ def _read_jsonl(table: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_parquet(table: Path) -> list[dict[str, Any]]:
+def read_parquet(table: Path) -> list[dict[str, Any]]:
+    """Read the rows of a Parquet file, with values that JSON can hold."""
     try:
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         message = "Parquet tables need the extra: pip install 'fcmae[parquet]'"
         raise ModuleNotFoundError(message) from error
     rows = parquet.read_table(table).to_pylist()
-    return json.loads(json.dumps(rows, default=str))  # dates and the like, as the json member can
+    return json.loads(json.dumps(rows, default=str))  # dates and the like become text
 
 
-_READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
+READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
+    ".csv": read_csv,
+    ".jsonl": read_jsonl,
+    ".parquet": read_parquet,
 }

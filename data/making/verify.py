@@ -1,4 +1,4 @@
-"""What is wrong with a shard: every member read, every image decoded, held against the index."""
+"""Verifying shards: every member is read, every image decoded, and all compared with the index."""
 
 import tarfile
 import zlib
@@ -12,17 +12,16 @@ from tqdm import tqdm
 from data.decode import OversizedImage, decode, image_suffix
 from data.making.workers import over
 from data.shards.index import Shard
-from data.shards.members import BLOCK, split_name
+from data.shards.members import check_end, split_name
 from fcmae.run.files import file_sha256
 
-LISTED = 20  # faults that are printed of each kind
+LISTED = 20  # how many faults of each kind are printed
 
 
 @dataclass(frozen=True)
 class Findings:
-    """Of one shard: samples, keys, and faults as (kind, what)."""
+    """The keys of one shard, and its faults as (kind, description)."""
 
-    samples: int
     keys: tuple[str, ...]
     faults: tuple[tuple[str, str], ...]
 
@@ -30,25 +29,35 @@ class Findings:
 def verify(
     paths: Sequence[Path], listed: Mapping[Path, Shard], workers: int
 ) -> tuple[int, Counter[str]]:
-    """Check the shards and print what is found; returns the samples and the count of each fault.
+    """Check shards and print their faults.
 
-    `listed` are the shards that an index knows, by path. Kinds of faults: unreadable (no whole
-    tar), replaced (not the size or hash of the index), unlisted, duplicate (a member twice in a
-    sample, or a key in two places), orphan (a member without a key, a sample without an image),
-    undecodable (also a label that is no integer), oversized (more pixels than are decoded).
+    The kinds of faults are: unreadable (no whole tar), replaced (not the size or hash of the
+    index), unlisted (in no index), duplicate (a member twice in a sample, or a key in two places),
+    orphan (a member without a key, or a sample without an image), undecodable (an image, or a label
+    that is no integer), oversized (an image with too many pixels).
+
+    Args:
+        paths: The shards.
+        listed: The shards that an index lists, by path.
+        workers: The number of processes.
+
+    Returns:
+        The number of samples, and how often each kind of fault occurs.
     """
-    samples, kinds, places = 0, Counter[str](), dict[str, str]()
+    samples = 0
+    kinds: Counter[str] = Counter()
+    places: dict[str, str] = {}
     jobs = [(path, listed.get(path)) for path in paths]
-    results = over(_verify_one, jobs, workers)
+    results = over(verify_shard, jobs, workers)
     by_path = dict(tqdm(results, "verifying", len(jobs), unit="shard", disable=None))
-    for path in paths:  # in their order: which of two shards has a key "too" is no matter of speed
-        found = by_path[path]
-        faults = list(found.faults)
-        for key in found.keys:
+    for path in paths:  # in this order, so that messages do not depend on which shard came first
+        findings = by_path[path]
+        faults = list(findings.faults)
+        for key in findings.keys:
             other = places.setdefault(key, str(path))
             if other != str(path):
                 faults.append(("duplicate", f"{path}: key {key!r} is in {other}, too"))
-        samples += found.samples
+        samples += len(findings.keys)
         for kind, what in faults:
             kinds[kind] += 1
             if kinds[kind] <= LISTED:
@@ -56,7 +65,8 @@ def verify(
     return samples, kinds
 
 
-def _verify_one(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
+def verify_shard(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
+    """Check one shard. The job is its path, and what the index says about it, if anything."""
     path, listed = job
     faults: list[tuple[str, str]] = []
     if listed is None:
@@ -64,11 +74,12 @@ def _verify_one(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
     elif path.stat().st_size != listed.size or file_sha256(path) != listed.sha256:
         faults.append(("replaced", f"{path}: not the size or SHA-256 that index.json says"))
     keys: dict[str, None] = {}
-    current, members = None, dict[str, bytes]()
+    current = None
+    members: dict[str, bytes] = {}
 
     def close() -> None:
         if current is not None:
-            faults.extend(_of_sample(f"{path}: sample {current!r}", members))
+            faults.extend(faults_of_sample(f"{path}: sample {current!r}", members))
 
     try:
         with tarfile.open(path) as tar:
@@ -85,26 +96,23 @@ def _verify_one(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
                     close()
                     if key in keys:
                         faults.append(("duplicate", f"{path}: sample {key!r} comes twice"))
-                    keys[key], current, members = None, key, {}
+                    keys[key] = None
+                    current = key
+                    members = {}
                 if suffix in members:
                     faults.append(("duplicate", f"{path}: sample {key!r}: two members {suffix!r}"))
                 file = tar.extractfile(member)
                 assert file is not None  # regular members have content
                 members[suffix] = file.read()
             close()
-            # tarfile takes an unreadable header for the end of the archive, a block of zeros
-            assert tar.fileobj is not None  # until it is closed
-            tar.fileobj.seek(tar.offset)
-            if tar.fileobj.read(BLOCK) != bytes(BLOCK):
-                raise tarfile.ReadError(
-                    f"byte {tar.offset} begins neither a tar header nor the end of the archive"
-                )
+            check_end(tar)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         faults.append(("unreadable", f"{path}: {error}"))
-    return path, Findings(len(keys), tuple(keys), tuple(faults))
+    return path, Findings(tuple(keys), tuple(faults))
 
 
-def _of_sample(where: str, members: dict[str, bytes]) -> list[tuple[str, str]]:
+def faults_of_sample(where: str, members: dict[str, bytes]) -> list[tuple[str, str]]:
+    """The faults of a sample, whose image is decoded; `where` begins their descriptions."""
     faults = []
     suffix = image_suffix(members)
     if suffix is None:

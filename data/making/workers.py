@@ -1,4 +1,4 @@
-"""One function over many jobs: in this process, in a pool of processes, or on a Ray cluster."""
+"""Running a function on many jobs: in this process, in a pool of processes, or on a Ray cluster."""
 
 import multiprocessing
 import os
@@ -15,26 +15,33 @@ Engine = Literal["pool", "ray"]
 
 
 def cores() -> int:
-    """Those that this process may use, which in a container are fewer than there are."""
-    affinity = getattr(os, "sched_getaffinity", None)  # Linux has it
+    """The number of cores that this process may use, which in a container may be less than all."""
+    affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def over(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, engine: Engine = "pool"
 ) -> Iterator[Result]:
-    """Yield the results as they come, in any order.
+    """Call a function on every job, and yield the results in the order in which they arrive.
 
-    `function` and the jobs must be picklable. With "ray", `workers` counts the CPUs of a local
-    cluster; one that RAY_ADDRESS names is taken as it is. When the iterator is closed, no job runs
-    any more.
+    Once the iterator is closed, no job runs any more.
 
-    Raises what `function` raises, ChildProcessError if a worker is killed, and ModuleNotFoundError
-    without the extra `ray`.
+    Args:
+        function: What to call; it must be picklable.
+        jobs: The arguments, one for each call; they must be picklable.
+        workers: The number of processes. With "ray", the number of CPUs of a local cluster; a
+            cluster that RAY_ADDRESS names keeps its size.
+        engine: "pool" for processes of this machine, "ray" for a Ray cluster.
+
+    Raises:
+        ChildProcessError: A worker was killed.
+        ModuleNotFoundError: The engine is "ray", and the extra `ray` is not installed.
+        Exception: Whatever `function` raises.
     """
     workers = min(workers, len(jobs))
     if engine == "ray":
-        yield from _over_ray(function, jobs, workers)
+        yield from over_ray(function, jobs, workers)
     elif workers <= 1:
         yield from map(function, jobs)
     else:
@@ -42,7 +49,7 @@ def over(
         with ProcessPoolExecutor(
             workers,
             multiprocessing.get_context("spawn"),
-            initializer=_end_with_parent,
+            initializer=end_with_parent,
             initargs=(os.getpid(),),
         ) as pool:
             futures = [pool.submit(function, job) for job in jobs]
@@ -57,9 +64,10 @@ def over(
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _over_ray(
+def over_ray(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
 ) -> Iterator[Result]:
+    """Call a function on every job with Ray, as `over` does."""
     try:
         import ray
         from ray.exceptions import RayTaskError
@@ -81,7 +89,7 @@ def _over_ray(
             done, waiting = ray.wait(waiting)
             yield from ray.get(done)
     except RayTaskError as error:
-        raise error.cause from None  # what the function raised, without the remote stack
+        raise error.cause from None  # the error of the function, without the remote stack
     finally:
         for task in waiting:
             ray.cancel(task, force=True)
@@ -90,8 +98,8 @@ def _over_ray(
         ray.shutdown()
 
 
-def _end_with_parent(parent: int) -> None:
-    """End this worker when its parent is killed, which a pool does not notice by itself."""
+def end_with_parent(parent: int) -> None:
+    """End this worker once its parent is killed, since a pool does not do that by itself."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,1 +1,1 @@
-"""Data sets to try things on."""
+"""Data sets to try things with."""

@@ -1,14 +1,13 @@
 """The embedded data set: rendered emoji artwork, 72 px, labelled by the nine Unicode groups.
 
-`python -m data.demo build` makes the shards under `data/demo/` anew from four icon sets on npm;
-`python -m data.demo check` compares them with their hashes and counts them. Sources, licences and
-what was changed: `data/demo/NOTICE`.
+`python -m data.demo build` makes the shards in `data/demo/` again, from four icon sets on npm.
+`python -m data.demo check` compares them with their hashes and counts the images. The file
+`data/demo/NOTICE` lists the sources, the licences and what was changed.
 
-The same emoji is drawn in every style, and in variants of gender, direction, colour and the like.
-All of them form one group, and whole groups are in train or in test: a random split leaks.
+The same emoji is drawn in every style, and in variants of gender, direction, colour and so on. All
+of these form one group, and a whole group is either in train or in test: a random split would leak.
 """
 
-import hashlib
 import io
 import json
 import re
@@ -30,7 +29,7 @@ from tqdm import tqdm
 from data.shards.index import INDEX
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
-from fcmae.run.files import write_json
+from fcmae.run.files import text_sha256, write_json
 
 HERE = Path(__file__).parents[1] / "demo"
 TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"
@@ -46,12 +45,12 @@ CLASSES = (
     "Symbols",
     "Travel & Places",
 )
-SIZE = 72  # side of an image, pixels
+SIZE = 72  # side of an image in pixels
 TRAIN_SHARDS = 4
-TEST_SHARE = 0.2  # of the groups of a class
+TEST_SHARE = 0.2  # share of the groups of a class
 
-# Tokens of a name that tell variants of one motif apart.
-_WORDS = """
+# The words of a name that distinguish variants of one motif.
+WORDS = """
     man men woman women person people boy girl child adult old older mrs mx santa
     bald beard blond curly hair
     left right up down leftwards rightwards upwards downwards facing tilted oncoming
@@ -59,8 +58,8 @@ _WORDS = """
     red orange yellow green blue purple brown pink black white grey
     1st 2nd 3rd dollar euro pound yen
 """
-VARIANTS = frozenset(_WORDS.split())
-# Motifs whose variants have other names: pattern of the whole name -> group.
+VARIANTS = frozenset(WORDS.split())
+# Motifs whose variants have other names, as a pattern of the whole name -> the group.
 MOTIFS = {
     ".*-(oclock|thirty)": "clock-face",
     "keycap.*": "keycap",
@@ -76,7 +75,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Style:
-    """One icon set: its name in the keys of samples, and the npm package that holds it."""
+    """An icon set: its name in the keys of samples, and the npm package with its version."""
 
     name: str
     package: str
@@ -84,7 +83,7 @@ class Style:
 
     @property
     def tarball(self) -> str:
-        """The file that `npm pack` writes for the package."""
+        """The name of the file that `npm pack` writes for the package."""
         return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
@@ -98,14 +97,14 @@ STYLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What the packages say: the icon set of every style, the category of every usable name."""
+    """What the packages contain: the icon set of each style, and the category of each name."""
 
     icons: Mapping[str, Mapping[str, Any]]
     category: Mapping[str, str]
 
 
 def group_of(name: str) -> str:
-    """The motif of an icon: its name without the tokens that tell variants apart."""
+    """The motif of an icon, which is its name without the words that distinguish variants."""
     for pattern, group in MOTIFS.items():
         if re.fullmatch(pattern, name):
             return group
@@ -113,16 +112,16 @@ def group_of(name: str) -> str:
 
 
 def held_out_groups(category: Mapping[str, str]) -> set[str]:
-    """The groups held out: of each class the share `TEST_SHARE` with the smallest SHA-256.
+    """The groups for the test: of each class the share `TEST_SHARE` with the smallest SHA-256.
 
-    A group that reaches into two classes counts for the class of its first name, so that it is on
-    one side whatever its samples' labels.
+    A group with names in two classes counts for the class of its first name, so that all of it is
+    on one side.
     """
     home: dict[str, str] = {}
     for name in sorted(category):
         home.setdefault(group_of(name), category[name])
     by_class: dict[str, list[str]] = defaultdict(list)
-    for group in sorted(home, key=_digest):
+    for group in sorted(home, key=text_sha256):
         by_class[home[group]].append(group)
     return {
         group for groups in by_class.values() for group in groups[: round(TEST_SHARE * len(groups))]
@@ -130,9 +129,11 @@ def held_out_groups(category: Mapping[str, str]) -> set[str]:
 
 
 def read_source(folder: Path) -> Source:
-    """Read the four tarballs of `npm pack` in `folder`.
+    """Read the four tarballs that `npm pack` wrote to `folder`.
 
-    Raises FileNotFoundError for a missing one, ValueError if the categories are not `CLASSES`.
+    Raises:
+        FileNotFoundError: A tarball is missing.
+        ValueError: The categories are not `CLASSES`.
     """
     for style in STYLES:
         if not (folder / style.tarball).is_file():
@@ -140,13 +141,13 @@ def read_source(folder: Path) -> Source:
                 f"{folder / style.tarball} does not exist; make it there with "
                 f"`npm pack {style.package}@{style.version}`"
             )
-    names_of = _read_json(folder / STYLES[0].tarball, "metadata.json")["categories"]
+    names_of = read_json(folder / STYLES[0].tarball, "metadata.json")["categories"]
     if tuple(sorted(names_of)) != CLASSES:
         raise ValueError(
             f"{STYLES[0].package} has the categories {sorted(names_of)}, not {CLASSES}"
         )
     return Source(
-        icons={style.name: _read_json(folder / style.tarball, "icons.json") for style in STYLES},
+        icons={style.name: read_json(folder / style.tarball, "icons.json") for style in STYLES},
         category={
             name: category
             for category, names in names_of.items()
@@ -157,10 +158,10 @@ def read_source(folder: Path) -> Source:
 
 
 def list_icons(source: Source, split: Split) -> list[tuple[str, str]]:
-    """The `(style, name)` of every image of the split, in the order of its shards.
+    """List the `(style, name)` of every image of a split, in the order of its shards.
 
-    That order is the one of the SHA-256 of the keys, so that shards mix classes and styles. Aliases
-    are left out (the same picture again, or mirrored), and so are icons that their set has hidden.
+    The order is that of the SHA-256 of the keys, so shards mix classes and styles. Aliases, which
+    are the same picture or a mirrored one, are left out, as are icons that their set hides.
     """
     held_out = held_out_groups(source.category)
     icons = [
@@ -170,16 +171,16 @@ def list_icons(source: Source, split: Split) -> list[tuple[str, str]]:
         if name in source.category and not icon.get("hidden", False)
         if (group_of(name) in held_out) == (split == "test")
     ]
-    return sorted(icons, key=lambda icon: _digest("/".join(icon)))
+    return sorted(icons, key=lambda icon: text_sha256("/".join(icon)))
 
 
 def make_samples(source: Source, icons: Iterable[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-    """Render `(style, name)` pairs into samples with the members png, cls and json."""
+    """Render `(style, name)` pairs, and yield samples with the members png, cls and json."""
     for style, name in icons:
         category = source.category[name]
         yield {
             "__key__": f"{style}/{name}",
-            "png": _encode_png(render(source.icons[style], name)),
+            "png": encode_png(render(source.icons[style], name)),
             "cls": CLASSES.index(category),
             "json": {
                 "name": name,
@@ -191,9 +192,10 @@ def make_samples(source: Source, icons: Iterable[tuple[str, str]]) -> Iterator[d
 
 
 def render(icon_set: Mapping[str, Any], name: str) -> Image.Image:
-    """Render one icon of an Iconify set on white: RGB, `SIZE` x `SIZE` pixels, aspect kept.
+    """Render one icon of an Iconify set on white, in RGB and `SIZE` x `SIZE` pixels.
 
-    Raises ModuleNotFoundError with the way out if resvg-py is not installed.
+    Raises:
+        ModuleNotFoundError: The extra `demo` is not installed.
     """
     try:
         from resvg_py import svg_to_bytes
@@ -202,7 +204,7 @@ def render(icon_set: Mapping[str, Any], name: str) -> Image.Image:
             "rendering needs resvg-py: pip install fcmae[demo] (in a checkout: -e .[demo])"
         ) from error
     icon = icon_set["icons"][name]
-    # Iconify: a box value stands at the icon, else at the set, else it is this default.
+    # in Iconify, each value of the box is that of the icon, or of the set, or this default
     defaults = {"left": 0, "top": 0, "width": 16, "height": 16}
     box = (str(icon.get(side, icon_set.get(side, value))) for side, value in defaults.items())
     svg = (
@@ -214,24 +216,26 @@ def render(icon_set: Mapping[str, Any], name: str) -> Image.Image:
 
 
 def build(source: Path | None = None, out: Path = HERE) -> None:
-    """Make the data set anew: download with npm, render, split, write shards, index and classes.
+    """Make the data set again: download, render and split the icons, and write the shards.
 
     Args:
-        source: folder with the four tarballs that `npm pack` writes; without it npm downloads them.
-        out: folder for the shards; those of an earlier build there are replaced.
+        source: A folder with the four tarballs that `npm pack` writes. By default, npm downloads
+            them.
+        out: The folder for the shards. It replaces those of an earlier build.
     """
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
-            _download(Path(folder))
-        read = read_source(source or Path(folder))
+            download(Path(folder))
+        icon_sets = read_source(source or Path(folder))
     splits: dict[Split, list[dict[str, Any]]] = {}
     for split in ("train", "test"):
-        icons = list_icons(read, split)
+        icons = list_icons(icon_sets, split)
         print(f"rendering {len(icons)} {split} images")
-        splits[split] = list(tqdm(make_samples(read, icons), total=len(icons), disable=None))
+        splits[split] = list(tqdm(make_samples(icon_sets, icons), total=len(icons), disable=None))
     for old in (*out.glob("train-*.tar.gz"), *out.glob("test-*.tar.gz"), out / INDEX):
         old.unlink(missing_ok=True)
-    train, test = splits["train"], splits["test"]
+    train = splits["train"]
+    test = splits["test"]
     write_shards(train, out, "train", -(-len(train) // TRAIN_SHARDS), compress=True)
     write_shards(test, out, "test", len(test), compress=True)
     write_json(out / "classes.json", CLASSES)
@@ -239,7 +243,7 @@ def build(source: Path | None = None, out: Path = HERE) -> None:
 
 
 def check() -> None:
-    """Compare the shards with the hashes in their index, and count images by class and split."""
+    """Compare the shards with the hashes in their index, and count the images of each class."""
     counts: dict[str, Counter[int]] = {}
     for split, spec in (("train", TRAIN), ("test", TEST)):
         shards = open_shards(spec)
@@ -252,7 +256,13 @@ def check() -> None:
     print(f"{'all':<18} {counts['train'].total():>6} {counts['test'].total():>6}")
 
 
-def _download(folder: Path) -> None:
+def download(folder: Path) -> None:
+    """Download the four tarballs to a folder, with npm.
+
+    Raises:
+        FileNotFoundError: npm is not installed.
+        ChildProcessError: npm failed.
+    """
     packages = [f"{style.package}@{style.version}" for style in STYLES]
     by_hand = f"run `npm pack {' '.join(packages)}` where that works and give the folder: --source"
     npm = shutil.which("npm")
@@ -261,19 +271,20 @@ def _download(folder: Path) -> None:
     command = [npm, "pack", "--pack-destination", str(folder), *packages]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
-        said = " ".join(result.stderr.split())
-        raise ChildProcessError(f"npm pack failed; {by_hand}; npm said: {said}")
+        message = " ".join(result.stderr.split())
+        raise ChildProcessError(f"npm pack failed; {by_hand}; npm said: {message}")
 
 
-def _read_json(tarball: Path, member: str) -> Any:
+def read_json(tarball: Path, member: str) -> Any:
+    """Read a JSON file out of the tarball of a package."""
     with tarfile.open(tarball) as tar:
         file = tar.extractfile(f"package/{member}")
         assert file is not None  # a regular file in every Iconify package
         return json.load(file)
 
 
-def _encode_png(image: Image.Image) -> bytes:
-    """Losslessly: with a palette, half the size, where there are no more than 256 colours."""
+def encode_png(image: Image.Image) -> bytes:
+    """Encode an image without loss. With at most 256 colours, a palette halves the size."""
     pixels = np.asarray(image)
     colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
     if len(colours) <= 256:
@@ -284,12 +295,8 @@ def _encode_png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def main(argv: Sequence[str]) -> None:
-    """Run `build` or `check`, whichever the command line says."""
+    """Run `build` or `check`, as the command line says."""
     tyro.extras.subcommand_cli_from_dict(
         {"build": build, "check": check}, prog="python -m data.demo", args=list(argv)
     )

@@ -2,15 +2,16 @@
 
     python -m data.elpv datasets/elpv
 
-The photographs come with PyPI's `elpv-dataset` (extra `elpv`) under CC BY-NC-SA 4.0: make shards of
-them for yourself, do not pass them on. Source: Buerhop-Lutz et al., *A Benchmark for Visual
-Identification of Defective Solar Cells in Electroluminescence Imagery*, EU PVSEC 2018.
+The photographs come with the package `elpv-dataset` (extra `elpv`) under CC BY-NC-SA 4.0: make
+shards of them for your own use, and do not pass them on. Source: Buerhop-Lutz et al.,
+*A Benchmark for Visual Identification of Defective Solar Cells in Electroluminescence Imagery*,
+EU PVSEC 2018.
 
-Cells follow each other as they lie in their modules, so neighbours in the list look alike. The
-split is by blocks of 36 rows, every fourth of them for the test, and `block` in the json member
-keeps a block together when training data is held out. `cls` is 1 for a cell that is defective with
-a probability of a half or more; `probability` (0, 1/3, 2/3, 1) and `type` (mono, poly) are in the
-json member too.
+The list follows the order of cells in their modules, so neighbours in the list look alike.
+Therefore the split goes by blocks of 36 rows, of which every fourth is for the test, and `block` in
+the json member keeps a block together when training data is held out. `cls` is 1 for a cell that is
+defective with a probability of at least a half. The json member has this `probability`
+(0, 1/3, 2/3, 1) and the `type` (mono, poly), too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,9 @@ from data.shards.writing import write_shards
 from fcmae.run.files import write_json
 
 CLASSES = ("functional", "defective")
-BLOCK = 36  # rows, about a module's worth of cells
-TEST_EVERY = 4  # blocks
-TRAIN_SHARD = 500  # samples
+BLOCK = 36  # rows of the list, about as many as a module has cells
+TEST_EVERY = 4  # one block in so many is for the test
+TRAIN_SHARD = 500  # samples in a shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,14 @@ class Elpv:
     """Write train and test shards of the ELPV data set."""
 
     out: Annotated[Path, tyro.conf.Positional]
-    """The folder for them."""
+    """The folder for the shards."""
 
 
 def samples(test: bool) -> Iterator[dict[str, Any]]:
-    """The samples of one side of the split, in the order of the data set's list.
+    """Yield the samples of one side of the split, in the order of the data set's list.
 
     Raises:
-        ModuleNotFoundError: without the extra `elpv`.
+        ModuleNotFoundError: The extra `elpv` is not installed.
     """
     try:
         root = resources.files("elpv_dataset") / "data"
@@ -63,11 +64,11 @@ def samples(test: bool) -> Iterator[dict[str, Any]]:
 
 
 def build(config: Elpv) -> None:
-    """Write the shards, and say what is in them.
+    """Write the shards and classes.json, and print what they hold.
 
     Raises:
-        FileExistsError: there are some already.
-        ModuleNotFoundError: see `samples`.
+        FileExistsError: The folder has such shards already.
+        ModuleNotFoundError: The extra `elpv` is not installed.
     """
     for name, test in (("train", False), ("test", True)):
         side = list(samples(test))
@@ -78,5 +79,9 @@ def build(config: Elpv) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write the shards that the command line asks for; raises as `build`."""
+    """Write the shards as the command line says.
+
+    Raises:
+        FileExistsError, ModuleNotFoundError: See `build`.
+    """
     build(tyro.cli(Elpv, description=Elpv.__doc__, args=list(argv)))

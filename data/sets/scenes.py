@@ -2,18 +2,19 @@
 
     python -m data.scenes datasets/scenes [--seed 0]
 
-Nobody photographed or labelled these: two to five drawings of emoji are pasted at random places, at
-random sizes, one over the other, and the mask knows what was pasted where. So masks are exact to a
-pixel, objects have no context and backgrounds mean nothing. It is a test of programs, and a measure
-of how well features tell and delimit these drawings; it says nothing about photographs.
+Nobody photographed or labelled these scenes. Two to five drawings of emoji are pasted at random
+places and sizes, some over others, and the mask records what was pasted where. So masks are exact
+to a pixel, objects have no context, and backgrounds mean nothing. The scenes test programs, and
+measure how well features recognise and delimit these drawings. They say nothing about photographs.
 
-A drawing is what is not white, with the white that it encloses. Classes are 0, the background, and
-the nine Unicode groups, which are drawn alike often; of flags there are 23 drawings to learn from
-and 8 to be tested on, and they repeat. Drawings of the training shards are in training scenes only,
-test drawings in test scenes only. Training scenes take turns in taking drawings of one fifth of
-each class's motifs: `--data.group fold` holds out scenes with drawings that no other scene has.
+A drawing is everything that is not white, and the white that it encloses. The classes are 0 for the
+background, and the nine Unicode groups, which often look alike. There are only 23 drawings of flags
+to learn from and 8 to test with, so flags repeat. Drawings of the training shards are in training
+scenes only, and test drawings in test scenes only. Each training scene takes its drawings from one
+fifth of the motifs of each class, and the fifths take turns: so `--data.group fold` holds out
+scenes with drawings that no other scene has.
 
-All of it is a function of the seed.
+Everything is a function of the seed.
 """
 
 import io
@@ -35,12 +36,12 @@ from data.shards.writing import refuse_existing, write_shards
 from fcmae.run.files import write_json
 
 CLASSES = ("background", *demo.CLASSES)
-SIZE = 96  # side of a scene, pixels
-SIDES = (24, 64)  # of a drawing, pixels: from, to
-DRAWINGS = (2, 5)  # in a scene: from, to
-TEXTURE = (2, 6, 24, 96)  # sides of the noises that are blended into a background, in cells
+SIZE = 96  # side of a scene in pixels
+SIDES = (24, 64)  # side of a drawing in pixels: from, to
+DRAWINGS = (2, 5)  # number of drawings in a scene: from, to
+TEXTURE = (2, 6, 24, 96)  # sides in cells of the noise images that make a background
 FOLDS = 5
-SHARD = 500  # scenes
+SHARD = 500  # scenes in a shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +49,18 @@ class ScenesConfig:
     """Write train and test shards of synthetic scenes."""
 
     out: Annotated[Path, tyro.conf.Positional]
-    """The folder for them."""
+    """The folder for the shards."""
     seed: int = 0
-    """Of everything that is random in them."""
+    """The seed of everything that is random in the scenes."""
     train: int = 1500
-    """Scenes to learn from."""
+    """Number of scenes in the train shards, to learn from."""
     test: int = 300
-    """Scenes to report on."""
+    """Number of scenes in the test shards, to measure with."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawing, opaque where it is not the white around it."""
+    """A drawing of an emoji, whose image is transparent in the white around it."""
 
     key: str
     group: str
@@ -68,7 +69,7 @@ class Drawing:
 
 
 def read_drawings(spec: str) -> list[Drawing]:
-    """The drawings of shards of the embedded data set."""
+    """Read the drawings in shards of the embedded data set."""
     drawings = []
     for shard in open_shards(spec):
         for i in range(shard.samples):
@@ -85,28 +86,32 @@ def read_drawings(spec: str) -> list[Drawing]:
 
 
 def outside(white: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """Which white pixels are joined with the border by white ones, side by side."""
+    """The white pixels that are connected with the border through white pixels, side by side."""
     framed = np.pad(white, 1, constant_values=True)
-    found = np.zeros_like(framed)
-    found[0, 0] = True
+    reached = np.zeros_like(framed)
+    reached[0, 0] = True
     before = 0
-    while found.sum() > before:
-        before = found.sum()
-        found = spread(spread(found, framed).T, framed.T).T
-    return found[1:-1, 1:-1]
+    while reached.sum() > before:
+        before = reached.sum()
+        reached = spread(spread(reached, framed).T, framed.T).T
+    return reached[1:-1, 1:-1]
 
 
 def spread(
-    found: Bool[np.ndarray, "h w"], white: Bool[np.ndarray, "h w"]
+    reached: Bool[np.ndarray, "h w"], white: Bool[np.ndarray, "h w"]
 ) -> Bool[np.ndarray, "h w"]:
-    """The runs of white in rows of which a part is found; first and last column are white."""
-    runs = (~white).cumsum().reshape(white.shape)  # from one row on into the next: both are outside
-    return white & np.isin(runs, runs[found])
+    """Reach the whole of every run of white pixels in a row that is reached in some pixel.
+
+    The first and the last column must be white.
+    """
+    runs = (~white).cumsum().reshape(white.shape)  # a run may wrap into the next row: outside, too
+    return white & np.isin(runs, runs[reached])
 
 
 def deal(drawings: Sequence[Drawing], folds: int) -> list[dict[int, list[Drawing]]]:
-    """The drawings of each fold by class: the motifs of every class are dealt out in turn."""
-    fold_of, dealt = dict[str, int](), Counter[int]()
+    """Deal the motifs of each class out to folds, and give the drawings of each fold by class."""
+    fold_of: dict[str, int] = {}
+    dealt: Counter[int] = Counter()
     by_fold = [defaultdict[int, list[Drawing]](list) for _ in range(folds)]
     for drawing in drawings:
         if drawing.group not in fold_of:
@@ -119,8 +124,11 @@ def deal(drawings: Sequence[Drawing], folds: int) -> list[dict[int, list[Drawing
 def scenes(
     split: demo.Split, drawings: Sequence[Drawing], count: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Samples with the members png, seg.png and json: the keys of the drawings, and the fold."""
-    from data.pixel_labels import MASK  # here: it brings torch, which a help text does without
+    """Yield scenes as samples with the members png, seg.png and json.
+
+    The json member has the keys of the drawings, and the fold.
+    """
+    from data.pixel_labels import MASK  # here: it imports torch, which a help text does not need
 
     by_fold = deal(drawings, FOLDS if split == "train" else 1)
     for i in range(count):
@@ -138,14 +146,16 @@ def scenes(
 def compose(
     drawings: Mapping[int, Sequence[Drawing]], rng: np.random.Generator
 ) -> tuple[Image.Image, Image.Image, list[Drawing]]:
-    """A scene of drawings by class, its mask, and the drawings in it from the back to the front."""
-    image, mask = background(rng), Image.new("L", (SIZE, SIZE))
-    labels, chosen = sorted(drawings), []
+    """Compose a scene. Gives the image, its mask, and its drawings from the back to the front."""
+    image = background(rng)
+    mask = Image.new("L", (SIZE, SIZE))
+    labels = sorted(drawings)
+    chosen = []
     for _ in range(rng.integers(*DRAWINGS, endpoint=True)):
         alike = drawings[labels[rng.integers(len(labels))]]
         drawing = alike[int(rng.integers(len(alike)))]
         side = int(rng.integers(*SIDES, endpoint=True))
-        # a quarter of it may lie outside
+        # up to a quarter of its width and height may lie outside
         left, top = rng.integers(-side // 4, SIZE - 3 * side // 4, 2, endpoint=True).tolist()
         pasted = drawing.image.resize((side, side))
         opaque = Image.fromarray(np.asarray(pasted.getchannel("A")) >= 128)
@@ -156,7 +166,7 @@ def compose(
 
 
 def background(rng: np.random.Generator) -> Image.Image:
-    """Noises of several scales, blended at random."""
+    """Blend noise images of several scales with random weights."""
     blended = np.zeros((SIZE, SIZE, 3))
     for side, weight in zip(TEXTURE, rng.dirichlet(np.ones(len(TEXTURE))), strict=True):
         noise = Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
@@ -165,18 +175,18 @@ def background(rng: np.random.Generator) -> Image.Image:
 
 
 def png_of(image: Image.Image) -> bytes:
-    """Losslessly."""
+    """Encode an image as a PNG."""
     file = io.BytesIO()
     image.save(file, "png")
     return file.getvalue()
 
 
 def build(config: ScenesConfig) -> None:
-    """Write the shards and classes.json, and say what is in them.
+    """Write the shards and classes.json, and print what they hold.
 
     Raises:
-        FileExistsError: there are shards already.
-        ValueError: a negative seed; no scenes.
+        FileExistsError: The folder has such shards already.
+        ValueError: The seed is negative, or a number of scenes is not positive.
     """
     if config.seed < 0:
         raise ValueError(f"seed={config.seed} must not be negative")
@@ -187,12 +197,16 @@ def build(config: ScenesConfig) -> None:
         ("test", demo.TEST, config.test),
     )
     for split, spec, count in plan:
-        made = scenes(split, read_drawings(spec), count, config.seed)
-        write_shards(made, config.out, split, SHARD)
+        samples = scenes(split, read_drawings(spec), count, config.seed)
+        write_shards(samples, config.out, split, SHARD)
         print(f"{config.out}/{split}-*.tar: {count} scenes")
     write_json(config.out / "classes.json", CLASSES, compact=True)
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write the shards that the command line asks for; raises as `build`."""
+    """Write the shards as the command line says.
+
+    Raises:
+        FileExistsError, ValueError: See `build`.
+    """
     build(tyro.cli(ScenesConfig, description=__doc__, args=list(argv)))

@@ -5,7 +5,6 @@ whole and its hash is right. If a process is killed, its lock is released, and t
 fetches the shard again, over the incomplete file.
 """
 
-import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from data.shards.index import Shard
 from data.shards.sources import SourceConfig, download
-from fcmae.run.files import file_sha256, move_into_place
+from fcmae.run.files import file_sha256, move_into_place, text_sha256
 
 
 def open_cached(shard: Shard, config: SourceConfig) -> int:
@@ -71,7 +70,7 @@ def rename_cached(old: Shard, new: Shard, config: SourceConfig) -> None:
 
 def cached_path(shard: Shard, config: SourceConfig) -> Path:
     """Where the cache keeps this version of a shard."""
-    version = hashlib.sha256(f"{shard.url} {shard.size} {shard.sha256}".encode()).hexdigest()[:24]
+    version = text_sha256(f"{shard.url} {shard.size} {shard.sha256}")[:24]
     return config.cache.expanduser() / "shards" / f"{version}.tar"
 
 

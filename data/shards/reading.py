@@ -11,7 +11,6 @@ better to write `.tar.gz`. Other readers see one ordinary gzip stream, but it is
 sample (Z_FULL_FLUSH of zlib), so the bytes of one sample can be decompressed alone.
 """
 
-import hashlib
 import json
 import os
 import tarfile
@@ -29,7 +28,7 @@ from data.shards.cache import open_cached, rename_cached
 from data.shards.index import INDEX, Shard, from_entry, index_shard, read_index, scan, to_entry
 from data.shards.members import unpack
 from data.shards.sources import SourceConfig, info, is_remote, read_all, read_range
-from fcmae.run.files import file_sha256, write_json
+from fcmae.run.files import file_sha256, text_sha256, write_json
 
 LOCAL = SourceConfig()  # for shards on this machine, which need no settings
 
@@ -160,7 +159,7 @@ def index_unlisted(url: str, config: SourceConfig) -> Shard:
         where = str(Path(url).resolve())
         size = status.st_size
         version = str(status.st_mtime_ns)
-    name = hashlib.sha256(f"{where} {size} {version}".encode()).hexdigest()[:24]
+    name = text_sha256(f"{where} {size} {version}")[:24]
     file = config.cache.expanduser() / "indexes" / f"{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):

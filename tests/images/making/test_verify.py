@@ -141,7 +141,8 @@ def test_statistics_leave_out_and_name_what_is_broken(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines() == [
         f"left out of the statistics: {shard.url}: sample 'c': 8 bytes cannot be decoded as an"
         " image (no known format)",
-        f"left out of the statistics: {shard.url}: sample 'd': no image",
+        f"left out of the statistics: {shard.url}: sample 'd': no image: expected one of"
+        " jpg, jpeg, png, webp, tif, tiff, npy",
     ]
     bad = index_shard(write_tar(tmp_path / "bad.tar", members[-2:]))
     with pytest.raises(ValueError, match=r"none of the 2 samples of .*bad\.tar can be decoded"):

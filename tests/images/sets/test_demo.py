@@ -144,7 +144,7 @@ def test_png_is_lossless_with_few_and_with_many_colours():
     ramp = np.arange(72 * 72 * 3, dtype=np.uint32).reshape(72, 72, 3)
     for pixels in (ramp % 251, ramp % 7 * 30, np.zeros_like(ramp)):
         image = Image.fromarray(pixels.astype(np.uint8))
-        decoded = Image.open(io.BytesIO(demo._encode_png(image))).convert("RGB")
+        decoded = Image.open(io.BytesIO(demo.encode_png(image))).convert("RGB")
         assert decoded.tobytes() == image.tobytes()
 
 
@@ -185,7 +185,7 @@ def test_a_failing_download_is_reported(tmp_path):
 def test_the_committed_set_is_what_its_sources_make(tmp_path):
     pytest.importorskip("resvg_py", reason="resvg-py is not installed")
     try:
-        demo._download(tmp_path)
+        demo.download(tmp_path)
     except OSError as error:
         pytest.skip(f"the sources cannot be downloaded here: {error}")
     source = demo.read_source(tmp_path)
