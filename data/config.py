@@ -1,4 +1,4 @@
-"""What users choose of data, and a help text shows: this file imports neither torch nor ours."""
+"""Settings for data that help texts show. This file imports neither torch nor our own modules."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,11 +12,12 @@ class Encoding:
     """How images are stored in shards."""
 
     max_side: int | None = None
-    """Shrink larger images to this many pixels on the longer side. 8-bit grey and RGB images are
-    encoded again, as JPEG; of others, which are copied, there is no lossy copy worth having."""
+    """Shrink 8-bit grey and RGB images to at most this many pixels on the longer side, and encode
+    those that shrink as JPEG. Other images are copied as they are."""
     quality: int = 92
-    """Of the JPEGs that are encoded again, 1 to 100."""
+    """Quality of the JPEGs that are encoded again, from 1 to 100."""
     in_chans: int | None = None
-    """Channels in which images are checked and their statistics taken; by default the first's."""
+    """Number of channels to check images and to compute statistics in. By default, as many as the
+    first image has."""
     compress: bool = False
-    """Write .tar.gz: for images of 2 kB or so, whose size the tar headers would double."""
+    """Write .tar.gz. This helps with images of about 2 kB, whose size tar headers would double."""

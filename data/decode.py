@@ -1,10 +1,9 @@
 """Decoding images: JPEG, PNG, WebP, TIFF and `.npy` to pixels in 8 bits or as float32.
 
-An image is opened first, which reads its size only, and is decoded once it is known which box is
-needed. If a box of a JPEG will shrink to half or less, it is decoded at 1/2, 1/4 or 1/8 of its
-scale, which the transform of a JPEG does on the way. A JPEG that will be resized is decoded with
-the faster transform; the squared error that this adds to a crop is a quarter to a half of the error
-of JPEG itself at a quality of 90.
+An image is opened first, which reads its size, and decoded once it is known which box is needed. A
+box of a JPEG that will shrink to half or less is decoded at 1/2, 1/4 or 1/8 of its scale, which its
+transform does on the way. A JPEG that will be resized is decoded with the faster transform, whose
+squared error in a crop is a quarter to a half of that of JPEG itself at a quality of 90.
 """
 
 import io
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from data.config import IMAGE_SUFFIXES, Pixels
 
-MAX_PIXELS = 89_478_485  # the limit of PIL, too: more is taken for a decompression bomb
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MAX_PIXELS = 89_478_485  # the limit of PIL, too: more is taken for a decompression bomb
 MAX_VALUES = 4 * MAX_PIXELS  # in all bands together, as in RGBA of that size
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF")  # not EPS, which PIL hands to Ghostscript
 JPEG_COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # CMYK is left to PIL
@@ -39,7 +38,7 @@ def image_suffix(members: Container[str]) -> str | None:
 
 
 def encoded_image(members: Mapping[str, str | bytes]) -> tuple[bytes, str]:
-    """The encoded image of a sample, and its suffix.
+    """The encoded image of a sample and its suffix.
 
     Raises:
         ValueError: The sample has no image.
@@ -65,8 +64,7 @@ class Picture:
         width: The width in pixels.
         reducible: The largest reduction that `decode` can do; 1 for none.
         decode: `decode(k, exact)` gives the pixels [h/k, w/k, c], rounded up, for a reduction k.
-        in_chans: The number of channels to decode; None for that of the file.
-        pixels: "uint8" or "float32".
+        in_chans, pixels: See `open_image`.
     """
 
     height: int
@@ -81,8 +79,7 @@ class Picture:
     ) -> UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]:
         """Decode a box of the image, which the caller then resizes to `size`.
 
-        The box is reduced as far as it stays at least as large as `size`; a reduced box starts and
-        ends at multiples of the reduction.
+        The box is reduced while it stays as large as `size`, to multiples of the reduction.
 
         Args:
             box: Top, left, height and width in pixels.
@@ -111,9 +108,8 @@ def open_image(
     Args:
         encoded: The bytes of the image. A `.npy` array is [h, w] or [h, w, c].
         suffix: One of IMAGE_SUFFIXES.
-        in_chans: The number of channels to decode; None for that of the file. 8-bit images can
-            become grey (1), RGB (3) or RGBA (4), and grey images of any depth can become RGB. Other
-            images must have as many channels.
+        in_chans: The number of channels; None for that of the file. 8-bit images become grey (1),
+            RGB (3) or RGBA (4), grey ones of any depth RGB; others must have as many channels.
         pixels: "uint8" gives 8 bits, which of 16 bits are the upper ones. "float32" scales the
             range of 8 or 16 bits to 0 to 1, and leaves floats as they are.
 
@@ -126,16 +122,17 @@ def open_image(
         raise ValueError(f"{suffix!r} is no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
     with named_errors(f"{len(encoded)} bytes"):
         if suffix == "npy":
-            height, width, reducible, decode = open_npy(encoded)
+            opened = open_npy(encoded)
         elif suffix in ("tif", "tiff"):
-            height, width, reducible, decode = open_tiff(encoded, in_chans)
+            opened = open_tiff(encoded, in_chans)
         else:
             refuse_deep_colour(encoded, pixels)
             jpeg = open_jpeg(encoded, in_chans) if suffix in ("jpg", "jpeg") else None
-            height, width, reducible, decode = jpeg or open_pil(encoded, in_chans)
+            opened = jpeg or open_pil(encoded, in_chans)
+    height, width, *_ = opened
     if height * width > MAX_PIXELS:
         raise OversizedImage(f"{height} x {width} pixels exceed the limit of {MAX_PIXELS}")
-    return Picture(height, width, reducible, decode, in_chans, pixels)
+    return Picture(*opened, in_chans, pixels)
 
 
 def decode(
@@ -158,8 +155,7 @@ def named_errors(what: str) -> Iterator[None]:
     except OversizedImage:
         raise
     except (
-        # tifffile and imagecodecs raise ValueErrors and RuntimeErrors of their own; the last line
-        # is what damaged headers raise in tifffile and numpy
+        # also subclasses, by tifffile and imagecodecs; the last line is for damaged headers
         *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError),
         *(ArithmeticError, struct.error, tokenize.TokenError),
     ) as error:
@@ -212,20 +208,12 @@ def open_pil(encoded: bytes, in_chans: int | None) -> Opened:
     width, height = image.size
     if image.mode.startswith("I"):  # 16-bit grey, which PIL's convert would clip at 255
         return height, width, 1, lambda *_: np.asarray(image).astype(np.uint16)[..., None]
-    if in_chans is None:
-        chans = 1 if image.mode in ("1", "L") else 4 if "A" in image.getbands() else 3
-    elif in_chans in MODES:
-        chans = in_chans
-    else:
-        raise ValueError(
-            f"in_chans={in_chans}: PNG, JPEG and WebP images decode to 1, 3 or 4 channels"
-        )
-
-    def decode(*_: int) -> np.ndarray:
-        converted = np.array(image.convert(MODES[chans]))
-        return converted.reshape(height, width, chans)
-
-    return height, width, 1, decode
+    own_chans = 1 if image.mode in ("1", "L") else 4 if "A" in image.getbands() else 3
+    chans = own_chans if in_chans is None else in_chans
+    if chans not in MODES:
+        raise ValueError(f"{in_chans=}: PNG, JPEG and WebP images decode to 1, 3 or 4 channels")
+    mode = MODES[chans]
+    return height, width, 1, lambda *_: np.array(image.convert(mode)).reshape(height, width, chans)
 
 
 def open_tiff(encoded: bytes, in_chans: int | None) -> Opened:
@@ -233,10 +221,8 @@ def open_tiff(encoded: bytes, in_chans: int | None) -> Opened:
     try:
         import tifffile
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "TIFF images need the extra: pip install 'fcmae[tiff]'"
-        ) from error
-
+        message = "TIFF images need the extra: pip install 'fcmae[tiff]'"
+        raise ModuleNotFoundError(message) from error
     series = tifffile.TiffFile(io.BytesIO(encoded)).series[0]
     axes = series.axes  # without axes of length 1
     bands = axes.replace("Y", "").replace("X", "")
@@ -253,9 +239,8 @@ def open_tiff(encoded: bytes, in_chans: int | None) -> Opened:
         image = series.asarray()
         if photometric == tifffile.PHOTOMETRIC.MINISWHITE and image.dtype.kind in "bu":
             image = ~image
-        if not bands:
-            return image[..., None]
-        return image.transpose([axes.index(axis) for axis in ("Y", "X", bands)])
+        image = image.transpose([axes.index(axis) for axis in "YX" + bands])
+        return image if bands else image[..., None]
 
     return height, width, 1, decode
 
@@ -272,31 +257,21 @@ def open_npy(encoded: bytes) -> Opened:
         raise ValueError(f"an array of shape {shape} is no image: [h, w] or [h, w, c] wanted")
     flat = np.frombuffer(encoded, dtype, math.prod(shape), stream.tell())
     array = flat.reshape(shape, order="F" if fortran else "C")
-    # a copy that can be written to, in the byte order of this machine
-    native = dtype.newbyteorder("=")
     height, width = shape[:2]
+    native = dtype.newbyteorder("=")  # the byte order of this machine, in a copy to write to
     return height, width, 1, lambda *_: array.reshape(height, width, -1).astype(native)
 
 
 def refuse_deep_colour(encoded: bytes, pixels: Pixels) -> None:
-    """Refuse PNGs in 16-bit colour, which PIL gives in 8 bits, where "float32" must lose nothing.
-
-    Raises:
-        ValueError: It is such a PNG.
-    """
+    """Refuse a PNG in 16-bit colour, which PIL gives in 8 bits: "float32" must lose nothing."""
     png = encoded.startswith(b"\x89PNG")
-    depth = encoded[24:25]
-    kind = encoded[25:26]
-    if pixels == "float32" and png and depth == b"\x10" and kind != b"\x00":  # kind 0 is grey
+    deep_colour = encoded[24:25] == b"\x10" and encoded[25:26] != b"\x00"  # 16 bits, not grey
+    if pixels == "float32" and png and deep_colour:
         raise ValueError("16-bit colours of a PNG would lose 8 bits: store a TIFF or .npy")
 
 
 def to_channels(image: np.ndarray, in_chans: int | None) -> np.ndarray:
-    """Convert an image, [h, w, c], to `in_chans` channels; None for those that it has.
-
-    Raises:
-        ValueError: There is no such conversion.
-    """
+    """Convert an image, [h, w, c], to `in_chans` channels; None for those that it has."""
     chans = image.shape[2]
     if in_chans in (None, chans):
         return image
@@ -309,11 +284,7 @@ def to_channels(image: np.ndarray, in_chans: int | None) -> np.ndarray:
 
 
 def to_type(image: np.ndarray, pixels: Pixels) -> np.ndarray:
-    """Convert an image to the type that `pixels` names; see `open_image`.
-
-    Raises:
-        ValueError: The range of the pixels is not known, they do not fit, or some are not finite.
-    """
+    """Convert an image to the type that `pixels` names, on the scale that `open_image` says."""
     if image.dtype == np.bool_:
         image = image.astype(np.uint8) * np.uint8(255)
     if image.dtype in (np.uint8, np.uint16):

@@ -182,12 +182,7 @@ def make_samples(source: Source, icons: Iterable[tuple[str, str]]) -> Iterator[d
             "__key__": f"{style}/{name}",
             "png": encode_png(render(source.icons[style], name)),
             "cls": CLASSES.index(category),
-            "json": {
-                "name": name,
-                "style": style,
-                "group": group_of(name),
-                "category": category,
-            },
+            "json": {"name": name, "style": style, "group": group_of(name), "category": category},
         }
 
 
@@ -219,8 +214,7 @@ def build(source: Path | None = None, out: Path = HERE) -> None:
     """Make the data set again: download, render and split the icons, and write the shards.
 
     Args:
-        source: A folder with the four tarballs that `npm pack` writes. By default, npm downloads
-            them.
+        source: A folder with the tarballs that `npm pack` writes; by default npm downloads them.
         out: The folder for the shards. It replaces those of an earlier build.
     """
     with tempfile.TemporaryDirectory() as folder:

@@ -37,11 +37,10 @@ class Moments:
     @classmethod
     def merge(cls, parts: Sequence["Moments"]) -> "Moments":
         """The moments of all parts together, which must have the same number of channels."""
-        sums, squares = (
-            tuple(sum(column) for column in zip(*rows, strict=True))
-            for rows in ((part.sums for part in parts), (part.squares for part in parts))
-        )
-        return cls(sum(part.count for part in parts), sums, squares)
+        count = sum(part.count for part in parts)
+        sums = zip(*(part.sums for part in parts), strict=True)
+        squares = zip(*(part.squares for part in parts), strict=True)
+        return cls(count, tuple(map(sum, sums)), tuple(map(sum, squares)))
 
     def mean(self) -> tuple[float, ...]:
         """The mean of each channel over all pixels, from 0 to 1."""
