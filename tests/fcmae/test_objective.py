@@ -144,10 +144,10 @@ def test_loss_of_a_flat_patch_is_finite() -> None:
 
 
 def test_hidden_pixels_never_reach_the_decoders_prediction() -> None:
-    model = small().double()
-    images = torch.randn(2, 3, 32, 32, generator=generator(1)).double()
-    visible = draw_visible(2, 16, 0.6, generator=generator(2))
-    hidden = (~visible).view(2, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    model = small(image_size=(32, 24)).double()
+    images = torch.randn(2, 3, 32, 24, generator=generator(1)).double()
+    visible = draw_visible(2, 12, 0.6, generator=generator(2))
+    hidden = (~visible).view(2, 1, 4, 3).repeat_interleave(8, 2).repeat_interleave(8, 3)
     _, prediction = model(images, visible)
     changed = images.masked_fill(hidden, 5.0)
     loss_changed, unchanged = model(changed, visible)
