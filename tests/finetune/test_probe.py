@@ -358,6 +358,7 @@ def test_two_processes_share_the_work_and_agree_with_one(
 
 
 ONLINE = """
+import sys
 from accelerate import Accelerator
 from finetune.frozen.neighbours import knn_accuracy
 from finetune.labels.labelled import LabelledData
