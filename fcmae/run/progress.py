@@ -58,6 +58,7 @@ class Progress:
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[int]:
+        self._count_from(self.logged)
         return iter(self.bar)
 
     def take(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
