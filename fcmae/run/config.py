@@ -130,25 +130,25 @@ def to_yaml(config: Any) -> str:
 
 
 def differences(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: tuple[str, ...] = ()
+    old: Mapping[str, Any], new: Mapping[str, Any], ignore: tuple[str, ...] = ()
 ) -> list[str]:
     """Compare two configs, as `to_tree` gives them.
 
     Args:
-        found: the old config.
-        wanted: the new config.
+        old: the one config.
+        new: the other config.
         ignore: fields that may differ, and sections, whose names end in a dot, such as `run.`.
 
     Returns:
-        A line `field: found -> wanted` for each field that differs.
+        A line `field: old -> new` for each field that differs.
     """
     sections = tuple(name for name in ignore if name.endswith("."))
-    old = flatten(found)
-    new = flatten(wanted)
+    before = flatten(old)
+    after = flatten(new)
     return [
-        f"{key}: {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in ignore and not key.startswith(sections)
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in ignore and not key.startswith(sections)
     ]
 
 

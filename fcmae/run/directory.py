@@ -87,7 +87,7 @@ def begin(run: Path, config: Any, step: int, facts: Mapping[str, Any]) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """Collect what a run's numbers may depend on beside its config: code, packages, threads."""
+    """Collect what a run's numbers may depend on besides its config: code, packages, threads."""
 
     def git(*command: str) -> str | None:
         if shutil.which("git") is None:

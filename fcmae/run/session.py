@@ -62,14 +62,15 @@ def start_accelerator(
 
     Args:
         processes: the processes that were launched.
-        trackers: names of the trackers that get the metrics beside metrics.jsonl.
+        trackers: names of the trackers that get the metrics in addition to metrics.jsonl.
         directory: the directory of the run, for trackers that write files.
 
     Raises:
         ValueError: accelerate sees another number of processes.
     """
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # unless told, it starts no processes on CPUs
+        # without it, accelerate starts no processes on CPUs
+        cpu=not torch.accelerator.is_available(),
         mixed_precision="no",
         log_with=list(trackers) or None,
         project_dir=directory,

@@ -7,7 +7,7 @@ from typing import Any
 
 from fcmae.architecture import Architecture
 
-HEADER = "fcmae"  # key of the metadata in a safetensors header or beside `model` in a .pt file
+HEADER = "fcmae"  # key of the metadata in a safetensors header or next to `model` in a .pt file
 CLASSES = "classes"  # key of the names of a classifier's classes, a JSON list of strings
 
 

@@ -142,7 +142,7 @@ def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
 
 
 def in_shapes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring tensors into the shapes of a timm model, whose linear layers may be 1x1 convolutions."""
+    """Bring tensors into the shapes of a timm model, which may hold 1x1 convolutions."""
     source = complete(tensors)
     target = model.state_dict()
     assert source.keys() == target.keys(), sorted(source.keys() ^ target.keys())

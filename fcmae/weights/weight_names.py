@@ -185,7 +185,7 @@ def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict
         encoder += norm
     shapes |= {row.ours: torch.Size([architecture.dim]) for row in norm}
 
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     missing: list[str] = []
     misshapen: list[str] = []
     for row in encoder:
@@ -200,12 +200,12 @@ def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict
         if value is None:
             misshapen.append(f"{key} {list(tensor.shape)} for {list(shape)}")
         else:
-            found[row.ours] = value
+            renamed[row.ours] = value
     wrong = {"missing": missing, "unused": sorted(left), "of another shape": misshapen}
     if any(wrong.values()):
         parts = [f"{len(keys)} {what}{listing(keys)}" for what, keys in wrong.items()]
         raise ValueError(f"the weights are not those of {architecture}: {'; '.join(parts)}")
-    return found
+    return renamed
 
 
 def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
