@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from accelerate import Accelerator
 
 from data.bad_samples import BadSamples
 from data.order import GlobalBatches, Order
@@ -24,10 +25,17 @@ from fcmae import FCMAE
 from fcmae.layers import Block
 from fcmae.masking import draw_visible_of
 from fcmae.run.config import parse, run_program, to_yaml
+from fcmae.run.directory import compare
 from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.metrics import dry_run_summary
 from fcmae.run.processes import Processes
-from fcmae.run.session import Session, start_accelerator
+from fcmae.run.session import (
+    Session,
+    distribute,
+    newest_checkpoint,
+    resume,
+    start_accelerator,
+)
 from fcmae.weights.files import load_decoder, load_encoder
 from finetune.training.pretraining import LENGTH, MAY_CHANGE, PretrainConfig, PretrainRun
 from finetune.training.watch import Watch
@@ -64,11 +72,11 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
     config = with_statistics(config, shards)
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
     bad = BadSamples(order.samples, config.data.max_bad_fraction)
-    session = Session(run.dir, run, processes, accelerator, bad)
-    changed = session.compare(config, free=MAY_CHANGE, length=LENGTH)
+    newest = newest_checkpoint(run.dir, accelerator)
+    changed = compare(run.dir, config, accelerator.print, free=MAY_CHANGE, length=LENGTH)
 
-    model = make_model(config, session).to(device)
-    trained = session.distribute(model, Block)
+    model = make_model(config, newest, accelerator).to(device)
+    trained = distribute(model, accelerator, Block)
     learner = Learner(
         model,
         trained,
@@ -80,7 +88,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
         averaged=model.encoder,
         prefix="encoder.",
     )
-    session.resume(learner)
+    resume(learner, run.dir, newest)
     if learner.finished:
         return
     end = min(learner.total, REHEARSAL) if config.dry_run else learner.total
@@ -104,9 +112,12 @@ def train(config: PretrainConfig, run: PretrainRun, processes: Processes) -> Non
     )
     images_of_shards = cast("ShardImages", loader.dataset)
     normalise = Normalise(config.data.mean, config.data.std, config.model.in_chans).to(device)
-    session.begin(
+    session = Session(
+        run.dir,
+        run,
         config,
         learner,
+        bad,
         end=end,
         title=config.model.name,
         names_of_step=lambda step, rank: [
@@ -157,22 +168,21 @@ def with_statistics(config: PretrainConfig, shards: Sequence[Shard]) -> Pretrain
     return replace(config, data=replace(data, mean=data.mean or mean, std=data.std or std))
 
 
-def make_model(config: PretrainConfig, session: Session) -> FCMAE:
+def make_model(config: PretrainConfig, newest: Path | None, accelerator: Accelerator) -> FCMAE:
     """The model at the start of the run: of the seed, or of `init.weights` before step 0.
 
     Raises:
         OSError: `init.weights` cannot be read.
         ValueError: options of the model, or weights, that do not fit; a stage that there is not.
     """
-    accelerator = session.accelerator
     init = config.init
     model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(config.seed))
-    if init.weights is not None and session.newest is None:
+    if init.weights is not None and newest is None:
         accelerator.print(load_encoder(model.encoder, init.weights, config.model))
         if init.decoder:
             accelerator.print(load_decoder(model.decoder, init.weights))
-    elif init.weights is not None:
-        accelerator.print(f"init.weights={init.weights} is ignored: {session.run} resumes")
+    elif init.weights is not None and newest is not None:
+        accelerator.print(f"init.weights={init.weights} is ignored: {newest.parent} resumes")
     for stage in config.run.recompute:
         if not 0 <= stage < len(model.encoder.stages):
             raise ValueError(f"run.recompute has {stage}: stages are 0 to 3")

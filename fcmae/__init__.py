@@ -10,7 +10,7 @@ __all__ = ["FCMAE", "draw_visible"]
 
 
 def __getattr__(name: str) -> object:
-    """Import torch when a name that needs it is asked for: a help text and a plan need neither."""
+    """Import `FCMAE` and `draw_visible` at first use: `import fcmae` does not load torch."""
     if name == "FCMAE":
         from fcmae.model import FCMAE
 

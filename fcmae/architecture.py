@@ -1,7 +1,7 @@
-"""What an encoder and a model are: names, sizes, patches, and what has to hold of them.
+"""The encoders and their sizes, the patches of an image, and the rules that all of them follow.
 
-Everything that makes, reads or plans a network asks here. Nothing here imports torch, so that a
-help text and a plan need none.
+Everything that makes, reads or plans a network asks here. This module does not import torch, so
+that a help text or a plan does not load it.
 
 Letters: p patch side in pixels, n = (h/p)(w/p) patches, v visible patches.
 """
@@ -16,7 +16,7 @@ Implementation = Literal["gathered", "reference", "minkowski"]
 
 @dataclass(frozen=True)
 class Size:
-    """Blocks and channels of the four stages."""
+    """Numbers of blocks (depths) and of channels (widths) of the four stages."""
 
     depths: tuple[int, int, int, int]
     widths: tuple[int, int, int, int]
@@ -41,49 +41,51 @@ STEM_STRIDES = (4, 2, 1)
 class Architecture:
     """An encoder, and the images that it is made for.
 
-    Any values can be held; `check` says whether there is such an encoder.
+    It may hold any values; `check` raises an error where no such encoder exists.
     """
 
     name: str = "convnextv2_atto"
-    """convnextv2_ or convnext_ (V1), and atto femto pico nano tiny base large or huge."""
+    """The encoder: convnextv2_SIZE, or convnext_SIZE for V1, where SIZE is atto, femto, pico, nano,
+    tiny, base, large or huge."""
     image_size: int | tuple[int, int] = 224
-    """Side, or height and width, in pixels; multiples of the patch side 8 x stem_stride."""
+    """The images' side, or height and width, in pixels: multiples of the patch side, 8 x
+    stem_stride."""
     in_chans: int = 3
-    """Channels of the images."""
+    """Number of channels of the images."""
     stem_stride: int = 4
-    """4, 2 or 1: patches of 32, 16 or 8 pixels; small ones for small images."""
+    """4, 2 or 1, for patches of 32, 16 or 8 pixels. Small images need small patches."""
 
     def __str__(self) -> str:
         return f"{self.name} with stem_stride={self.stem_stride} and in_chans={self.in_chans}"
 
     @property
     def family(self) -> str:
-        """`convnextv2`, which has GRN, or `convnext`, which has LayerScale."""
+        """The family: `convnextv2`, whose blocks have GRN, or `convnext`, with LayerScale."""
         return self.name.split("_")[0]
 
     @property
     def has_grn(self) -> bool:
-        """Whether the blocks have global response normalisation: those of V2 do."""
+        """Whether the blocks have global response normalisation, as those of V2 have."""
         return self.family == "convnextv2"
 
     @property
     def size(self) -> Size:
-        """Blocks and channels of the four stages."""
+        """Numbers of blocks and of channels of the four stages."""
         return SIZES[self.name.split("_")[1]]
 
     @property
     def depths(self) -> tuple[int, int, int, int]:
-        """Blocks of the four stages."""
+        """Number of blocks of each of the four stages."""
         return self.size.depths
 
     @property
     def widths(self) -> tuple[int, int, int, int]:
-        """Channels of the four stages."""
+        """Number of channels of each of the four stages."""
         return self.size.widths
 
     @property
     def dim(self) -> int:
-        """Width of the features, those of the last stage."""
+        """Width of the features: the number of channels of the last stage."""
         return self.widths[-1]
 
     @property
@@ -98,33 +100,33 @@ class Architecture:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches of an image.
+        """Numbers of rows and columns of patches in an image.
 
         Raises:
-            ValueError: see `patch_grid`.
+            ValueError: patches do not tile the images.
         """
         return patch_grid(*self.sides, self.patch_size)
 
     @property
     def patches(self) -> int:
-        """Number n of patches of an image.
+        """Number n of patches in an image.
 
         Raises:
-            ValueError: see `patch_grid`.
+            ValueError: patches do not tile the images.
         """
         rows, columns = self.grid
         return rows * columns
 
     def same_tensors(self, other: "Architecture") -> bool:
-        """Whether the weights of one encoder fit the other: all is equal but the image size."""
+        """Whether the weights of one encoder fit the other, whatever the image sizes are."""
         mine = (self.name, self.in_chans, self.stem_stride)
         return mine == (other.name, other.in_chans, other.stem_stride)
 
     def check_encoder(self) -> None:
-        """Check what decides an encoder's tensors, which is all but the image size.
+        """Check everything except the image size, which no tensor of an encoder depends on.
 
         Raises:
-            ValueError: a value out of range; the message names it, the rule and a way out.
+            ValueError: a value is out of range; the message names it, the rule and a way out.
         """
         if self.name not in MODELS:
             raise ValueError(f"model name={self.name!r} is none of {', '.join(MODELS)}")
@@ -139,7 +141,7 @@ class Architecture:
         """Check the encoder, and that patches tile the images.
 
         Raises:
-            ValueError: see `check_encoder` and `patch_grid`.
+            ValueError: a value is out of range, or patches do not tile the images.
         """
         self.check_encoder()
         patch_grid(*self.sides, self.patch_size)
@@ -150,20 +152,21 @@ class ModelConfig(Architecture):
     """The arguments of `FCMAE`: the encoder, how much is hidden from it, and the decoder."""
 
     ratio: float = 0.6
-    """Share of the patches hidden from the encoder."""
+    """Share of the patches that are hidden from the encoder, from 0 to below 1."""
     sparse: Implementation = "gathered"
-    """Implementation of the sparse operations: the fast one, the slow oracle, MinkowskiEngine."""
+    """Implementation of the sparse operations: gathered is fast, reference is slow and plain, and
+    minkowski uses MinkowskiEngine."""
     decoder_dim: int = 512
-    """Width of the decoder."""
+    """Number of channels of the decoder."""
     decoder_depth: int = 1
-    """Blocks of the decoder."""
+    """Number of blocks of the decoder."""
 
     @property
     def visible_patches(self) -> int:
-        """Number v of patches that the encoder sees of an image.
+        """Number v of the patches of an image that the encoder sees.
 
         Raises:
-            ValueError: see `patch_grid` and `visible_count`.
+            ValueError: patches do not tile the images, or the ratio leaves none visible.
         """
         return visible_count(self.patches, self.ratio)
 
@@ -171,7 +174,7 @@ class ModelConfig(Architecture):
         """Check the encoder, that some patches are visible and some hidden, and the decoder.
 
         Raises:
-            ValueError: see `Architecture.check` and `visible_count`; or another value out of range.
+            ValueError: a value is out of range; the message names it, the rule and a way out.
         """
         super().check()
         if self.visible_patches == self.patches:
@@ -186,7 +189,7 @@ class ModelConfig(Architecture):
 
 
 def sides_of(image_size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width in pixels of an image size, which is one side or both."""
+    """Turn an image size in pixels, which is one side or both, into height and width."""
     if isinstance(image_size, int):
         return image_size, image_size
     height, width = image_size
@@ -194,10 +197,10 @@ def sides_of(image_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image of `height` x `width` pixels.
+    """Count the rows and columns of patches, of `patch` pixels a side, in an image.
 
     Raises:
-        ValueError: a side is no positive multiple of the patch side.
+        ValueError: `height` or `width` is not a positive multiple of `patch`.
     """
     for side in (height, width):
         if side < patch or side % patch:
@@ -210,7 +213,9 @@ def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
 
 
 def visible_count(n: int, ratio: float) -> int:
-    """v = int(n (1 - ratio)), the official rounding: 19 of 49 at ratio 0.6.
+    """Count the visible patches of n: v = int(n (1 - ratio)), so 19 of 49 at ratio 0.6.
+
+    The rounding is that of the official code.
 
     Raises:
         ValueError: the ratio is outside [0, 1), or leaves no visible patch.

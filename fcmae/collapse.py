@@ -4,8 +4,8 @@ For the expanded activation a of an image, with channels a_c over its r visible 
 
     distance = mean over all pairs (c, d) of (1 - cos(a_c, a_d)) / 2
 
-Channels that all say the same give 0, unrelated ones 1/2. V1 under FCMAE falls towards 0 in the
-middle of the network, V2 does not.
+The distance is 0 if all channels are alike and 1/2 if they are unrelated. In V1 pretrained with
+FCMAE it falls towards 0 in the middle of the network; in V2 it does not.
 """
 
 from collections.abc import Iterator
@@ -24,28 +24,35 @@ from fcmae.sparse.grn_mlp import expanded, square
 
 
 def cosine_distance(a: Float[Tensor, "b r e"]) -> Float[Tensor, " b"]:
-    """The equation above for each image, in O(r e): a mean of cosines is a mean's squared norm."""
+    """Mean cosine distance between the e channels of each image, over its r visible sites.
+
+    It takes O(r e): the mean of all cosines is the squared norm of the mean unit vector.
+    """
     unit = F.normalize(a.float(), dim=1)  # of each channel over the sites; silent ones stay zero
     return (1 - unit.mean(2).square().sum(1)) / 2
 
 
 def row_norm(a: Float[Tensor, "b r e"]) -> Float[Tensor, "b 1 e"]:
-    """GRN's norm, where all rows are visible sites."""
+    """The norm of each channel over the r visible sites of an image, as GRN takes it."""
     return square(a).sum(1, keepdim=True).sqrt()
 
 
 @contextmanager
 def measured(encoder: Encoder) -> Iterator[list[Float[Tensor, ""]]]:
-    """Collect the distance of each block, mean over the images, of forwards in this context.
+    """Measure the feature distance of each block in the forward passes of this context.
 
-    It is measured on what the second linear layer sees: behind GELU, and GRN where there is one.
+    It is measured on the input of the second linear layer: after GELU, and GRN if there is one.
+
+    Yields:
+        A list, to which each block of a forward pass adds its distance, a mean over the images.
 
     Raises:
-        ValueError: an implementation other than the gathered one, whose sites are visible ones.
+        ValueError: the encoder does not use the gathered implementation, in which every site is a
+            visible one.
     """
     if encoder.sparse is not Gathered:
         raise ValueError("the collapse metric needs --model.sparse gathered")
-    found: list[Float[Tensor, ""]] = []
+    distances: list[Float[Tensor, ""]] = []
 
     def measure(mlp: Mlp | GrnMlp, args: tuple[Tensor, Sparse]) -> None:
         with torch.no_grad():
@@ -54,12 +61,12 @@ def measured(encoder: Encoder) -> Iterator[list[Float[Tensor, ""]]]:
                 activation = expanded(rows, mlp, row_norm)
             else:
                 activation = F.gelu(mlp.fc1(rows))
-            found.append(cosine_distance(activation).mean())
+            distances.append(cosine_distance(activation).mean())
 
     mlps = [module for module in encoder.modules() if isinstance(module, Mlp | GrnMlp)]
     hooks = [mlp.register_forward_pre_hook(measure) for mlp in mlps]
     try:
-        yield found
+        yield distances
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""The plain decoder: one dense ConvNeXt V2 block predicts the hidden patches (section 3)."""
+"""The plain decoder: one dense block predicts the hidden patches (ConvNeXt V2, section 3)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,13 +10,13 @@ from fcmae.sparse import implementation
 
 
 class Decoder(nn.Module):
-    """Project, put a learned token at hidden patches, convolve, predict.
+    """Predict hidden patches: project the features, fill in a learned token, convolve, predict.
 
     Args:
         dim_in: width of the encoder's features.
         dim: width of the decoder; 512 in the paper.
-        depth: blocks; 1 in the paper, where 8 gave the same accuracy (table 1).
-        pixels: p p c, the pixels of one patch over all channels.
+        depth: number of blocks; 1 in the paper, where 8 gave the same accuracy (table 1).
+        pixels: number p p c of values in one patch, over all channels.
     """
 
     def __init__(self, *, dim_in: int, dim: int, depth: int, pixels: int) -> None:
@@ -33,12 +33,18 @@ class Decoder(nn.Module):
         visible: Bool[Tensor, "b n"],
         grid: tuple[int, int],
     ) -> Float[Tensor, "b k ppc"]:
-        """Pixels of the k = n - v hidden patches in raster order.
+        """Predict the normalised pixels of the k = n - v hidden patches, in raster order.
 
-        The block sees all n patches, one site each; visible ones are never predicted, which changes
-        nothing in the loss and saves their share of the last product.
+        The blocks see all n patches, one site each. Visible patches are not predicted: the loss
+        does not need them, and the last product is smaller.
+
+        Args:
+            latent: the encoder's features of the v visible patches, in raster order.
+            visible: True where the encoder sees the patch.
+            grid: rows and columns of patches.
         """
-        (b, n), v = visible.shape, latent.shape[1]
+        b, n = visible.shape
+        v = latent.shape[1]
         latent = self.project(latent)
         at_visible = indices(visible, v)[..., None].expand_as(latent)
         x = self.token.to(latent.dtype).expand(b, n, -1).scatter(1, at_visible, latent)

@@ -10,7 +10,7 @@ from fcmae.sparse import Sparse, implementation
 
 
 class Stage(nn.Module):
-    """A 2x2 downsampling, except in the first stage, and the blocks."""
+    """One stage: a 2x2 downsampling, except in the first stage, and `depth` blocks."""
 
     def __init__(self, dim_in: int, dim: int, depth: int, *, grn: bool) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Stage(nn.Module):
                 nn.LayerNorm(dim_in, eps=EPS), nn.Conv2d(dim_in, dim, kernel_size=2, stride=2)
             )
         self.blocks = nn.ModuleList(Block(dim, grn=grn) for _ in range(depth))
-        self.recompute = False  # keep only what goes in, for the backward pass
+        self.recompute = False  # keep the input alone, and compute the rest again in backward
 
     def forward(self, x: Float[Tensor, "b *s c"], sparse: Sparse) -> Float[Tensor, "b *t d"]:
         if isinstance(self.downsample, nn.Sequential):
@@ -36,12 +36,13 @@ class Encoder(nn.Module):
     """ConvNeXt V2 (`convnextv2_*`) or V1 (`convnext_*`) on the visible patches of images.
 
     Args:
-        architecture: which of them, and its channels and stem. Images of other sizes than its own
-            pass too, as long as patches tile them.
-        sparse: implementation of the submanifold operations; all give the same values.
+        architecture: the encoder's name, channels and stem. It also takes images of other sizes,
+            as long as patches tile them.
+        sparse: name of the implementation of the submanifold operations: `gathered`, `reference`
+            or `minkowski`. All give the same values.
 
     Raises:
-        ValueError: see `Architecture.check_encoder` and `fcmae.sparse.implementation`.
+        ValueError: there is no such encoder or implementation, or it is not installed.
     """
 
     def __init__(self, architecture: Architecture, sparse: str = "gathered") -> None:
@@ -73,15 +74,16 @@ class Encoder(nn.Module):
         visible: Bool[Tensor, "b n"],
         count: int | None = None,
     ) -> Float[Tensor, "b v d"]:
-        """Features of the visible patches in raster order, before any final norm.
+        """Compute the features of the visible patches in raster order, before any final norm.
 
         Args:
-            images: h and w multiples of the patch side p.
-            visible: n = (h/p)(w/p) patches in raster order, as many True in every row.
-            count: v where it is known, which spares a GPU one synchronisation.
+            images: images whose height and width are multiples of the patch side p.
+            visible: True where the encoder sees the patch; n = (h/p)(w/p) patches in raster order,
+                with the same number v of True in every row.
+            count: the number v, if the caller knows it; this saves a GPU one synchronisation.
 
         Raises:
-            ValueError: sizes that do not fit, unequal numbers of visible patches.
+            ValueError: the sizes do not fit, or rows differ in their numbers of visible patches.
         """
         h, w = images.shape[2:]
         grid = patch_grid(h, w, self.patch_size)

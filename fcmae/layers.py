@@ -11,7 +11,7 @@ EPS = 1e-6
 
 
 class Mlp(nn.Module):
-    """V1: pointwise expansion to 4d, GELU, and back. No site sees another one."""
+    """The MLP of a V1 block: a linear layer from d to 4d channels, GELU, and one back to d."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -23,14 +23,20 @@ class Mlp(nn.Module):
 
 
 class GrnMlp(Layers):
-    """V2: the same with GRN before the way back, whose norm runs over the visible sites."""
+    """The MLP of a V2 block: as `Mlp`, with GRN over the visible sites before the second layer."""
 
     def forward(self, x: Float[Tensor, "b *s d"], sparse: Sparse) -> Float[Tensor, "b *s d"]:
         return sparse.grn_mlp(x, self)
 
 
 class Block(nn.Module):
-    """Depthwise 7 x 7 convolution, LayerNorm, MLP, residual; LayerScale (1e-6) without GRN."""
+    """A ConvNeXt block: depthwise 7 x 7 convolution, LayerNorm, MLP, residual connection.
+
+    Args:
+        dim: number d of channels.
+        grn: whether the MLP has GRN, as in V2; without it, as in V1, LayerScale (1e-6 at first)
+            scales what is added.
+    """
 
     def __init__(self, dim: int, *, grn: bool = True) -> None:
         super().__init__()
@@ -45,10 +51,15 @@ class Block(nn.Module):
 
 
 def initialise(root: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Truncated normal of std 0.02 for all weights of convolutions and linear layers, zero biases.
+    """Draw the weights of all convolutions and linear layers, and set their biases to zero.
 
-    Once, over all modules below `root`. Norms (1 and 0), GRN (0) and LayerScale (1e-6) start where
-    they are made. The official code initialises twice, the second time with std 1.0.
+    The weights are truncated normal with standard deviation 0.02. Norms (1 and 0), GRN (0) and
+    LayerScale (1e-6) keep the values that they are made with. The official code initialises twice,
+    the second time with standard deviation 1.0; this happens once.
+
+    Args:
+        root: the module whose submodules are initialised.
+        generator: source of the random numbers; the global one by default.
     """
     for module in root.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -14,7 +14,7 @@ EPS = 1e-6
 def hidden_patches(
     images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"], p: int, k: int
 ) -> Float[Tensor, "b k ppc"]:
-    """The pixels of the k hidden patches of each image, in raster order."""
+    """Take the pixels of the k hidden patches, of side p, of each image, in raster order."""
     patches = rearrange(patchify(images, p), "b n p q c -> b n (p q c)")
     image = torch.arange(len(images), device=images.device)[:, None]
     return patches[image, indices(~visible, k)]
@@ -23,7 +23,7 @@ def hidden_patches(
 def statistics(
     patches: Float[Tensor, "b k ppc"],
 ) -> tuple[Float[Tensor, "b k 1"], Float[Tensor, "b k 1"]]:
-    """Mean and standard deviation of each patch; the deviation is never zero (eps 1e-6)."""
+    """Compute the mean and the standard deviation of each patch; the latter is at least 1e-3."""
     mean = patches.mean(dim=-1, keepdim=True)
     squares = (patches - mean).square().sum(dim=-1, keepdim=True)
     var = squares / (patches.shape[-1] - 1)  # Tensor.var takes ten times as long on a CPU
@@ -36,7 +36,14 @@ def reconstruction_loss(
     visible: Bool[Tensor, "b n"],
     p: int,
 ) -> Float[Tensor, ""]:
-    """Mean over the k hidden patches and their pixels; visible patches do not enter."""
+    """Mean squared error over the normalised pixels of the k hidden patches (MAE, section 3).
+
+    Args:
+        prediction: predicted normalised pixels of the hidden patches, in raster order.
+        images: the images; each patch is normalised by its own mean and standard deviation.
+        visible: True where the encoder sees the patch; those patches do not enter the loss.
+        p: side of a patch in pixels.
+    """
     target = hidden_patches(images, visible, p, prediction.shape[1])
     mean, std = statistics(target)
     return F.mse_loss(prediction.to(images.dtype), (target - mean) / std)

@@ -16,11 +16,17 @@ def draw_visible(
 ) -> Bool[Tensor, "b n"]:
     """Draw int(n (1 - ratio)) visible patches of n for each of b images, uniformly.
 
+    Args:
+        b: number of images.
+        n: number of patches in an image.
+        ratio: share of the patches to hide.
+        generator: source of the random numbers; the global one by default.
+
     Returns:
         Bool[b, n] in raster order, True = the encoder sees the patch; on the generator's device.
 
     Raises:
-        ValueError: see `fcmae.architecture.visible_count`.
+        ValueError: the ratio is outside [0, 1), or leaves no visible patch.
     """
     device = generator.device if generator is not None else None
     return lowest(torch.rand(b, n, generator=generator, device=device), visible_count(n, ratio))
@@ -29,14 +35,24 @@ def draw_visible(
 def draw_visible_of(
     seed: int, epoch: Int[Tensor, " b"], sample: Int[Tensor, " b"], n: int, ratio: float
 ) -> Bool[Tensor, "b n"]:
-    """The visible patches of given samples: a function of (seed, epoch, sample) and nothing else.
+    """Draw the visible patches of given samples, from (seed, epoch, sample) and nothing else.
 
-    Neither rank, batch nor step enters (design: *Randomness*), so a mask is the same on any number
-    of processes. Each patch gets a 64-bit key from a counter-based generator (SplitMix64, Steele,
-    Lea, Flood 2014); the v lowest keys are visible.
+    Since neither rank, batch nor step enters, they are the same on any number of processes. Each
+    patch gets a 64-bit key from a counter-based generator (SplitMix64: Steele, Lea and Flood 2014),
+    and the patches with the v = int(n (1 - ratio)) lowest keys are visible.
+
+    Args:
+        seed: seed of the run.
+        epoch: number of the pass over the data, for each of b images.
+        sample: index of the sample in the data set, for each of b images.
+        n: number of patches in an image.
+        ratio: share of the patches to hide.
+
+    Returns:
+        Bool[b, n] in raster order, True = the encoder sees the patch.
 
     Raises:
-        ValueError: see `fcmae.architecture.visible_count`.
+        ValueError: the ratio is outside [0, 1), or leaves no visible patch.
     """
     patch = torch.arange(n, device=sample.device)
     keys = splitmix64(torch.full_like(sample, seed))  # hashed first, or seed + epoch would meet
@@ -46,7 +62,8 @@ def draw_visible_of(
 
 
 def splitmix64(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """SplitMix64's output for counter x. int64 wraps as uint64; `>>` must not copy the sign."""
+    """Hash each 64-bit integer by SplitMix64 (Steele, Lea and Flood 2014)."""
+    # int64 wraps as uint64 does; after each >>, the copies of the sign are masked out
     x = (x + 1) * -0x61C8864680B583EB  # the golden-ratio increment 0x9E3779B97F4A7C15, signed
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor
@@ -54,22 +71,22 @@ def splitmix64(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
 
 
 def lowest(keys: Tensor, count: int) -> Bool[Tensor, "b n"]:
-    """True at the `count` lowest keys of each row; ties go to the earlier patch."""
+    """Mark the `count` lowest keys of each row by True; of equal keys, the first ones."""
     order = keys.argsort(dim=1, stable=True)
     return torch.zeros_like(keys, dtype=torch.bool).scatter_(1, order[:, :count], value=True)
 
 
 def indices(chosen: Bool[Tensor, "b n"], count: int | None = None) -> Int[Tensor, "b k"]:
-    """Raster indices of the True patches of each image.
+    """List the raster indices of the True patches of each image.
 
     Args:
-        chosen: as many True in every row.
-        count: that number, where the caller knows it; reading it from a GPU tensor would make the
+        chosen: marks the patches, the same number k of them in every row.
+        count: the number k, if the caller knows it; reading it from a tensor on a GPU makes the
             host wait for the device.
 
     Raises:
-        ValueError: rows differ, or not in `count` (looked at on the CPU only, for the same reason,
-            and not in compiled code).
+        ValueError: a row does not have `count` True. For the same reason this is checked on the
+            CPU only, and not in compiled code.
     """
     if count is None:
         count = int(chosen[0].sum())
@@ -83,16 +100,15 @@ def indices(chosen: Bool[Tensor, "b n"], count: int | None = None) -> Int[Tensor
 
 
 def patchify(images: Float[Tensor, "b c h w"], p: int) -> Float[Tensor, "b n p p c"]:
-    """Images to patches in raster order, each [p, p, c]."""
-    images = images.contiguous(
-        memory_format=torch.channels_last
-    )  # at once, a CPU takes 3 x as long
+    """Cut images into patches in raster order, each `[p, p, c]`; `unpatchify` is the inverse."""
+    # in two steps: a CPU takes three times as long in one
+    images = images.contiguous(memory_format=torch.channels_last)
     return rearrange(images, "b c (gh p) (gw q) -> b (gh gw) p q c", p=p, q=p)
 
 
 def unpatchify(
     patches: Float[Tensor, "b n p p c"], grid: tuple[int, int]
 ) -> Float[Tensor, "b c h w"]:
-    """The inverse of `patchify` for a grid of (rows, columns) patches."""
+    """Put patches together again to images; `grid` is the number of rows and of columns."""
     gh, gw = grid
     return rearrange(patches, "b (gh gw) p q c -> b c (gh p) (gw q)", gh=gh, gw=gw)

@@ -12,21 +12,23 @@ from fcmae.loss import reconstruction_loss
 
 
 class FCMAE(nn.Module):
-    """Sparse encoder, one-block decoder, reconstruction loss.
+    """A masked autoencoder: sparse encoder, plain decoder, reconstruction loss.
 
     Args:
-        name: `convnextv2_atto` ... `convnextv2_huge`, or `convnext_*` with LayerScale.
-        image_size: side in pixels, or (height, width); multiples of the patch side 8 x stem_stride.
-        in_chans: channels of the images.
-        stem_stride: 4, 2 or 1; small for small images.
-        ratio: share of patches hidden from the encoder.
-        sparse: `gathered`, `reference`, the slow oracle, or `minkowski`, where it is installed.
-        decoder_dim: width of the decoder.
-        decoder_depth: its blocks.
-        generator: of the initialisation; the global one by default.
+        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, or `convnext_*` (V1).
+        image_size: side of the images in pixels, or (height, width): multiples of the patch side,
+            which is 8 x stem_stride.
+        in_chans: number of channels of the images.
+        stem_stride: 4, 2 or 1, for patches of 32, 16 or 8 pixels; small images need small patches.
+        ratio: share of the patches that are hidden from the encoder.
+        sparse: implementation of the sparse operations: `gathered`, the fast one; `reference`, a
+            slow and plain one; or `minkowski`, which needs MinkowskiEngine.
+        decoder_dim: number of channels of the decoder.
+        decoder_depth: number of blocks of the decoder.
+        generator: source of the random initial weights; the global one by default.
 
     Raises:
-        ValueError: an argument outside its range; the message names it and a way out.
+        ValueError: an argument is out of range; the message names it and a way out.
     """
 
     def __init__(
@@ -74,24 +76,27 @@ class FCMAE(nn.Module):
     def from_config(
         cls, config: ModelConfig, *, generator: torch.Generator | None = None
     ) -> "FCMAE":
-        """The model that `config` tells of, initialised by `generator`.
+        """Make the model that `config` describes, with initial weights drawn by `generator`.
 
         Raises:
-            ValueError: see `ModelConfig.check` and `fcmae.sparse.implementation`.
+            ValueError: a field of the config is out of range; the message names it and a way out.
         """
         return cls(**vars(config), generator=generator)
 
     def forward(
         self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b k ppc"]]:
-        """Loss, and the predicted normalised pixels of the hidden patches in raster order.
+        """Compute the reconstruction loss and the prediction that it is of.
 
         Args:
-            images: of the size that the model was made for.
-            visible: int(n (1 - ratio)) True in each row; True = the encoder sees the patch.
+            images: images of the size that the model was made for.
+            visible: True where the encoder sees the patch: int(n (1 - ratio)) True in each row.
+
+        Returns:
+            The loss, and the predicted normalised pixels of the k hidden patches in raster order.
 
         Raises:
-            ValueError: other shapes or numbers of visible patches.
+            ValueError: the images have another size, or rows another number of visible patches.
         """
         if images.shape[2:] != self.image_size:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Predictions as pictures: original, visible patches, prediction, and the two together."""
+"""Pictures of predictions: the original, its visible patches, the prediction, both together."""
 
 from pathlib import Path
 
@@ -18,11 +18,17 @@ def reconstruct(
     prediction: Float[Tensor, "b k ppc"],
     p: int,
 ) -> Float[Tensor, "b 4 c h w"]:
-    """Four views of each image: original, visible only, prediction alone, and the two together.
+    """Make four views of each image: original, visible patches, prediction, both together.
 
-    The model predicts pixels normalised per patch; they are shown with the true patch's own mean
-    and deviation, as MAE shows them, since the model is never asked for these. Patches without a
-    value are zero, which is the data's mean.
+    The model predicts pixels that are normalised by patch. They are shown with the mean and the
+    standard deviation of the true patch, as MAE does it, since the model does not predict these.
+    Patches without a value are zero, the mean of the data.
+
+    Args:
+        images: the normalised images.
+        visible: True where the encoder sees the patch.
+        prediction: predicted normalised pixels of the k hidden patches, in raster order.
+        p: side of a patch in pixels.
     """
     b, c, h, w = images.shape
     mean, std = statistics(hidden_patches(images, visible, p, prediction.shape[1]))
@@ -31,13 +37,19 @@ def reconstruct(
     blank = images.new_zeros(b, visible.shape[1], p * p * c)
     predicted = rearrange(blank.scatter(1, at_hidden, pixels), "b n (p q c) -> b n p q c", p=p, q=p)
     patches = patchify(images, p)
-    seen = patches.where(visible[..., None, None, None], torch.zeros_like(patches))
-    views = [patches, seen, predicted, seen + predicted]
+    shown = patches.where(visible[..., None, None, None], torch.zeros_like(patches))
+    views = [patches, shown, predicted, shown + predicted]
     return torch.stack([unpatchify(view, (h // p, w // p)) for view in views], dim=1)
 
 
 def save_views(views: Float[Tensor, "b k c h w"], path: Path) -> None:
-    """Write them as a PNG, one row an image; values in 0 to 1, the first three channels."""
+    """Write views as a PNG file, one row for each image.
+
+    Args:
+        views: k views of each image, with values from 0 to 1. The first three channels are shown,
+            or the first one if there are fewer.
+        path: the file; its directory is made if it does not exist.
+    """
     pixels = views.flatten(0, 1)
     colours = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]
     path.parent.mkdir(exist_ok=True)

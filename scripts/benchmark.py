@@ -1,13 +1,13 @@
-"""How fast a training step is, and the loader: against rivals, and against bare matrix products.
+"""Measure the speed of training steps and of the loader, against rivals.
 
     python scripts/benchmark.py step [--only KEY] [--json]
     python scripts/benchmark.py data [--only KEY] [--json]
     python scripts/benchmark.py save [--only KEY] [--json]
     python scripts/benchmark.py growth [--plot growth.png]
 
-`step` prints ratios: both sides in one process, in turn, on the same weights, images and masks;
-medians of several runs. A step is forward, loss and backward; the optimiser is timed apart.
-`data` does the same for the loader, on one core, in images/s.
+`step` prints ratios of times: medians of several runs in one process, with both sides in turn on
+the same weights, images and masks. A step is forward, loss and backward, without the optimiser.
+`data` prints ratios of the loader's images/s, on one core.
 `save` times steps with and without a checkpoint.
 `growth` prints the time of a step against ratio, image size and batch.
 """
@@ -45,16 +45,17 @@ console = Console()
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """The command line."""
+    """The flags of the benchmark."""
 
     what: Annotated[Literal["step", "data", "save", "growth"], tyro.conf.Positional]
-    """step, data, save: ratios against rivals. growth: time against ratio, image size and batch."""
+    """What to measure. step, data, save: ratios against rivals. growth: time of a step against
+    ratio, image size and batch."""
     only: str = ""
-    """The one key of `step`, `data` or `save` to measure."""
+    """Measure one key of `step`, `data` or `save` alone."""
     threads: int = 2
     """Threads of PyTorch; `data` is measured with one."""
     runs: int = 9
-    """Timed runs of each side, after one that warms up."""
+    """Number of timed runs of each side, after one that warms up."""
     json: bool = False
     """Print one JSON object as the last line."""
     plot: Path | None = None
@@ -62,7 +63,7 @@ class Benchmark:
 
 
 def model_of(name: str, sparse: Implementation = "gathered", **options: Any) -> FCMAE:
-    """A model of fixed weights, in which GRN does something."""
+    """Make a model with fixed weights, and with weights of GRN that are not zero."""
     model = FCMAE(name=name, sparse=sparse, generator=torch.Generator().manual_seed(0), **options)
     for module in model.modules():
         if isinstance(module, GlobalResponseNorm):
@@ -71,7 +72,7 @@ def model_of(name: str, sparse: Implementation = "gathered", **options: Any) -> 
 
 
 def batch_of(b: int, size: int, n: int, ratio: float) -> tuple[Tensor, Tensor]:
-    """Images and visible patches."""
+    """Make `b` images of `size` pixels a side, and their visible patches of `n`."""
     g = torch.Generator().manual_seed(0)
     return torch.randn(b, 3, size, size, generator=g), draw_visible(b, n, ratio, generator=g)
 
@@ -82,7 +83,7 @@ def step(
     visible: Tensor,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> None:
-    """Forward, loss, backward of a whole model, or of an encoder alone."""
+    """Run forward, loss and backward of a whole model, or of an encoder alone."""
     model.zero_grad()
     with context():
         out = model(images, visible)
@@ -91,21 +92,22 @@ def step(
 
 
 def dense(model: FCMAE) -> FCMAE:
-    """The same model on masked dense tensors."""
+    """Exchange the operations of a model's encoder for those on masked dense tensors."""
     model.encoder.sparse = MaskedDense
     return model
 
 
 def against_minkowski_modules(name: str, b: int) -> tuple[Work, Work]:
-    """MinkowskiEngine with its own depthwise module, and gathered."""
+    """Make steps of MinkowskiEngine with its own depthwise module, and gathered steps."""
     rival = model_of(name)
     rival.encoder.sparse = minkowski_modules()
     return steps(rival, name, b)
 
 
 def encoders(name: str, b: int) -> tuple[Work, Work]:
-    """Masked dense and gathered encoder."""
-    model, rival = model_of(name), dense(model_of(name))
+    """Make steps of the masked dense and of the gathered encoder."""
+    model = model_of(name)
+    rival = dense(model_of(name))
     images, visible = batch_of(b, 224, model.n, model.ratio)
     return partial(step, rival.encoder, images, visible), partial(
         step, model.encoder, images, visible
@@ -113,33 +115,33 @@ def encoders(name: str, b: int) -> tuple[Work, Work]:
 
 
 def steps(rival: torch.nn.Module, name: str, b: int) -> tuple[Work, Work]:
-    """The whole step of another implementation, and of the gathered one."""
+    """Make whole steps of a rival model, and gathered ones."""
     model = model_of(name)
     images, visible = batch_of(b, 224, model.n, model.ratio)
     return partial(step, rival, images, visible), partial(step, model, images, visible)
 
 
 def against_mae(name: str, b: int) -> tuple[Work, Work]:
-    """MAE with ViT-S, and FCMAE."""
+    """Make steps of MAE with ViT-S, and of FCMAE."""
     mae = MaskedAutoencoder()
     return partial(step, mae, *batch_of(b, 224, mae.n, mae.ratio)), steps(mae, name, b)[1]
 
 
 def against_products(name: str, b: int) -> tuple[Work, Work]:
-    """The step's matrix products alone, and the step."""
+    """Make the matrix products of steps alone, and whole steps."""
     model = model_of(name)
     return Products(name, model, b), steps(model, name, b)[1]
 
 
 def against_no_numba(name: str, b: int) -> tuple[Work, Work]:
-    """The step without and with compiled loops."""
+    """Make steps without and with loops compiled by Numba."""
     rival = model_of(name)
     rival.encoder.sparse = rival.decoder.sparse = partial(Gathered, compiled=False)
     return steps(rival, name, b)
 
 
 def half_precision(name: str, b: int) -> tuple[Work, Work]:
-    """The step under bf16 autocast, and in fp32."""
+    """Make steps under bf16 autocast, and in fp32."""
     bf16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     model = model_of(name)
     batch = batch_of(b, 224, model.n, model.ratio)
@@ -195,14 +197,14 @@ MEMORY = "activation_memory_gathered_over_masked_dense_encoder_atto_b32"
 
 
 def seconds(work: Work) -> float:
-    """Wall time of one call."""
+    """Measure the wall time of one call, in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def in_turn(works: tuple[Work, ...], runs: int) -> list[list[float]]:
-    """Times of each work in seconds, taken in turn so that drifts of the machine meet them all."""
+    """Time each work in seconds, in turn, so that a drift of the machine affects all alike."""
     for work in works:
         work()
     rounds = [[seconds(work) for work in works] for _ in range(runs)]
@@ -210,9 +212,9 @@ def in_turn(works: tuple[Work, ...], runs: int) -> list[list[float]]:
 
 
 def peak_memory(rival: bool) -> int:
-    """Growth of this process's peak, in bytes, over one step of atto's encoder on 32 images.
+    """Measure how much one step of atto's encoder on 32 images raises the peak memory, in bytes.
 
-    A step on one image comes first: libraries, weights, gradients and compiled code are there.
+    A step on one image comes first, so that libraries, weights and compiled code do not count.
     """
     model = dense(model_of("convnextv2_atto")) if rival else model_of("convnextv2_atto")
     images, visible = batch_of(32, 224, model.n, model.ratio)
@@ -223,16 +225,20 @@ def peak_memory(rival: bool) -> int:
 
 
 def high_water() -> int:
-    """Largest resident memory of this process so far, in bytes, as Linux counts it.
+    """Read the largest resident memory of this process so far, in bytes, as Linux counts it.
 
-    Not getrusage's: there a new process begins with the peak of the one that started it.
+    In getrusage, a new process would begin with the peak of the one that started it.
     """
     status = Path("/proc/self/status").read_text()
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def compare(args: Benchmark) -> dict[str, float | None]:
-    """Measure the keys of `step` or `data` and print the table."""
+    """Measure the keys of `step`, `data` or `save`, and print the table.
+
+    Raises:
+        ValueError: `--only` is none of the keys.
+    """
     times_of = {"data": LOADING, "save": SAVING}.get(args.what, TIMES)
     keys = [*times_of, MEMORY] if args.what == "step" else [*times_of]
     if args.only and args.only not in keys:
@@ -240,19 +246,19 @@ def compare(args: Benchmark) -> dict[str, float | None]:
     table = Table(title=f"{args.threads} threads, medians of {args.runs} runs in turn")
     for column in ("key", "ratio", "of pairs", "aim", "numerator", "denominator"):
         table.add_column(column)
-    found: dict[str, float | None] = {}
+    ratios: dict[str, float | None] = {}
     for key, (make, aim) in times_of.items():
         if args.only in ("", key):
             try:
                 works = make()
             except ValueError as error:  # a rival that is not installed
                 console.print(f"{key}: not measured: {error}")
-                found[key] = None
+                ratios[key] = None
                 continue
             above, below = in_turn(works, args.runs)
-            found[key] = statistics.median(above) / statistics.median(below)
+            ratios[key] = statistics.median(above) / statistics.median(below)
             pairs = [a / b for a, b in zip(above, below, strict=True)]
-            row = [f"{found[key]:.2f}", f"{min(pairs):.2f} to {max(pairs):.2f}", aim]
+            row = [f"{ratios[key]:.2f}", f"{min(pairs):.2f} to {max(pairs):.2f}", aim]
             if args.what == "data":  # of images/s, ours is the numerator
                 row += [f"{IMAGES / statistics.median(t):.0f} images/s" for t in (below, above)]
             else:
@@ -262,7 +268,7 @@ def compare(args: Benchmark) -> dict[str, float | None]:
     if MEMORY in keys and args.only in ("", MEMORY):
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             ours, theirs = pool.map(peak_memory, (False, True), chunksize=1)
-        found[MEMORY] = ours / theirs
+        ratios[MEMORY] = ours / theirs
         table.add_row(
             MEMORY,
             f"{ours / theirs:.2f}",
@@ -277,23 +283,26 @@ def compare(args: Benchmark) -> dict[str, float | None]:
         optimizer = torch.optim.AdamW(model.parameters())
         (times,) = in_turn((optimizer.step,), args.runs)
         console.print(f"AdamW, atto: {1e3 * statistics.median(times):.1f} ms a step, not counted")
-    return found
+    return ratios
 
 
 def growth(args: Benchmark) -> dict[str, list[dict[str, float]]]:
-    """Time of atto's step against ratio, image size and batch, others at 0.6, 224 px and 16."""
+    """Time a step of atto's encoder against ratio, image size and batch, one after the other.
+
+    What does not change is 0.6, 224 px and 16 images.
+    """
     usual = {"ratio": 0.6, "image_size": 224, "batch": 16}
     sweeps = {
         "ratio": (0.0, 0.2, 0.4, 0.6, 0.75, 0.9),
         "image_size": (128, 192, 224, 320, 448),
         "batch": (1, 2, 4, 8, 16, 32, 64),
     }
-    found: dict[str, list[dict[str, float]]] = {}
+    curves: dict[str, list[dict[str, float]]] = {}
     for axis, values in sweeps.items():
         table = Table(title=f"encoder of atto against {axis}, {args.threads} threads")
         for column in (axis, "ms an image", "visible patches", "ms a visible patch"):
             table.add_column(column)
-        found[axis] = []
+        curves[axis] = []
         for value in values:
             at = usual | {axis: value}
             size = int(at["image_size"])
@@ -304,21 +313,21 @@ def growth(args: Benchmark) -> dict[str, list[dict[str, float]]]:
             (times,) = in_turn((partial(step, encoder, images, visible),), args.runs)
             image = 1e3 * statistics.median(times) / b
             v = int(visible[0].sum())
-            found[axis].append({axis: value, "ms_image": image, "ms_patch": image / v})
+            curves[axis].append({axis: value, "ms_image": image, "ms_patch": image / v})
             table.add_row(f"{value:g}", f"{image:.2f}", str(v), f"{image / v:.3f}")
         console.print(table)
-    return found
+    return curves
 
 
-def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """The three curves of `growth`, time for a visible patch, each axis from zero."""
+def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Draw the three curves of `growth`, the time for a visible patch, as a PNG file."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, panels = plt.subplots(1, len(found), figsize=(4 * len(found), 3), sharey=True)
-    for panel, (axis, points) in zip(panels, found.items(), strict=True):
+    figure, panels = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3), sharey=True)
+    for panel, (axis, points) in zip(panels, curves.items(), strict=True):
         panel.plot([p[axis] for p in points], [p["ms_patch"] for p in points], marker="o")
         panel.set_xlabel(axis)
     panels[0].set(ylabel="ms a visible patch", ylim=(0, None))  # shared: once all are drawn
@@ -327,7 +336,11 @@ def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure what was asked for."""
+    """Measure what the command line says.
+
+    Raises:
+        ValueError: `--only` is none of the keys.
+    """
     args = tyro.cli(Benchmark, args=argv, description=__doc__)
     if args.what == "data":
         args = replace(args, threads=1)

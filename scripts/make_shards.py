@@ -6,10 +6,10 @@ SOURCE is a folder, with a sub-folder for each class (`SOURCE/CLASS/.../image.jp
 alone, or a table of them (.csv, .jsonl, .parquet): a column of paths, perhaps one of labels, and
 metadata. The label of a class is its place in `OUT_DIR/classes.json`: the sorted names of the first
 labelled images, to which later ones, such as a test set, must keep; labels that are integers stay.
-JPEG, PNG, WebP, TIFF and .npy files are taken, their bytes copied and not encoded again.
+The bytes of JPEG, PNG, WebP, TIFF and .npy files are copied and not encoded again.
 
-Shards are made in parallel. Repeat a command that was killed: it goes on with those that are
-missing, and the bytes are those of a run that was not.
+Shards are made in parallel. A command that was killed can be repeated: it makes the missing shards,
+with the same bytes as without the kill.
 """
 
 import json
@@ -35,38 +35,44 @@ from fcmae.run.files import write_json
 
 @dataclass(frozen=True, kw_only=True)
 class MakeShards:
-    """The command line."""
+    """The flags of make_shards."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A folder of images, or a table: .csv with a header, .jsonl, .parquet."""
+    """A folder of images, or a table of them: .csv with a header, .jsonl or .parquet."""
     out_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT_DIR")]
-    """Where the shards, index.json and classes.json go. Shards there are never replaced."""
+    """Directory for the shards, index.json and classes.json. Shards there are never replaced."""
     shard_size: int = 1000
-    """Images in a shard."""
+    """Number of images in a shard."""
     prefix: str = "train"
     """First part of the shards' names: PREFIX-000000.tar."""
     val: float = 0.0
-    """Share of the images that go into shards val-000000.tar, ..."""
+    """Share of the images that go into validation shards, val-000000.tar and so on."""
     split: Literal["hashed", "stratified"] = "hashed"
-    """Which: hashed by key, so that an image stays on its side when others come; stratified by
-    class."""
+    """How validation images are chosen. hashed: by their keys, so that an image stays on its side
+    when others are added. stratified: the same share of each class."""
     path_column: str = "path"
-    """Of a table: relative paths start at its folder."""
+    """Column of a table with the paths of images; relative paths start at the table's folder."""
     label_column: str | None = None
-    """Of a table, by default `label` if there is one; others become the samples' json member."""
+    """Column of a table with the labels; by default `label`, if there is one. The other columns
+    become the json member of the samples."""
     seed: int = 0
     """Seed of the order of the images, which mixes the classes."""
     max_broken: float = 0.01
-    """Share of images that may fail to decode. They are skipped and named; more stop the run."""
+    """Share of images that may fail to decode: they are skipped and named. More stop the run."""
     workers: int = cores()
-    """Processes, or CPUs of a local Ray cluster."""
+    """Number of processes, or of CPUs of a local Ray cluster."""
     engine: Engine = "pool"
-    """pool: processes of this machine. ray: the cluster of RAY_ADDRESS, or a local one."""
+    """Where shards are made. pool: in processes of this machine. ray: on the cluster of
+    RAY_ADDRESS, or on a local one."""
     encoding: Annotated[Encoding, tyro.conf.arg(name="")] = field(default_factory=Encoding)
 
 
 def channels_of_first(entries: list[Entry]) -> int:
-    """Channels of the first image that can be decoded; raises ValueError if there is none."""
+    """Count the channels of the first image that can be decoded.
+
+    Raises:
+        ValueError: no image can be decoded.
+    """
     from data.decode import decode  # here: it brings torch, which the help text does without
 
     for entry in entries:
@@ -79,14 +85,22 @@ def channels_of_first(entries: list[Entry]) -> int:
 
 
 def build(args: MakeShards, entries: list[Entry]) -> list[Built]:
-    """Build all shards; raises what `build_shards` raises, and ValueError for too many broken."""
+    """Build all shards, and return them sorted by URL.
+
+    Raises:
+        ChildProcessError: a worker was killed.
+        OSError: a shard cannot be written.
+        ValueError: too many images are broken, or the shards there are of another command.
+    """
     rest, taken = split(entries, args.val, args.split) if args.val else (entries, [])
     jobs = [
         job
         for part, prefix in ((rest, args.prefix), (taken, "val"))
         for job in plan_shards(part, args.out_dir, prefix, args.shard_size, args.encoding)
     ]
-    staging, finished, broken = args.out_dir / f".{args.prefix}.plan", list[Built](), 0
+    staging = args.out_dir / f".{args.prefix}.plan"
+    finished: list[Built] = []
+    broken = 0
     options = {name: getattr(args, name) for name in ("seed", "val", "split", "shard_size")}
     with (
         # closed, so that no worker writes any more when the shards are taken back
@@ -113,7 +127,13 @@ def build(args: MakeShards, entries: list[Entry]) -> list[Built]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write the shards and say what was written; raises what the functions above raise."""
+    """Write the shards, and print what was written.
+
+    Raises:
+        ChildProcessError: a worker was killed.
+        OSError: images cannot be read, or shards cannot be written.
+        ValueError: a flag is out of range, or too many images are broken.
+    """
     args = tyro.cli(MakeShards, description=__doc__, args=list(argv))
     for name, share in (("max-broken", args.max_broken), ("val", args.val)):
         if not 0 <= share < 1:

@@ -1,4 +1,4 @@
-"""The quickstart's closing table: `python scripts/report.py runs/quickstart`."""
+"""Print the closing table of the quickstart: `python scripts/report.py runs/quickstart`."""
 
 import json
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ class Report:
     """Print the closing table of a finished quickstart."""
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The directory of its runs."""
+    """The directory of the quickstart's runs."""
 
 
 def cell(path: Path) -> str:
-    """Mean and spread of the test accuracy over probe seeds."""
+    """Format the mean and the standard deviation of a test accuracy over the probe's seeds."""
     accuracy = json.loads(path.read_text())["test_accuracy"]
     return f"{accuracy['mean']:.3f} ± {accuracy['std']:.3f}"
 

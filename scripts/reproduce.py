@@ -1,13 +1,13 @@
-"""The results table of the README, made anew: scratch, FCMAE and timm's models on few labels.
+"""Reproduce the results table of the README: scratch, FCMAE and timm's models on few labels.
 
-    python scripts/reproduce.py                 # what is missing; goes on where it was stopped
-    python scripts/reproduce.py --sets emoji    # of one data set
-    python scripts/reproduce.py --table         # only the table, out of results that are there
+    python scripts/reproduce.py                 # run what is missing, also after a stop
+    python scripts/reproduce.py --sets emoji    # run one data set only
+    python scripts/reproduce.py --table         # only write the tables, out of finished results
 
-For each data set: pretrain without labels, convert, and fine-tune and probe on a part of the labels
-by `finetune.few_shot`, every model with `recipes/finetune/small.yaml`, over the same samples and
-seeds. Everything lies in runs/reproduce/; a data set's table goes between its marks in the README,
-where the old one stays as long as nothing was measured here.
+For each data set it pretrains without labels, converts, and fine-tunes and probes on a part of the
+labels by `finetune.few_shot`: every model with `recipes/finetune/small.yaml`, over the same samples
+and seeds. All runs are in runs/reproduce/. The table of a data set goes between its marks in the
+README; the old one stays while nothing is measured.
 """
 
 import json
@@ -39,28 +39,37 @@ class DataSet:
     """One data set of the table."""
 
     name: str
+    """Name of its directory and of its marks in the README."""
     title: str
+    """Title of its table."""
     recipe: tuple[str, ...]
-    """Of the pretraining, with what differs from it."""
+    """Recipe of the pretraining, and flags that change it."""
     fetch: str | None = None
-    """Module that writes the shards, where they are not in the repository."""
+    """Module that writes the shards, if they are not in the repository."""
     train: str
+    """Brace pattern of the training shards."""
     test: str
+    """Path of the test shard."""
     group: str
+    """Field of a sample's json that names its group."""
     fraction: float
-    """Of the training labels."""
+    """Share of the training labels that is used."""
     steps: int
-    """Of each fine-tuning, chosen on held-out training data."""
+    """Number of steps of each fine-tuning, chosen on held-out training data."""
     size: int
-    """Side in pixels of the images that timm's models see."""
+    """Side in pixels of the images for timm's models."""
     in_chans: int
+    """Number of channels of the images."""
     mean: float
+    """Mean of the pixels, on the scale 0 to 1."""
     std: float
+    """Standard deviation of the pixels, on the scale 0 to 1."""
     metrics: tuple[str, ...]
+    """Measures in the table; the first one selects."""
 
     @property
     def run(self) -> Path:
-        """Where its runs lie."""
+        """The directory of its runs."""
         return RUNS / self.name
 
 
@@ -101,16 +110,20 @@ SETS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Make the results table of the README anew."""
+    """Reproduce the results table of the README."""
 
     sets: tuple[Literal["elpv", "emoji"], ...] = ("elpv", "emoji")
     """The data sets to run."""
     table: bool = False
-    """Only write their tables, out of the results that are there."""
+    """Only write the tables, out of finished results."""
 
 
 def command(program: Sequence[str], run: Path, name: str) -> None:
-    """Run a program; its seconds are added to those of earlier calls in run/seconds.json."""
+    """Run a program, and add its seconds to those of earlier calls in run/seconds.json.
+
+    Raises:
+        SystemExit: the program failed, with its status.
+    """
     began = time.monotonic()
     env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(os.cpu_count())} | os.environ
     done = subprocess.run([*LAUNCH, *program], env=env, check=False)
@@ -122,16 +135,21 @@ def command(program: Sequence[str], run: Path, name: str) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing if it is not there."""
+    """Read a JSON file; the result is empty if there is no such file."""
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def make(data: DataSet) -> None:
-    """Fetch, pretrain, convert and fine-tune; what is complete is passed over."""
+    """Fetch a data set, pretrain, convert and fine-tune, except for what is complete.
+
+    Raises:
+        SystemExit: a program failed, with its status.
+    """
     folder = Path(data.train).parent
     if data.fetch and not folder.exists():
         subprocess.run([sys.executable, "-m", data.fetch, str(folder)], check=True)
-    run, weights = data.run, data.run / "encoder.safetensors"
+    run = data.run
+    weights = run / "encoder.safetensors"
     if not weights.exists():
         pretrained = run / "pretrain"
         command(("pretrain.py", *data.recipe, "--run.dir", str(pretrained)), run, "pretrain")
@@ -154,7 +172,7 @@ def make(data: DataSet) -> None:
 
 
 def rows_of(data: DataSet) -> Iterator[list[str]]:
-    """The rows of a data set, of what is complete: model, method, measures."""
+    """Make the rows of the complete results of a data set: model, method, measures."""
     starts = {
         "convnextv2_atto, random": ("fcmae", "random"),
         "convnextv2_atto, FCMAE": ("fcmae", "pretrained"),
@@ -164,20 +182,28 @@ def rows_of(data: DataSet) -> Iterator[list[str]]:
         for method in ("probe", "finetune"):
             cells = sorted((data.run / folder).glob(f"*-{start}-{method}.json"))
             if len(cells) == SEEDS:
-                found = [read(cell)["measured"] for cell in cells]
-                yield [title, method, *(cell_of([f[m] for f in found]) for m in data.metrics)]
+                measured = [read(cell)["measured"] for cell in cells]
+                yield [
+                    title,
+                    method,
+                    *(cell_of([m[key] for m in measured]) for key in data.metrics),
+                ]
 
 
 def cell_of(values: list[float]) -> str:
-    """Mean and standard deviation, as a cell of the table says them."""
+    """Format the mean and the standard deviation of values for a cell of the table."""
     from finetune.labels.results import spread  # here: it brings torch
 
-    found = spread(values)
-    return f"{found['mean']:.3f} ± {found['std']:.3f}"
+    of_seeds = spread(values)
+    return f"{of_seeds['mean']:.3f} ± {of_seeds['std']:.3f}"
 
 
 def with_table(readme: str, data: DataSet) -> str:
-    """The README with this data set's table; as it is where nothing was measured."""
+    """Put the table of a data set into the README, which stays as it is without results.
+
+    Raises:
+        ValueError: the README has no place for the table.
+    """
     rows = list(rows_of(data))
     if not rows:
         print(f"nothing measured in {data.run}: the table of {data.name} stays as it is")
@@ -194,9 +220,9 @@ def with_table(readme: str, data: DataSet) -> str:
         "",
     ]
     begin, end = (f"<!-- reproduce {data.name}: {mark} -->" for mark in ("begin", "end"))
-    before, found, rest = readme.partition(begin)
+    before, opened, rest = readme.partition(begin)
     _, closed, after = rest.partition(end)
-    if not (found and closed):
+    if not (opened and closed):
         raise ValueError(f"README.md lacks the lines {begin} and {end}, between which a table goes")
     return "\n".join((before + begin, "", *lines, end + after))
 

@@ -1,4 +1,4 @@
-"""A long run under random kills against one that was left alone; see soak.sh."""
+"""Compare a long run under random kills with an undisturbed one, bit for bit; see soak.sh."""
 
 import os
 import random
@@ -21,20 +21,20 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True, kw_only=True)
 class SoakConfig:
-    """A run under random kills, and one without beside it, compared bit for bit."""
+    """Compare a run under random kills with an undisturbed one, bit for bit."""
 
     minutes: Annotated[float, tyro.conf.Positional] = 30.0
-    """Length of the run under kills, its restarts included, as far as a first start can tell."""
+    """Length of the run under kills with all its restarts, estimated from a first short run."""
     kills: Annotated[int, tyro.conf.Positional] = 10
-    """SIGKILLs, at random moments of it."""
+    """Number of SIGKILLs, at random moments."""
     dir: Path = Path("runs/soak")
-    """Directory of the two runs, emptied first."""
+    """Directory of the runs, which is emptied first."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the random moments."""
 
 
 def command(run: Path, steps: int) -> list[str]:
-    """A run of the demo that saves, and so renames and removes, all the time."""
+    """Make the command of a demo run that writes and removes checkpoints all the time."""
     flags = ["--optim.steps", str(steps), "--run.save_every", "20", "--run.log_every", "1"]
     flags += ["--run.picture_every", "0", "--optim.batch_size", "32", "--optim.ema", "0.99"]
     return [
@@ -48,24 +48,28 @@ def command(run: Path, steps: int) -> list[str]:
 
 
 def start(run: Path, steps: int) -> subprocess.Popen[bytes]:
-    """In a process group of its own."""
+    """Start a run in a new process group, so that a kill ends all its processes."""
     return subprocess.Popen(
         command(run, steps), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
     )
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a run that nobody kills.
+    """Wait for the end of a run.
 
     Raises:
-        ValueError: it failed.
+        ValueError: the run failed.
     """
     if process.wait() != 0:
         raise ValueError(f"the run ended with status {process.returncode}")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Time, kill, compare."""
+    """Time a short run, kill a long one again and again, and compare it with another.
+
+    Raises:
+        ValueError: a run failed, the time is too short for the kills, or the runs differ.
+    """
     config = parse(SoakConfig, argv, description=str(SoakConfig.__doc__))
     # here: they bring torch, which the help text does without
     import torch

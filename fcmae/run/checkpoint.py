@@ -1,9 +1,9 @@
-"""Checkpoints: a directory written whole or not at all, with all that cannot be computed again.
+"""Checkpoints: directories written whole or not at all, with all that cannot be computed again.
 
     step_0000500/{model,optimizer[,ema].safetensors, state.json, config.yaml, SHA256SUMS}
 
-What is written does not depend on how a run is spread over processes: the tensors are whole ones,
-so any number of processes, with replicas or shards, goes on from it.
+The files hold whole tensors, however a run is spread over processes, so that any number of
+processes, with replicas or shards, can go on from them.
 """
 
 import hashlib
@@ -25,19 +25,17 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fcmae.run.files import file_sha256, move_into_place
 
-MODEL, OPTIMIZER, EMA, STATE, CONFIG, SUMS = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "ema.safetensors",
-    "state.json",
-    "config.yaml",
-    "SHA256SUMS",
-)
+MODEL = "model.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+EMA = "ema.safetensors"
+STATE = "state.json"
+CONFIG = "config.yaml"
+SUMS = "SHA256SUMS"
 
 
 @dataclass(frozen=True)
 class TrainState:
-    """Steps taken, samples seen by them, and the loss scale of fp16, which has a history."""
+    """The numbers of steps taken and of samples seen, and the state of fp16's loss scaler."""
 
     step: int = 0
     samples_seen: int = 0
@@ -54,12 +52,16 @@ def snapshot(
     *,
     keep: bool = True,
 ) -> Files:
-    """Copies in main memory of all tensors of a checkpoint, so that training may go on.
+    """Copy all tensors of a checkpoint to main memory, so that training may go on.
 
-    Every process has to call it, since shards are gathered one tensor at a time; those that do not
-    `keep` what they gathered get empty dictionaries.
+    Every process has to call it, since shards are gathered one tensor at a time.
+
+    Args:
+        model: the model in training.
+        optimizer: its optimiser.
+        averages: the averaged parameters by name, if there are any.
+        keep: whether this process wants the copies; without it, it gets empty dictionaries.
     """
-
     tensors = {MODEL: model.state_dict(), OPTIMIZER: moments(model, optimizer)}
     if averages is not None:
         tensors[EMA] = dict(averages)
@@ -67,7 +69,12 @@ def snapshot(
 
 
 def whole(named: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Copies in main memory of whole tensors, if they are to be kept; on every process."""
+    """Copy tensors to main memory, gathered if they are in shards; every process has to call it.
+
+    Args:
+        named: the tensors by name.
+        keep: whether this process wants the copies; without it, it gets an empty dictionary.
+    """
     copies = {}
     for name, value in named.items():
         tensor = value.full_tensor() if isinstance(value, DTensor) else value
@@ -77,7 +84,7 @@ def whole(named: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
 
 
 def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state under `PARAMETER:FIELD`, so that no file needs pickle."""
+    """Name the tensors of the optimiser's state `PARAMETER:FIELD`, as the checkpoint holds them."""
     return {
         f"{name}:{key}": value
         for name, parameter in model.named_parameters()
@@ -89,33 +96,45 @@ class Writer:
     """Writes checkpoints in a thread, one at a time, while training goes on.
 
     Args:
-        run: the run directory.
-        keep: the newest so many stay.
-        keep_every: and those of every so many steps, for good; None: no others.
+        run: the directory of the run.
+        keep: number of checkpoints to keep, the newest ones.
+        keep_every: keep for good, too, those whose step is a multiple of this.
     """
 
     def __init__(self, run: Path, keep: int, keep_every: int | None = None) -> None:
-        self.run, self.keep, self.keep_every = run, keep, keep_every
+        self.run = run
+        self.keep = keep
+        self.keep_every = keep_every
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.writing: Future[Path] | None = None
 
     def write(self, state: TrainState, files: Files, config_yaml: str) -> None:
-        """Start to write `step_0000500/`, once the one before is written.
+        """Start to write a checkpoint, once the one before it is written.
+
+        Args:
+            state: the state of the run.
+            files: the tensors of each file, as `snapshot` copies them.
+            config_yaml: the resolved config.
 
         Raises:
-            OSError: that one could not be written; older checkpoints are untouched.
+            OSError: the one before could not be written; older checkpoints are untouched.
         """
         self.wait()
         self.writing = self.thread.submit(self._save, state, files, config_yaml)
 
     def wait(self) -> None:
-        """Until what was started is on the disk; raises as `write`."""
-        if self.writing is not None:
-            writing, self.writing = self.writing, None
+        """Wait until the checkpoint that is being written is on the disk.
+
+        Raises:
+            OSError: it could not be written; older checkpoints are untouched.
+        """
+        writing = self.writing
+        self.writing = None
+        if writing is not None:
             writing.result()
 
     def failed(self) -> bool:
-        """Whether the last write has failed already, which `wait` will say."""
+        """Whether the last write has failed already; `wait` raises its error."""
         return self.writing is not None and self.writing.done() and bool(self.writing.exception())
 
     def _save(self, state: TrainState, files: Files, config_yaml: str) -> Path:
@@ -125,7 +144,10 @@ class Writer:
 
 
 def save(run: Path, state: TrainState, files: Files, config_yaml: str) -> Path:
-    """Write `run/step_0000500/`, synced and renamed into place.
+    """Write a checkpoint, synced and renamed into place; `Writer.write` tells the arguments.
+
+    Returns:
+        Its directory, such as `run/step_0000500`.
 
     Raises:
         OSError: the disk is full or not writable; older checkpoints are untouched.
@@ -157,33 +179,32 @@ def save(run: Path, state: TrainState, files: Files, config_yaml: str) -> Path:
 
 
 def drop_old(run: Path, keep: int, keep_every: int | None) -> None:
-    """Remove all but the newest `keep` checkpoints and those of every `keep_every` steps."""
+    """Remove old checkpoints: all except the newest `keep` and multiples of `keep_every` steps."""
     for old in checkpoints(run)[:-keep]:
         if keep_every is None or step_of(old) % keep_every:
             shutil.rmtree(old.rename(old.with_suffix(".tmp")))  # never half there under its name
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
+    """List the complete checkpoints of a run, the oldest first."""
     return sorted(p for p in run.glob("step_*") if re.fullmatch(r"step_\d+", p.name))
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Read the step of a checkpoint from the name of its directory."""
     return int(path.name.removeprefix("step_"))
 
 
 def latest(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, if there is one."""
-    found = checkpoints(run)
-    return found[-1] if found else None
+    """Return the newest complete checkpoint of a run, or None if there is none."""
+    return max(checkpoints(run), default=None)
 
 
 def check(path: Path) -> None:
-    """Compare a checkpoint's files with their SHA-256.
+    """Compare the files of a checkpoint with their SHA-256.
 
     Raises:
-        ValueError: one is missing or differs; the message names it.
+        ValueError: a file is missing or differs; the message names it.
     """
     try:
         lines = (path / SUMS).read_text().splitlines()
@@ -198,25 +219,25 @@ def check(path: Path) -> None:
 
 
 def newest_whole(run: Path, warn: Callable[[str], object]) -> Path | None:
-    """The newest checkpoint whose files are what was written; None if there are none at all.
+    """Return the newest checkpoint whose files are undamaged, or None if there are no checkpoints.
 
     Args:
-        run: the run directory.
-        warn: is told of each damaged one that is passed over.
+        run: the directory of the run.
+        warn: prints a sentence about each damaged checkpoint that is passed over.
 
     Raises:
-        ValueError: there are some, and all are damaged.
+        ValueError: there are checkpoints, and all are damaged.
     """
-    found = checkpoints(run)
-    for path in reversed(found):
+    complete = checkpoints(run)
+    for path in reversed(complete):
         try:
             check(path)
             return path
         except ValueError as error:
             warn(f"{error}; going back to the one before")
-    if found:
+    if complete:
         raise ValueError(
-            f"all {len(found)} checkpoints of {run} are damaged: restore one, or delete them to"
+            f"all {len(complete)} checkpoints of {run} are damaged: restore one, or delete them to"
             " start from step 0"
         )
     return None
@@ -228,13 +249,20 @@ def load(
     optimizer: torch.optim.Optimizer,
     averages: Mapping[str, Tensor] | None = None,
 ) -> TrainState:
-    """Load `path` into model, optimiser and, if they are given, the averages, strictly.
+    """Load a checkpoint, strictly, and return the state of the run at its step.
+
+    Args:
+        path: directory of the checkpoint.
+        model: the model that gets the weights.
+        optimizer: the optimiser that gets the moments.
+        averages: tensors that get the averaged parameters, if there are any.
 
     Raises:
         ValueError: files are missing or damaged, or belong to another model.
     """
     try:
-        tensors, state_of = load_file(path / MODEL), load_file(path / OPTIMIZER)
+        tensors = load_file(path / MODEL)
+        optimizer_state = load_file(path / OPTIMIZER)
         averaged = {} if averages is None else load_file(path / EMA)
         state = TrainState(**json.loads((path / STATE).read_text()))
     except (OSError, SafetensorError, ValueError, TypeError) as error:
@@ -245,7 +273,7 @@ def load(
     if averages is not None:
         fill(averages, averaged, path / EMA)
     parameters = dict(model.named_parameters())
-    for key, value in state_of.items():
+    for key, value in optimizer_state.items():
         name, entry = key.rsplit(":", 1)
         parameter = parameters[name]
         sharded = value.shape == parameter.shape  # a step count is not
@@ -256,7 +284,7 @@ def load(
 
 
 def like(target: Tensor, value: Tensor) -> Tensor:
-    """`value` on the device of `target`, split over processes and laid out in memory as it is."""
+    """Copy `value` to the device of `target`, split over processes and laid out as `target` is."""
     if isinstance(target, DTensor):  # every process has read all of it: nothing is sent
         value = value.to(target.device)
         return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
@@ -266,7 +294,12 @@ def like(target: Tensor, value: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into those of the same names.
+    """Copy tensors into the tensors `own` of the same names, strictly.
+
+    Args:
+        own: the tensors that are overwritten.
+        tensors: the values.
+        path: where the values come from, for the error.
 
     Raises:
         ValueError: names or shapes differ; the message lists the first few.

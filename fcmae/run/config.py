@@ -1,7 +1,7 @@
-"""A YAML recipe and flags to a frozen dataclass, and back; and how a program ends.
+"""Configs out of YAML recipes and flags, and back; and how a program ends.
 
 A recipe is a saved command line: its keys become `--a.b value` flags in front of the real ones, so
-one parser and one set of messages serve both, and what is typed wins over what is written.
+one parser and one set of messages serve both, and a flag wins over the recipe.
 """
 
 import dataclasses
@@ -19,19 +19,24 @@ import yaml
 from safetensors import SafetensorError
 
 T = TypeVar("T")
-# what a user can cause, and can read the reason of in one line
+# errors that a user can cause, and that one line explains
 EXPECTED = (OSError, ValueError, FloatingPointError, ModuleNotFoundError, SafetensorError)
 
 
 def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
-    """Make a `config` from `[RECIPE.yaml] --flag value ...`; `--help` prints every flag and exits.
+    """Make a config from `[RECIPE.yaml] --flag value ...`; `--help` prints every flag and exits.
 
-    A flag of a bool that has no value is True.
+    A flag without a value is True if its field is a bool.
+
+    Args:
+        config: the dataclass of the config.
+        argv: the arguments of the command line.
+        description: what `--help` says about the program.
 
     Raises:
-        ValueError: the recipe is no mapping or has a key that `config` has not.
+        ValueError: the recipe is no mapping, or has a key that `config` lacks.
         OSError: the recipe cannot be read.
-        SystemExit: a flag that `config` has not, or a value of the wrong type (tyro prints why).
+        SystemExit: `config` lacks a flag, or a value has the wrong type; tyro prints which.
     """
     flags = list(argv)
     if flags and flags[0].endswith((".yaml", ".yml")):
@@ -46,7 +51,12 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
 
 
 def recipe_flags(path: Path, config: type) -> list[str]:
-    """The recipe's command line."""
+    """Turn a recipe into the flags that it stands for.
+
+    Raises:
+        ValueError: the recipe is no mapping, or has a key that `config` lacks.
+        OSError: the recipe cannot be read.
+    """
     try:
         recipe = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -66,21 +76,21 @@ def recipe_flags(path: Path, config: type) -> list[str]:
 
 
 def with_values(flags: Sequence[str], config: type) -> Iterator[str]:
-    """`--dry_run --seed 1` to `--dry_run True --seed 1`, where dry_run is a bool."""
-    switches = {f"--{name}" for name, kind in fields(config) if kind is bool}
+    """Add `True` to flags of bools without a value: `--dry_run` becomes `--dry_run True`."""
+    switches = {f"__{name}" for name, kind in fields(config) if kind is bool}
     for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
         yield flag
-        if flag.replace("-", "_").replace("__", "--", 1) in switches and following.startswith("--"):
+        if flag.replace("-", "_") in switches and following.startswith("--"):
             yield "True"
 
 
 def field_names(config: type) -> Iterator[str]:
-    """Dotted names of all leaves of a dataclass of dataclasses."""
+    """Iterate over the dotted names of all fields of a dataclass of dataclasses."""
     return (name for name, _ in fields(config))
 
 
 def fields(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Likewise, with the types."""
+    """Iterate over the dotted names and the types of all fields of a dataclass of dataclasses."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         kind = hints[field.name]
@@ -91,7 +101,7 @@ def fields(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` to `{"a.b": 1}`."""
+    """Flatten nested mappings into one with dotted keys: `{"a": {"b": 1}}` to `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -102,12 +112,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def to_tree(config: Any) -> dict[str, Any]:
-    """The config as plain dicts, lists and numbers, as YAML holds it."""
+    """Turn a config into plain dictionaries, lists and values, as YAML holds them."""
     return yaml.safe_load(to_yaml(config))
 
 
 def to_yaml(config: Any) -> str:
-    """The config as a recipe: `parse` reads it back to an equal one."""
+    """Write a config as a recipe, which `parse` reads back to an equal config."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -120,35 +130,34 @@ def to_yaml(config: Any) -> str:
 
 
 def differences(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], ignore: tuple[str, ...] = ()
+    old: Mapping[str, Any], new: Mapping[str, Any], ignore: tuple[str, ...] = ()
 ) -> list[str]:
     """Compare two configs, as `to_tree` gives them.
 
     Args:
-        found: the one config.
-        wanted: the other.
+        old: the one config.
+        new: the other config.
         ignore: fields that may differ, and sections, whose names end in a dot, such as `run.`.
 
     Returns:
-        A line `field: found -> wanted` for each field that differs.
+        A line `field: old -> new` for each field that differs.
     """
     sections = tuple(name for name in ignore if name.endswith("."))
-    old = flatten(found)
-    new = flatten(wanted)
+    before = flatten(old)
+    after = flatten(new)
     return [
-        f"{key}: {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in ignore and not key.startswith(sections)
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in ignore and not key.startswith(sections)
     ]
 
 
 def run_program(main: Callable[[Sequence[str]], None]) -> None:
-    """Run `main` on the command line's arguments, as every program here does.
+    """Run the `main` of a program on the arguments of the command line.
 
-    An error out of `EXPECTED` ends in one line on standard error and exit status 1; with `python -X
-    dev PROGRAM` it has its traceback. An error out of a data worker carries the worker's whole
-    traceback in its text, the message last. Where the reader of standard output has gone, as `head`
-    does, the program ends without a word.
+    An error out of `EXPECTED` ends in one line on standard error and exit status 1; `python -X dev
+    PROGRAM` shows its traceback. If nobody reads standard output any more, as after `| head`, the
+    program ends silently.
     """
     try:
         main(sys.argv[1:])
@@ -157,6 +166,7 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(1)
         if sys.flags.dev_mode:
             raise
+        # an error of a data worker has the worker's whole traceback in its text, the message last
         lines = str(error).strip().splitlines() or [type(error).__name__]
         sys.exit(f"error: {lines[-1].removeprefix(f'{type(error).__name__}: ')}")
     except KeyboardInterrupt:
@@ -174,9 +184,9 @@ def reader_is_gone() -> bool:
 
 
 def flush_output() -> None:
-    """Write what is left of standard output, unless its reader is gone.
+    """Flush standard output, or close it if nobody reads it any more.
 
-    Python would try again when it ends, and complain. Source: the note on SIGPIPE in the
+    Otherwise Python would flush it when it ends, and complain. Source: the note on SIGPIPE in the
     documentation of the module `signal`.
     """
     try:

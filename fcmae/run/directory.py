@@ -1,10 +1,11 @@
-"""The run directory: the config of a run, each of its starts, and the check that a restart fits."""
+"""The run directory: the config of a run, a record of each start, and the check of a restart."""
 
 import json
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,22 @@ PACKAGES = (
 )
 
 
-def compare(run: Path, config: Any, *, free: tuple[str, ...], length: tuple[str, ...]) -> list[str]:
+def compare(
+    run: Path,
+    config: Any,
+    say: Callable[[str], object],
+    *,
+    free: tuple[str, ...],
+    length: tuple[str, ...] = (),
+) -> list[str]:
     """Compare the config of a restart with the one that the run was started with.
 
     Args:
-        run: the directory; one without checkpoints has nothing to compare with.
+        run: the directory of the run; without checkpoints there is nothing to compare with.
         config: the resolved config of this start.
-        free: fields, and sections such as `run.`, that change no number.
-        length: fields that only say how long the run is.
+        say: prints a sentence about each change of the length.
+        free: names of fields, and of sections such as `run.`, that change no number.
+        length: names of fields that only say how long the run is.
 
     Returns:
         What the restart changes of the length, as lines `field: old -> new`.
@@ -43,24 +52,27 @@ def compare(run: Path, config: Any, *, free: tuple[str, ...], length: tuple[str,
     if checkpoint.latest(run) is None or not written.exists():
         return []
     old = yaml.safe_load(written.read_text())
-    differing = differences(old, to_tree(config), ignore=free)
-    refused = [line for line in differing if line.partition(":")[0] not in length]
+    new = to_tree(config)
+    refused = differences(old, new, ignore=free + length)
     if refused:
         raise ValueError(
             f"{run} holds a run with another config ({'; '.join(refused)});"
             " take these values back, or choose another --run.dir"
         )
-    return differing
+    changed = differences(old, new, ignore=free)
+    for change in changed:
+        say(f"{change}: the schedule is that of the new length from here on")
+    return changed
 
 
-def begin(run: Path, config: Any, step: int, **where: Any) -> None:
-    """Record a start: write config.yaml, extend environment.json, forget metrics past `step`.
+def begin(run: Path, config: Any, step: int, facts: Mapping[str, Any]) -> None:
+    """Record a start: write config.yaml, extend environment.json, drop metrics after `step`.
 
     Args:
-        run: the directory, which is made if it is not there.
+        run: the directory of the run, which is made if it does not exist.
         config: the resolved config.
-        step: steps that have been taken already.
-        where: what else is recorded of this start, such as the number of processes.
+        step: the number of steps that were taken before this start.
+        facts: what else to record of this start, such as the number of processes.
 
     Raises:
         OSError: the directory is not writable.
@@ -69,13 +81,13 @@ def begin(run: Path, config: Any, step: int, **where: Any) -> None:
     write_text(run / checkpoint.CONFIG, to_yaml(config))
     starts = run / ENVIRONMENT
     earlier = json.loads(starts.read_text()) if starts.exists() else []
-    start = {"step": step} | environment() | where
+    start = {"step": step, **environment(), **facts}
     write_text(starts, json.dumps([*earlier, start], indent=2))
     drop_metrics_after(run, step)
 
 
 def environment() -> dict[str, Any]:
-    """What the numbers of a run may depend on beside its config: code, packages and threads."""
+    """Collect what a run's numbers may depend on besides its config: code, packages, threads."""
 
     def git(*command: str) -> str | None:
         if shutil.which("git") is None:

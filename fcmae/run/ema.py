@@ -7,18 +7,18 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class Ema:
-    """Averages of the parameters of `module`, by name, on its device and split as they are.
+    """Averages of the parameters of a module, by name, on the same device and split alike.
 
-    The decay of step t is min(decay, (1 + t) / (10 + t)), so that short runs do not end with their
-    beginning; it depends on nothing else.
+    The decay of step t is min(decay, (1 + t) / (10 + t)), so that the average of a short run is not
+    dominated by its beginning.
 
     Args:
-        module: whose parameters to average.
-        prefix: in front of the names.
-        decay: of the average, in [0, 1).
+        module: the module whose parameters are averaged.
+        decay: the decay of the average, in [0, 1).
+        prefix: what stands in front of the names.
 
     Raises:
-        ValueError: a decay outside that.
+        ValueError: the decay is outside [0, 1).
     """
 
     def __init__(self, module: nn.Module, decay: float, prefix: str = "") -> None:
@@ -37,5 +37,5 @@ class Ema:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a tensor that this process holds."""
+    """Return the part of a tensor that this process holds."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,8 +1,8 @@
 """Files that are written whole or not at all, and are on the disk once they have their name.
 
-What is written lies beside its place, under a temporary name, until it is complete. Then it is
-synced and renamed, and the directory is synced, too: a kill, a full disk or a loss of power leaves
-what was there before, or all of the new.
+A file is written under a temporary name in the same directory until it is complete. Then it is
+synced and renamed, and the directory is synced, too: after a kill, a full disk or a loss of power
+either the old file is there, or all of the new one.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write a file or a directory at, which takes the place of `path` at the end.
+    """Give a temporary path to write a file or directory at, and move it to `path` at the end.
 
-    The directories above `path` are made. No two processes get the same path to write at. If the
+    The directories above `path` are made. Every process gets a temporary path of its own. If the
     block raises, what it wrote is removed and `path` stays as it is.
 
     Raises:
@@ -34,10 +34,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """As `replacing`, for what must not be written over.
+    """Give a temporary path to write at, and move it to `out`, where nothing may be yet.
 
     Raises:
-        FileExistsError: there is something at `out`, other than an empty directory.
+        FileExistsError: there is something other than an empty directory at `out`.
         OSError: the directory of `out` is not writable.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
@@ -47,9 +47,9 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def move_into_place(partial: Path, path: Path) -> None:
-    """Have a file or a directory on the disk, then give it the name `path` in one step.
+    """Sync a file or a directory to the disk, then rename it to `path` in one step.
 
-    Both have to lie on one file system. A file at `path` is replaced.
+    Both paths have to be on one file system. A file at `path` is replaced.
     """
     for inside in partial.rglob("*"):
         sync(inside)
@@ -59,26 +59,33 @@ def move_into_place(partial: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all; raises as `replacing`."""
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        OSError: the directory of `path` is not writable.
+    """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: object, *, compact: bool = False) -> None:
-    """Write a JSON file that ends with a newline, whole or not at all; raises as `replacing`.
+    """Write a JSON file that ends with a newline, whole or not at all.
 
     Args:
         path: the file.
-        content: what it is to hold.
-        compact: whether it is one line with sorted keys, for programs. Otherwise it is indented by
+        content: the content of the file.
+        compact: write one line with sorted keys, for programs. Otherwise the text is indented by
             two and the keys keep their order, for people.
+
+    Raises:
+        OSError: the directory of `path` is not writable.
     """
     text = json.dumps(content, sort_keys=True) if compact else json.dumps(content, indent=2)
     write_text(path, f"{text}\n")
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, as 64 hexadecimal digits."""
+    """Compute the SHA-256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,7 +1,7 @@
-"""One model over several processes as shards of its parameters (FSDP2, `fully_shard`).
+"""A model whose parameters are split over several processes (FSDP2, `fully_shard`).
 
 Each unit gathers its parameters when it needs them (Zhao et al. 2023, arXiv 2304.11277; ZeRO-3).
-Replicas (DDP) need nothing from here: Accelerate makes them.
+Replicas (DDP) are made by Accelerate, without this module.
 """
 
 import os
@@ -16,23 +16,23 @@ from torch.distributed.fsdp import fully_shard
 def is_wanted(world: int) -> bool:
     """Whether accelerate's config asks for FSDP, and there are several processes to shard over.
 
-    The switch is accelerate's own, `ACCELERATE_USE_FSDP`, which `accelerate launch` sets. Its
-    implementation of FSDP2 is not for CPUs, where ours is tested.
+    `accelerate launch` sets the environment variable `ACCELERATE_USE_FSDP` for it. Accelerate's
+    implementation of FSDP2 does not run on CPUs; `shard` does.
     """
     switch = os.environ.get("ACCELERATE_USE_FSDP", "false").lower()
     return switch in ("true", "1") and world > 1
 
 
 def shard(model: nn.Module, unit: type[nn.Module], device: torch.device, world: int) -> None:
-    """Split the parameters of each `unit` in a model, and of the rest, over processes, in place.
+    """Split the parameters of a model over processes, in place.
 
     Args:
-        model: with the same values on every process.
+        model: the model, with the same values on every process.
         unit: the class of the modules that gather their parameters together, such as a block.
-        device: of the model.
+        device: the device of the model.
         world: the number of processes.
     """
-    # it warns of outputs that are views, for those who would write into them
+    # its warning is for programs that write into outputs, which may be views
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (world,))
     for module in model.modules():

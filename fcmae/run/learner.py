@@ -1,6 +1,6 @@
-"""What turns losses into steps: AdamW and its schedule, precision, accumulation, the average.
+"""A model in training: AdamW and its schedule, precision, accumulation, clipping, the average.
 
-A loop calls, for each step,
+For each step, a loop calls
 
     learner.begin(step)
     for micro in learner.micro_batches:
@@ -34,19 +34,20 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Learner:
-    """A model in training: its optimiser, loss scaler, average, and the state of the run.
+    """A model in training, with its optimiser, loss scaler, average, and the state of the run.
 
     Args:
-        model: on its device, and in shards if it is to be.
-        trained: the same model as it is called in training: itself, or its replica of many.
-        groups: the parameter groups of AdamW; `scale` in one is its part of the learning rate.
+        model: the model, on its device.
+        trained: what is called in training, as `fcmae.run.session.distribute` makes it of `model`.
+        groups: the parameter groups of AdamW; the entry `scale` of a group, if there is one,
+            multiplies its learning rate.
         config: the optimiser and its schedule.
-        samples: images of one pass over the data.
-        precision: fp32, or the type of mixed precision. fp16 scales the loss, and takes no step
-            where the gradient overflows.
-        accelerator: of the processes.
-        averaged: the module whose parameters `config.ema` averages.
-        prefix: what stands before their names in the checkpoint.
+        samples: number of images in one pass over the data.
+        precision: fp32, or the type of mixed precision. fp16 scales the loss, and skips a step
+            whose gradient overflows.
+        accelerator: the accelerator of the processes.
+        averaged: the module whose parameters are averaged, where `config.ema` asks for it.
+        prefix: what stands before their names in a checkpoint.
 
     Raises:
         ValueError: the config makes no step, or its warm-up is longer than the run.
@@ -74,7 +75,7 @@ class Learner:
         self.device = accelerator.device
         self.total = total_steps(config, samples)
         self.warmup = warmup_steps(config, samples)
-        # fused asks the device for nothing
+        # fused, since it never waits for the device
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.base_lr, betas=config.betas, fused=True
         )
@@ -87,12 +88,12 @@ class Learner:
 
     @property
     def averages(self) -> dict[str, Tensor] | None:
-        """The averaged parameters by name; None where there is no average."""
+        """The averaged parameters by name, or None if `config.ema` asks for no average."""
         return None if self.ema is None else self.ema.averages
 
     @property
     def finished(self) -> bool:
-        """Whether all steps have been taken."""
+        """Whether all steps of the run have been taken."""
         return self.state.step >= self.total
 
     @property
@@ -101,10 +102,10 @@ class Learner:
         return range(1, self.config.accumulate + 1)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Load weights, moments, average and state of a checkpoint.
 
         Args:
-            path: its `step_*` directory.
+            path: the `step_*` directory of the checkpoint.
 
         Raises:
             ValueError: it is damaged, or belongs to another model.
@@ -114,7 +115,7 @@ class Learner:
             self.scaler.load_state_dict(self.state.scaler)
 
     def begin(self, step: int) -> None:
-        """Set the learning rate of step `step`, counted from 0, and forget the loss before it."""
+        """Begin a step, counted from 0: set its learning rate, and set the loss to zero."""
         self.lr = lr_at(
             step,
             total=self.total,
@@ -129,12 +130,12 @@ class Learner:
 
     @contextmanager
     def accumulating(self, micro: int) -> Iterator[None]:
-        """Where a micro-batch's forward and backward pass run.
+        """Run the forward and the backward pass of a micro-batch in this context.
 
-        Gradients are summed over processes with the last micro-batch of a step only.
+        It sums gradients over the processes with the last micro-batch of a step only.
 
         Args:
-            micro: its number, counted from 1.
+            micro: the number of the micro-batch, counted from 1.
         """
         last = micro == self.config.accumulate
         if isinstance(self.trained, FSDPModule):
@@ -147,20 +148,21 @@ class Learner:
                 yield
 
     def autocast(self) -> torch.autocast:
-        """The context in which the model's forward pass runs in its precision."""
+        """Make the context in which the forward pass runs in the precision of the run."""
         enabled = self.precision != "fp32"
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=enabled)
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
-        """Add a micro-batch's share to the gradient, and to the step's loss."""
+        """Add the share of a micro-batch to the gradient and to the loss of the step."""
         self.scaler.scale(loss / self.config.accumulate).backward()
         self.loss += loss.detach() / self.config.accumulate
 
     def step(self, *, measure: bool) -> None:
-        """Take the step, and update the average.
+        """Take a step of the optimiser, and update the average.
 
         Args:
-            measure: compute the gradient's norm, which is 0 otherwise; clipping computes it anyway.
+            measure: whether to compute the norm of the gradient. It is 0 otherwise, unless
+                clipping needs it.
         """
         self.norm = torch.zeros(())
         if measure or self.config.clip_grad is not None:
@@ -176,7 +178,7 @@ class Learner:
         )
 
     def snapshot(self, *, keep: bool) -> tuple[TrainState, Files]:
-        """What a checkpoint holds, copied to main memory. Every process has to call it.
+        """Copy all that a checkpoint holds to main memory; every process has to call it.
 
         Args:
             keep: whether this process wants the copies; the others only help to gather shards.
@@ -186,9 +188,14 @@ class Learner:
 
 
 def gradient_norm(model: nn.Module, limit: float | None) -> Float[Tensor, ""]:
-    """Norm of the whole gradient, on its device; with a limit, the gradient is scaled down to it.
+    """Compute the norm of the whole gradient, and clip the gradient (Pascanu et al. 2013).
 
-    Source: Pascanu et al. 2013.
+    Args:
+        model: the model whose parameters have gradients.
+        limit: the norm to which a larger gradient is scaled down; None leaves it alone.
+
+    Returns:
+        The norm before clipping, on the device of the gradient.
     """
     if limit is None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -201,7 +208,10 @@ def gradient_norm(model: nn.Module, limit: float | None) -> Float[Tensor, ""]:
 def parameter_groups(
     parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels decay; biases, norms, GRN, LayerScale, token do not."""
+    """Split parameters into two groups of AdamW: those with weight decay and those without.
+
+    Matrices and kernels decay; biases, norms, GRN, LayerScale and tokens, of one dimension, do not.
+    """
     named = [(name, p) for name, p in parameters if p.requires_grad]
     return [
         {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},

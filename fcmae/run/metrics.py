@@ -1,4 +1,4 @@
-"""The metrics of a run: metrics.jsonl, and what trackers and a dry run make of its lines."""
+"""The metrics of a run: the lines of metrics.jsonl, for trackers and for a dry run's summary."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def count_metrics(run: Path) -> int:
 
 
 def drop_metrics_after(run: Path, step: int) -> None:
-    """Remove the lines of steps after `step`, which will be run again, and a line cut by a kill."""
+    """Remove lines of steps after `step`, which will run again, and one that a kill cut short."""
     metrics = run / METRICS
     if metrics.exists():
         lines = metrics.read_text().splitlines(keepends=True)
@@ -47,7 +47,7 @@ def drop_metrics_after(run: Path, step: int) -> None:
 
 
 def as_scalars(line: Mapping[str, Any]) -> dict[str, int | float | None]:
-    """A line of metrics as trackers take it: lists and mappings become entries `name/key`."""
+    """Turn a line of metrics into scalars for trackers: entries of lists become `name/key`."""
     flat: dict[str, int | float | None] = {}
     for name, value in line.items():
         if isinstance(value, Mapping | list):
@@ -59,10 +59,14 @@ def as_scalars(line: Mapping[str, Any]) -> dict[str, int | float | None]:
 
 
 def tracker_arguments(run: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config as trackers take it, and arguments that let wandb continue a run after a restart.
+    """Make the arguments of `Accelerator.init_trackers`, with which wandb continues a run.
+
+    Args:
+        run: the directory of the run, whose path names the run for wandb.
+        config: the resolved config.
 
     Returns:
-        The flat config, and `init_kwargs` as `Accelerator.init_trackers` takes them.
+        The config as a flat dictionary, and `init_kwargs`.
     """
     flat = {k: v if type(v) in PLAIN else str(v) for k, v in flatten(to_tree(config)).items()}
     same_run = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
@@ -71,7 +75,7 @@ def tracker_arguments(run: Path, config: Any) -> tuple[dict[str, Any], dict[str,
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory that this process has held, in units of 10^9 bytes.
+    """Measure the most memory that this process has held so far, in units of 10^9 bytes.
 
     On a GPU it is memory of the device, elsewhere main memory.
     """
@@ -82,12 +86,12 @@ def peak_memory(device: torch.device) -> float:
 
 
 def dry_run_summary(run: Path, steps: int, batch_size: int) -> str:
-    """Say what the steps of a dry run took, and what a run of `steps` steps would take.
+    """Describe what the steps of a dry run took, and what the whole run would take.
 
     Args:
-        run: the directory in which the dry run left its metrics and its checkpoint.
-        steps: of the whole run.
-        batch_size: images of a step, over all processes.
+        run: the directory with the metrics and the checkpoint of the dry run.
+        steps: number of steps of the whole run.
+        batch_size: images in a step, over all processes.
     """
     lines = read_metrics(run)
     settled = lines[len(lines) // 4 :]  # the first steps compile and fill queues

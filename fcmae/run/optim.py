@@ -1,4 +1,4 @@
-"""What users choose of the optimiser, and its schedule as pure functions of the step."""
+"""The config of the optimiser, and its schedule as pure functions of the step."""
 
 import math
 from dataclasses import dataclass
@@ -6,43 +6,46 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimiser and its schedule. The defaults are the paper's, batch and epochs apart."""
+    """The optimiser and its schedule; the paper's values, except for batch_size and epochs."""
 
     batch_size: int = 256
-    """Images a step over all processes and accumulated micro-batches."""
+    """Images in a step, over all processes and accumulated micro-batches."""
     accumulate: int = 1
-    """Micro-batches that each process sums a step from; more need less memory."""
+    """Micro-batches that each process adds up to a step. More of them need less memory."""
     epochs: float = 100.0
     """Length of the run in passes over the data, unless steps is given."""
     steps: int | None = None
     """Length of the run in steps."""
     warmup_epochs: float = 40.0
-    """Linear warm-up in passes over the data; at most a tenth of a run that is given in steps."""
+    """Length of the linear warm-up in passes over the data. If steps is given, it is at most a
+    tenth of the run."""
     base_lr: float = 1.5e-4
     """Peak learning rate for a batch of 256; it grows in proportion to batch_size."""
     min_lr: float = 0.0
     """Learning rate at the end of the cosine."""
     weight_decay: float = 0.05
-    """On weights of two or more dimensions: not on biases, norms, GRN, LayerScale and tokens."""
+    """Weight decay of tensors of two or more dimensions. Biases, norms, GRN, LayerScale and tokens
+    do not decay."""
     betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW's decay rates of the first and second moment."""
+    """AdamW's decay rates of the first and of the second moment."""
     clip_grad: float | None = None
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient, which is scaled down to it. None does not clip."""
     ema: float | None = None
-    """Decay of an average of the encoder's weights over the steps, ema.safetensors in checkpoints;
-    0.9999 is usual. None keeps none."""
+    """Decay of an average of the encoder's weights over the steps, which checkpoints hold in
+    ema.safetensors; 0.9999 is usual. None keeps no average."""
 
 
 def total_steps(config: OptimConfig, samples: int) -> int:
-    """Steps of the run, from `steps`, or from `epochs` over `samples` images.
+    """Compute the number of steps of a run, from `steps`, or from `epochs` over `samples` images.
 
     Raises:
-        ValueError: fewer than one step, or images a step.
+        ValueError: the run has no step, or a step has no image.
     """
     if config.batch_size < 1:
         raise ValueError(f"optim.batch_size={config.batch_size} must be at least 1 image")
     if config.steps is not None:
-        steps, source = config.steps, f"optim.steps={config.steps}"
+        steps = config.steps
+        source = f"optim.steps={config.steps}"
     else:
         steps = int(config.epochs * samples / config.batch_size)
         source = (
@@ -54,10 +57,10 @@ def total_steps(config: OptimConfig, samples: int) -> int:
 
 
 def warmup_steps(config: OptimConfig, samples: int) -> int:
-    """Steps of the warm-up.
+    """Compute the number of steps of the warm-up, where a pass has `samples` images.
 
     Raises:
-        ValueError: it is not shorter than the run.
+        ValueError: the warm-up is not shorter than the run.
     """
     steps = int(config.warmup_epochs * samples / config.batch_size)
     if config.steps is not None:
@@ -73,9 +76,18 @@ def warmup_steps(config: OptimConfig, samples: int) -> int:
 def lr_at(
     step: int, *, total: int, warmup: int, base_lr: float, batch_size: int, min_lr: float = 0.0
 ) -> float:
-    """Learning rate of step 0 ... total - 1: linear to base_lr x batch/256, then a half cosine.
+    """Compute the learning rate of a step: a linear warm-up, then a half cosine.
 
-    Source: ConvNeXt V2 appendix A.1; the linear scaling rule of Goyal et al. 2017.
+    The peak is base_lr x batch_size / 256. Sources: ConvNeXt V2, appendix A.1; the linear scaling
+    rule of Goyal et al. 2017.
+
+    Args:
+        step: the step, from 0 to total - 1.
+        total: number of steps of the run.
+        warmup: number of steps of the warm-up.
+        base_lr: peak learning rate for a batch of 256.
+        batch_size: images in a step, over all processes.
+        min_lr: learning rate at the end.
     """
     peak = base_lr * batch_size / 256
     if step < warmup:

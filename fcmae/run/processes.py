@@ -1,8 +1,8 @@
-"""Starting a group of processes, and saying which of them was lost when it breaks.
+"""The group of processes of a run, and which of them was lost when it breaks.
 
-A process that is killed, or whose machine goes, says nothing; the others see a connection that is
-closed, or nothing until a time-out, and the address of a socket. The store in which the group
-meets knows more: who stops writes why, and who has not written is the one that was lost.
+A process that is killed, or whose machine fails, cannot say so; the others only see a connection
+that is closed or that times out. The store in which the group meets tells more: every process that
+stops writes its reason there, and the one that has not written was lost.
 """
 
 import os
@@ -17,7 +17,7 @@ from torch.distributed import DistError, PrefixStore, Store  # type: ignore[attr
 from torch.distributed.rendezvous import rendezvous
 
 WHO = {"RANK": "0", "WORLD_SIZE": "1"}  # set by launchers; without one, this process is alone
-PATIENCE = 5.0  # seconds in which those that still live see the failure and write
+PATIENCE = 5.0  # seconds in which the processes that still live see the failure and write
 
 
 class Processes:
@@ -27,7 +27,7 @@ class Processes:
         timeout: seconds after which a collective operation gives up on a process.
 
     Raises:
-        ConnectionError: they do not find each other.
+        ConnectionError: the processes do not find each other.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -52,7 +52,15 @@ class Processes:
             self.store.set_timeout(timedelta(seconds=PATIENCE))
 
     def check(self, seen: int, device: object) -> None:
-        """Raise ValueError unless accelerate, on `device`, sees as many processes."""
+        """Compare the number of processes with the number that accelerate sees.
+
+        Args:
+            seen: the number that accelerate sees.
+            device: the device that accelerate chose, for the error.
+
+        Raises:
+            ValueError: the numbers differ.
+        """
         if seen != self.world:
             raise ValueError(
                 f"{self.world} processes were launched but accelerate sees {seen} on {device}:"
@@ -61,9 +69,11 @@ class Processes:
 
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:
-        """Tell the others what stops this process; where they stop it, raise ConnectionError.
+        """Run a block, and tell the other processes which error of it stops this one.
 
-        Its message names the process that was lost, or that stopped first and why.
+        Raises:
+            ConnectionError: another process stopped this one; the message names the process that
+                was lost, or the one that stopped first and its error.
         """
         try:
             yield
@@ -77,25 +87,25 @@ class Processes:
             raise ConnectionError(cause) from error
 
     def _cause(self, store: Store, why: str, *, ask: bool) -> str | None:
-        """What stopped the others, None if this process was the first or does not ask.
+        """Find what stopped the group; None if this process was the first or does not ask.
 
-        A thread talks to the store: where the link went silently, TCPStore waits for the answer to
-        a write without any time-out, and until TCP gives up after a quarter of an hour.
+        A thread talks to the store: over a broken link, TCPStore waits for the answer to a write
+        without a time-out of its own, until TCP gives up after a quarter of an hour.
         """
-        told: list[str | None] = []
+        answers: list[str | None] = []
 
         def talk() -> None:
             with suppress(DistError):
-                told.append(self._told(store, why, ask=ask))
+                answers.append(self._answer(store, why, ask=ask))
 
         thread = Thread(target=talk, name="naming", daemon=True)
         thread.start()
         thread.join(PATIENCE + 1)
-        if told:
-            return told[0]
+        if answers:
+            return answers[0]
         return self._gone("rank 0", ", where the processes meet,") if ask else None
 
-    def _told(self, store: Store, why: str, *, ask: bool) -> str | None:
+    def _answer(self, store: Store, why: str, *, ask: bool) -> str | None:
         place = store.add("count", 1)
         store.set(f"{self.rank}", f"{place} {why}")
         if not ask:
@@ -117,6 +127,7 @@ class Processes:
 
 
 def _of_group(error: Exception) -> bool:
-    """Whether a collective operation failed; a lack of memory, say, is a RuntimeError as well."""
-    gloo = isinstance(error, RuntimeError) and "gloo" in str(error)  # its source file
+    """Whether an error is that of a collective operation."""
+    # as a lack of memory is a RuntimeError, too, the text has to name a source file of gloo
+    gloo = isinstance(error, RuntimeError) and "gloo" in str(error)
     return gloo or isinstance(error, DistError)

@@ -1,4 +1,4 @@
-"""The steps of a training loop, watched: what is not finite, how fast, the line that is logged."""
+"""The progress of a training loop: its speed, losses that are not finite, and lines of metrics."""
 
 import math
 import sys
@@ -21,15 +21,15 @@ from fcmae.run.metrics import add_metrics, peak_memory
 class Progress:
     """Iterates over the steps of a run, and measures them.
 
-    Between two calls of `mean_loss` nothing waits for the device.
+    Only `mean_loss` and `line` wait for the device.
 
     Args:
-        run: the run's directory.
+        run: the directory of the run.
         steps: the steps to come, counted from 0.
-        batch_size: images of a step, over all processes.
+        batch_size: images in a step, over all processes.
         device: the device of the losses.
-        names_of_step: names the samples of a step, counted from 0, on a rank.
-        shown: whether this process writes metrics.jsonl and the terminal's lines.
+        names_of_step: gives the names of the samples of a step, counted from 0, on a rank.
+        shown: whether this process writes metrics.jsonl and lines in the terminal.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Progress:
         self.waited = 0.0
 
     def __iter__(self) -> Iterator[int]:
+        self._count_from(self.logged)
         return iter(self.bar)
 
     def take(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        """Take the next of the batches; waiting for it counts as `data_wait`."""
+        """Take the next batch; the time that it takes counts as `data_wait`."""
         began = time.perf_counter()
         batch = next(batches)
         self.waited += time.perf_counter() - began
@@ -73,15 +74,15 @@ class Progress:
         self.failed_at = torch.where(value.isfinite(), self.failed_at, first)
 
     def mean_loss(self, loss: Float[Tensor, ""], lr: float) -> float:
-        """The mean over all processes, each of which has to call this.
+        """Compute the mean of a loss over all processes, each of which has to call this.
 
         Args:
-            loss: of the last step on this process.
-            lr: of the last step.
+            loss: the loss of the last step on this process.
+            lr: the learning rate of the last step, for the error.
 
         Raises:
-            FloatingPointError: some step since the last call was noted, on any process. Its
-                samples are listed in a file of the run directory.
+            FloatingPointError: a value that was noted on any process is not finite. The samples of
+                the first such step are listed in a file of the run directory.
         """
         mine = torch.stack([loss, self.failed_at])
         everyone = [mine]
@@ -101,13 +102,13 @@ class Progress:
     def line(
         self, state: TrainState, loss: float, lr: float, norm: Float[Tensor, ""]
     ) -> dict[str, Any]:
-        """What is measured of the steps since the last `log`.
+        """Make the line of metrics of the steps since the last `log`.
 
         Args:
-            state: after the last step.
-            loss: its mean over the processes.
+            state: the state of the run after the last step.
+            loss: the loss of the last step, a mean over the processes.
             lr: the learning rate of the last step.
-            norm: the gradient's norm in the last step.
+            norm: the norm of the gradient of the last step.
         """
         elapsed = time.perf_counter() - self.began
         return {
@@ -122,7 +123,7 @@ class Progress:
         }
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl, and show it beside the bar or as text."""
+        """Append a line to metrics.jsonl, and show it next to the progress bar or as text."""
         step = line["step"]
         speed = line["images_per_s"]
         if self.shown:
@@ -142,12 +143,12 @@ class Progress:
 
 
 def not_finite_file(run: Path, step: int) -> Path:
-    """The file that lists the samples of a step, counted from 1, whose loss is not finite."""
+    """Name the file that lists the samples of a step, counted from 1, whose loss is not finite."""
     return run / f"not_finite_{step:07d}.json"
 
 
 def not_finite_message(run: Path, step: int, lr: float) -> str:
-    """What went wrong at `step`, counted from 1, where its samples are listed, and the ways out."""
+    """Describe a loss that is not finite at `step`, counted from 1, and the ways out."""
     newest = latest(run)
     go_on = f" and --init.weights {newest} --init.decoder True" if newest else ""
     return (

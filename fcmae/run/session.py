@@ -1,8 +1,8 @@
 """What lies around the loop of a run: processes, run directory, progress, checkpoints, signals.
 
-A loop that runs in a session reads
+A program sets a run up by the functions of this module, and its loop reads
 
-    session.begin(config, learner, ...)
+    session = Session(...)
     batches = iter(loader)
     for step in session.steps():
         ...                                  # `session.take(batches)`, and what `Learner` shows
@@ -38,38 +38,39 @@ from fcmae.run.stopping import STATUS, Stop
 
 @runtime_checkable
 class BadSamples(Protocol):
-    """The broken samples of a run, as `data.bad_samples` counts them."""
+    """The samples of a run that cannot be read, as `data.bad_samples` counts them."""
 
     def new(self, records: Iterable[Any], /) -> list[Any]:
-        """Those that were not met before."""
+        """Return the records of samples that were not met before."""
         ...
 
     def add(self, records: Iterable[Any], /) -> list[Any]:
-        """Take the records of all processes in, and return those that are new."""
+        """Count the records of all processes, and return those that are new."""
         ...
 
     def by_shard(self) -> dict[str, int]:
-        """How many there are in each shard."""
+        """Return the number of bad samples in each shard."""
         ...
 
 
 def start_accelerator(
     processes: Processes, trackers: Sequence[str] = (), directory: Path | None = None
 ) -> Accelerator:
-    """The accelerator of the processes that were launched.
+    """Make the accelerator of the processes that were launched.
 
     It neither casts nor scales: `Learner` does, on any device.
 
     Args:
-        processes: that were launched.
-        trackers: where metrics go beside metrics.jsonl.
-        directory: of the run, for trackers that write files.
+        processes: the processes that were launched.
+        trackers: names of the trackers that get the metrics in addition to metrics.jsonl.
+        directory: the directory of the run, for trackers that write files.
 
     Raises:
         ValueError: accelerate sees another number of processes.
     """
     accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # unless told, it starts no processes on CPUs
+        # without it, accelerate starts no processes on CPUs
+        cpu=not torch.accelerator.is_available(),
         mixed_precision="no",
         log_with=list(trackers) or None,
         project_dir=directory,
@@ -78,163 +79,167 @@ def start_accelerator(
     return accelerator
 
 
-class Session:
-    """One run, from its newest checkpoint to its end or the signal that stops it.
-
-    Args:
-        run: the run's directory.
-        config: what cannot change a number.
-        processes: that were launched.
-        accelerator: of these processes.
-        bad: counts the broken samples.
+def newest_checkpoint(run: Path, accelerator: Accelerator) -> Path | None:
+    """Find the newest undamaged checkpoint of a run; every process gets the same answer.
 
     Raises:
         ValueError: the run has checkpoints, and all are damaged.
+    """
+    # one process looks, or those that see another disk would start from another step
+    newest = checkpoint.newest_whole(run, print) if accelerator.is_main_process else None
+    (newest,) = broadcast_object_list([newest])
+    return newest
+
+
+def distribute(
+    model: nn.Module, accelerator: Accelerator, unit: type[nn.Module] | None = None
+) -> nn.Module:
+    """Prepare a model for training on several processes; with one process it stays as it is.
+
+    Args:
+        model: the model, on its device.
+        accelerator: the accelerator of the processes.
+        unit: the class of the modules to shard by, where accelerate's config asks for FSDP;
+            None if the model cannot be sharded.
+
+    Returns:
+        What to call in training: the model itself, alone or in shards, or its replica (DDP).
+    """
+    world = accelerator.num_processes
+    if world == 1:
+        return model
+    if unit is not None and fsdp.is_wanted(world):
+        fsdp.shard(model, unit, accelerator.device, world)
+        return model
+    return accelerator.prepare(model)
+
+
+def resume(learner: Learner, run: Path, newest: Path | None) -> None:
+    """Load the newest checkpoint of a run, if there is one, and say where the run stands.
+
+    Args:
+        learner: the learner that goes on from the checkpoint.
+        run: the directory of the run.
+        newest: the checkpoint's directory, as `newest_checkpoint` finds it.
+
+    Raises:
+        ValueError: the checkpoint belongs to another model.
+    """
+    if newest is not None:
+        learner.load(newest)
+        learner.accelerator.print(f"resuming from {newest}")
+    if learner.finished:
+        step = learner.state.step
+        learner.accelerator.print(f"{run} is complete at step {step} of {learner.total}")
+
+
+class Session:
+    """The steps of a run, from where its learner stands to its end or the signal that stops it.
+
+    Making a session records this start in the run directory, starts the trackers, and catches
+    SIGTERM, SIGUSR1 and Ctrl-C from then on.
+
+    Args:
+        run: the directory of the run.
+        options: the part of the config that cannot change a number.
+        config: the whole resolved config, which is written into the run directory.
+        learner: the model in training, at the step that the run goes on from.
+        bad: the counter of the samples that cannot be read.
+        end: the number of steps after which the run ends, counted from its first start.
+        title: the name of the model, for people.
+        names_of_step: gives the names of the samples of a step, counted from 0, on a rank.
+        changed: what this start changes of the config, as lines for environment.json.
+
+    Raises:
+        OSError: the run directory is not writable.
     """
 
     def __init__(
         self,
         run: Path,
-        config: RunConfig,
-        processes: Processes,
-        accelerator: Accelerator,
-        bad: BadSamples,
-    ) -> None:
-        self.run = run
-        self.config = config
-        self.processes = processes
-        self.accelerator = accelerator
-        self.bad = bad
-        self.found = list[Any]()  # broken samples since the last line, of this process
-        self.signalled = 0
-        # one process looks, or those that see another disk would start from another step
-        mine = None
-        if accelerator.is_main_process:
-            mine = checkpoint.newest_whole(run, print)
-        (self.newest,) = broadcast_object_list([mine])
-
-    def compare(
-        self, config: Any, *, free: tuple[str, ...], length: tuple[str, ...] = ()
-    ) -> list[str]:
-        """Compare the config with that of the earlier starts; see `fcmae.run.directory.compare`."""
-        changed = directory.compare(self.run, config, free=free, length=length)
-        for change in changed:
-            self.accelerator.print(f"{change}: the schedule is that of the new length from here on")
-        return changed
-
-    def distribute(self, model: nn.Module, unit: type[nn.Module] | None = None) -> nn.Module:
-        """The model as it is called in training, where there are several processes.
-
-        Args:
-            model: on its device.
-            unit: the class of the modules to shard by, where accelerate's config asks for FSDP;
-                None where the model cannot be sharded.
-
-        Returns:
-            The model itself, alone or in shards, or its replica.
-        """
-        if self.processes.world == 1:
-            return model
-        if unit is not None and fsdp.is_wanted(self.processes.world):
-            fsdp.shard(model, unit, self.accelerator.device, self.processes.world)
-            return model
-        return self.accelerator.prepare(model)
-
-    def resume(self, learner: Learner) -> None:
-        """Go on from the newest whole checkpoint, if there is one.
-
-        Raises:
-            ValueError: it belongs to another model.
-        """
-        if self.newest is not None:
-            learner.load(self.newest)
-            self.accelerator.print(f"resuming from {self.newest}")
-        if learner.finished:
-            self.accelerator.print(
-                f"{self.run} is complete at step {learner.state.step} of {learner.total}"
-            )
-
-    def begin(
-        self,
+        options: RunConfig,
         config: Any,
         learner: Learner,
+        bad: BadSamples,
         *,
         end: int,
         title: str,
         names_of_step: Callable[[int, int], Sequence[str]],
-        **where: Any,
+        changed: Sequence[str] = (),
     ) -> None:
-        """Record this start, start the trackers, and listen to signals from here on.
-
-        Args:
-            config: the resolved config.
-            learner: what is trained.
-            end: the step, counted from 0, before which the run ends.
-            title: names the model.
-            names_of_step: names the samples of a step on a rank.
-            where: what environment.json is to have beside processes and device.
-
-        Raises:
-            OSError: the run directory is not writable.
-        """
+        accelerator = learner.accelerator
+        self.accelerator = accelerator
+        self.options = options
         self.learner = learner
+        self.bad = bad
         self.config_yaml = to_yaml(config)
-        self.names_of_step = names_of_step
-        self.coming = range(learner.state.step, end)
-        world = self.processes.world
-        device = self.accelerator.device
+        self.met = list[Any]()  # bad samples of this process since the last line of metrics
+        self.signalled = 0
+        self.last = False
+        self.saving = False
+        self.logging = False
+
+        world = accelerator.num_processes
         sharded = isinstance(learner.trained, FSDPModule)
-        if self.accelerator.is_main_process:
-            where = {"world_size": world, "device": str(device), "fsdp": sharded} | where
-            directory.begin(self.run, config, learner.state.step, **where)
-        self.accelerator.wait_for_everyone()
-        if self.config.trackers:
-            flat, init_kwargs = tracker_arguments(self.run, config)
-            self.accelerator.init_trackers("fcmae", flat, init_kwargs=init_kwargs)
+        if accelerator.is_main_process:
+            facts = {
+                "world_size": world,
+                "device": str(accelerator.device),
+                "fsdp": sharded,
+                "changed": list(changed),
+            }
+            directory.begin(run, config, learner.state.step, facts)
+        accelerator.wait_for_everyone()
+        if options.trackers:
+            flat, init_kwargs = tracker_arguments(run, config)
+            accelerator.init_trackers("fcmae", flat, init_kwargs=init_kwargs)
         parameters = sum(p.numel() for p in learner.model.parameters()) / 1e6
-        self.accelerator.print(
+        accelerator.print(
             f"{title} with {parameters:.1f} M parameters, {learner.samples} images,"
             f" {learner.total} steps of {learner.config.batch_size}"
-            f" on {world} x {device.type}{' (FSDP2)' if sharded else ''}"
+            f" on {world} x {accelerator.device.type}{' (FSDP2)' if sharded else ''}"
         )
-        self.writer = checkpoint.Writer(self.run, self.config.keep, self.config.keep_every)
-        self.stop = Stop(self.config.timeout)
+        self.writer = checkpoint.Writer(run, options.keep, options.keep_every)
+        self.stop = Stop(options.timeout)
+        self.progress = Progress(
+            run,
+            range(learner.state.step, end),
+            learner.config.batch_size,
+            accelerator.device,
+            names_of_step,
+            shown=accelerator.is_main_process,
+        )
         learner.trained.train()
 
     def steps(self) -> Iterator[int]:
-        """The steps to come, counted from 0, until the end, a signal or a failed write."""
-        self.progress = Progress(
-            self.run,
-            self.coming,
-            self.learner.config.batch_size,
-            self.accelerator.device,
-            self.names_of_step,
-            shown=self.accelerator.is_main_process,
-        )
+        """Iterate over the steps to come, counted from 0, until the end or an early stop.
+
+        A signal, or a checkpoint that cannot be written, stops the run early; `end` says which.
+        """
         for step in self.progress:
             after = step + 1
-            self.last = after == self.coming.stop
-            self.saving = self.last or after % self.config.save_every == 0
-            self.logging = self.saving or after % self.config.log_every == 0
+            self.last = after == self.progress.end
+            self.saving = self.last or after % self.options.save_every == 0
+            self.logging = self.saving or after % self.options.log_every == 0
             yield step
-            if self.signalled or self.writer.failed():  # `end` says why
+            if self.signalled or self.writer.failed():
                 break
 
     def take(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        """Take the next batch, and note its broken samples; waiting counts as `data_wait`."""
+        """Take the next batch and note its bad samples; the time it takes counts as `data_wait`."""
         batch = self.progress.take(batches)
-        self.found += self.bad.new(batch["bad"])
+        self.met += self.bad.new(batch["bad"])
         return batch
 
     def measure(self) -> dict[str, Any] | None:
-        """The line of metrics after a step that is logged; None after the others.
+        """Make the line of metrics after a step that is logged; None after the other steps.
 
-        Every process has to call it after each step. Only steps that are logged, or the one after
-        which a signal stops the run, wait for the device.
+        Every process has to call it after each step. Only after a step that is logged, or that a
+        signal makes the last one, does it wait for the device.
 
         Raises:
-            FloatingPointError: a loss, or a gradient, since the last line is not finite.
-            ValueError: too many samples are broken.
+            FloatingPointError: a loss or a gradient since the last line is not finite.
+            ValueError: too many samples cannot be read.
         """
         learner = self.learner
         step = learner.state.step
@@ -245,9 +250,9 @@ class Session:
         if not learner.scaler.is_enabled():  # it would have taken no such step
             self.progress.note(step, learner.norm.to(learner.device))
         loss = self.progress.mean_loss(learner.loss, learner.lr)
-        for sample in self.bad.add(gather_object(self.found)):  # every process stops where one does
+        for sample in self.bad.add(gather_object(self.met)):  # every process stops where one does
             self.accelerator.print(f"skipped {sample}")
-        self.found = []
+        self.met = []
         if not self.logging:
             return None
         line = self.progress.line(learner.state, loss, learner.lr, learner.norm)
@@ -257,13 +262,13 @@ class Session:
         return line
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl, show it, and hand it to the trackers."""
+        """Append a line to metrics.jsonl, show it in the terminal, and hand it to the trackers."""
         self.progress.log(line)
-        if self.config.trackers:
+        if self.options.trackers:
             self.accelerator.log(as_scalars(line), step=line["step"])
 
     def save(self) -> None:
-        """Start to write a checkpoint, where one is due or a signal stops the run.
+        """Start to write a checkpoint after a step for which one is due, or that a signal ends.
 
         Raises:
             OSError: the checkpoint before it could not be written.
@@ -275,11 +280,11 @@ class Session:
                 self.writer.write(state, files, self.config_yaml)
 
     def end(self) -> None:
-        """Wait for the last checkpoint, and end the trackers of this run.
+        """Wait until the last checkpoint is written, and end the trackers of this run.
 
         Raises:
             OSError: a checkpoint could not be written.
-            SystemExit: a signal has stopped the run, which is saved; its status says which.
+            SystemExit: a signal stopped the run, which is saved; the exit status tells which.
         """
         self.writer.wait()
         self.accelerator.wait_for_everyone()

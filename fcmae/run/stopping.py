@@ -1,4 +1,4 @@
-"""Stopping on a signal: all processes finish the same step, save, and leave with a known status.
+"""Stopping on a signal: all processes finish the same step, save, and exit with a known status.
 
 Schedulers send SIGTERM or SIGUSR1 some time before they take a machine back, to one process or to
 all, at moments that differ between processes.
@@ -24,14 +24,14 @@ STATUS: dict[int, int] = {
 
 
 class Stop:
-    """Whether to stop after a step: the same answer, at the same step, on every process.
+    """Tells after each step whether to stop, the same on every process.
 
-    SIGTERM, SIGUSR1 and the first Ctrl-C are noted, and the second Ctrl-C acts at once. Where there
-    are several processes, each step sends what has been noted to all others, in the background and
-    through main memory, and the next step reads what came: nothing waits, and no device is asked.
+    SIGTERM, SIGUSR1 and the first Ctrl-C are noted; the second Ctrl-C acts at once. Several
+    processes send what they noted to each other in each step, in the background and through main
+    memory, and read it in the next step, so that nothing waits, neither here nor on a device.
 
     Args:
-        timeout: seconds until a process that does not answer counts as lost.
+        timeout: seconds after which a process that does not answer counts as lost.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -50,10 +50,11 @@ class Stop:
             print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
     def agreed(self) -> int:
-        """The signal on which all processes stop now, or 0. To be called once a step by each."""
+        """Return the signal on which all processes stop now, or 0; each calls it once a step."""
         if self.group is None:
             return self.noted
-        before, number = self.sent, torch.tensor(self.noted)
+        before = self.sent
+        number = torch.tensor(self.noted)
         work = dist.all_reduce(number, dist.ReduceOp.MAX, self.group, async_op=True)
         self.sent = (work, number)
         if before is None:

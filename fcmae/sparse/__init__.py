@@ -2,7 +2,7 @@
 
 A sparse convolution here has outputs at visible sites only, and a hidden site contributes exactly
 zero to it (Graham and van der Maaten 2017; ConvNeXt V2 section 3). Everything else in the encoder
-is pointwise along the last axis, so an implementation may lay the sites out as it likes.
+works on each site alone, so that an implementation may lay the sites out as it likes.
 """
 
 from collections.abc import Callable
@@ -18,39 +18,43 @@ from fcmae.sparse.reference import Reference
 
 @runtime_checkable
 class Sparse(Protocol):
-    """The operations of one batch that need to know where the visible sites are.
+    """The operations on one batch that need to know where the visible sites are.
 
-    `x` is an activation in the implementation's own layout, `[b, *sites, d]`, channels last.
+    `x` is an activation in the layout of the implementation, `[b, *sites, d]`, channels last.
     """
 
     def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b *s d"]:
-        """Convolve the visible patches, kernel = stride: no patch sees another."""
+        """Convolve the visible patches with a kernel as large as its stride, inside each patch."""
         ...
 
     def downsample(self, x: Float[Tensor, "b *s d"], conv: nn.Conv2d) -> Float[Tensor, "b *t e"]:
-        """2x2 convolution of stride 2 inside each patch."""
+        """Convolve with a 2x2 kernel and stride 2, inside each patch."""
         ...
 
     def depthwise(self, x: Float[Tensor, "b *s d"], conv: nn.Conv2d) -> Float[Tensor, "b *s d"]:
-        """Submanifold k x k depthwise convolution of stride 1, the one that crosses patches."""
+        """Convolve depthwise with a k x k kernel and stride 1, over the visible sites around."""
         ...
 
     def grn_mlp(self, x: Float[Tensor, "b *s d"], mlp: Layers) -> Float[Tensor, "b *s d"]:
-        """fc2(GRN(GELU(fc1(x)))), GRN over an image's visible sites: see `fcmae.sparse.grn_mlp`."""
+        """Compute fc2(GRN(GELU(fc1(x)))), with GRN's norm over the visible sites of an image."""
         ...
 
     def features(self, x: Float[Tensor, "b *s d"]) -> Float[Tensor, "b v d"]:
-        """The visible patches in raster order, once a patch is one site."""
+        """Return the visible patches in raster order, at the stage where a patch is one site."""
         ...
 
 
 def implementation(
     name: str,
 ) -> Callable[[Bool[Tensor, "b n"], tuple[int, int], int | None], Sparse]:
-    """The implementation called `name`: (visible, grid of patches, visible count) -> operations.
+    """Find the implementation called `name`: `gathered`, `reference` or `minkowski`.
+
+    Returns:
+        What makes the operations on a batch out of its visible patches, the grid of patches (rows,
+        columns), and the number of visible patches of an image, or None.
 
     Raises:
-        ValueError: no such implementation, or MinkowskiEngine is chosen and cannot be imported.
+        ValueError: there is no such implementation, or MinkowskiEngine cannot be imported.
     """
     if name == "minkowski":
         try:

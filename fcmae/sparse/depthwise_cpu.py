@@ -5,9 +5,9 @@
 
 An image's visible patches are laid out on a zero grid with a margin, small enough for the cache,
 and the loops run over its visible sites only. Numba compiles them at first use for each patch side
-and width: with both known the loops over a row and its taps unroll into registers, vectorised over
-channels, where a library would convolve the whole grid and, for the weight's gradient, does so
-ten times slower. Compiled code is cached on disk.
+and width: with both known, the loops over a row and its taps unroll into registers and vectorise
+over channels. A library convolves the whole grid instead, and takes ten times as long for the
+weight's gradient. Compiled code is cached on disk.
 """
 
 import inspect
@@ -24,7 +24,7 @@ from numba.cpython.unsafe import tuple as tuples
 from torch import Tensor
 
 put: Any = tuples.tuple_setitem  # (tuple, place, value) -> tuple; typed for Numba's compiler only
-# Sums may be reordered and contracted; what is not finite must stay so.
+# Sums may be reordered and contracted; infinities and NaN must stay what they are.
 FAST = {"contract", "reassoc"}
 
 
@@ -41,10 +41,20 @@ def depthwise(
     gh: int,
     gw: int,
 ) -> Float[Tensor, "b v s s d"]:
-    """Convolve the visible sites on a grid of gh x gw patches."""
+    """Convolve the visible sites depthwise, on a grid of gh x gw patches.
+
+    Args:
+        x: the visible sites, s x s in each patch.
+        weight: one k x k kernel for each channel.
+        bias: one value for each channel.
+        visible: raster indices of the visible patches of each image.
+        gh: rows of patches.
+        gw: columns of patches.
+    """
     convolve, _ = loops(x.dtype, x.shape[2], x.shape[-1], weight.shape[-1], gw)
-    # copies, both: storage that NumPy has seen cannot be resized, as FSDP2 does with parameters
-    taps, shift = array(weight.permute(2, 3, 1, 0).flatten()), array(bias.clone())  # k, k, 1, d
+    # copies, both: storage that NumPy shares cannot be resized, as FSDP2 does with parameters
+    taps = array(weight.permute(2, 3, 1, 0).flatten())  # k, k, 1, d
+    shift = array(bias.clone())
     out = torch.empty_like(x)
 
     def work(first: int, last: int) -> None:
@@ -68,7 +78,7 @@ def weight_gradient(
     gw: int,
     k: int,
 ) -> Float[Tensor, "d 1 k k"]:
-    """Gradient of the loss for the k x k weight, from the gradient for the output."""
+    """Compute the gradient for the k x k weight of `depthwise` from that for its output."""
     d = x.shape[-1]
     _, correlate = loops(x.dtype, x.shape[2], d, k, gw)
 
@@ -93,12 +103,12 @@ def _(x: Tensor, grad: Tensor, visible: Tensor, gh: int, gw: int, k: int) -> Ten
 
 
 def array(x: Tensor) -> np.ndarray:
-    """The tensor's memory."""
+    """View the memory of a tensor as a NumPy array."""
     return x.detach().numpy()
 
 
 def over_shares(count: int, work: Callable[[int, int], Any]) -> list[Any]:
-    """Call `work(first, last)` on as many shares of count things as torch has threads, at once."""
+    """Split `count` items over torch's threads, and call `work(first, last)` in each of them."""
     threads = min(count, torch.get_num_threads())
     if threads == 1:
         return [work(0, count)]
@@ -108,19 +118,19 @@ def over_shares(count: int, work: Callable[[int, int], Any]) -> list[Any]:
 
 @lru_cache
 def pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that wait asleep; the loops give the interpreter lock away."""
+    """Start threads that are kept; the compiled loops run without the interpreter's lock."""
     return ThreadPoolExecutor(threads, thread_name_prefix="taps")
 
 
 def jit(loops: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile loops with Numba, freed of the wrapper that checks shapes under test."""
+    """Compile loops with Numba, without the wrapper that checks shapes in tests."""
     compiler = numba.njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
     return compiler(inspect.unwrap(loops))
 
 
 @jit
 def lay_out(x, visible, gw, margin, grid):  # type: ignore[no-untyped-def]  # numba infers types
-    """Put patches [v, s, s d] of one image onto the zero grid [rows, columns d], with a margin."""
+    """Lay the patches [v, s, s d] of one image out on a zero grid [rows, columns d]."""
     v, s, row = x.shape
     d = row // s
     grid[:] = 0
@@ -135,15 +145,24 @@ def lay_out(x, visible, gw, margin, grid):  # type: ignore[no-untyped-def]  # nu
 def loops(
     dtype: torch.dtype, s: int, d: int, k: int, gw: int
 ) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The loops of `depthwise` and `weight_gradient`, compiled for s x s sites a patch of width d.
+    """Compile the loops of `depthwise` and of `weight_gradient`.
 
-    Arrays are flat, so that with s, d, k and the pitch of the grid constant every address in the
+    Arrays are flat. Since s, d, k and the pitch of the grid are constants, every address in the
     innermost loops is a base plus a constant, and the loop over channels becomes vectors without
     checks for overlap. Sums are tuples, which stay in registers until they are stored.
+
+    Args:
+        dtype: the type of all arrays of real numbers.
+        s: side of a patch, in sites.
+        d: number of channels.
+        k: side of the kernel, in sites.
+        gw: columns of patches in the grid.
     """
-    margin, pitch = k // 2, (gw * s + k - 1) * d
+    margin = k // 2
+    pitch = (gw * s + k - 1) * d
     zero = torch.zeros((), dtype=dtype).numpy()[()]
-    row_of_sites, row_of_taps = (zero,) * s, (zero,) * k
+    row_of_sites = (zero,) * s
+    row_of_taps = (zero,) * k
 
     @jit
     def convolve(x, visible, gh, taps, bias, out):  # type: ignore[no-untyped-def]

@@ -1,8 +1,8 @@
 """The gathered layout: visible patches only, `[b, v, s, s, d]`, channels last.
 
 Pointwise layers and downsampling are dense operations on b v s s rows, and no hidden pixel is ever
-read. Only the depthwise convolution needs neighbours: compiled loops over visible sites on a CPU;
-elsewhere scatter to the grid, convolve, gather.
+read. Only the depthwise convolution needs neighbours. On a CPU it is compiled loops over visible
+sites; elsewhere the sites are scattered to the dense grid, convolved, and gathered again.
 """
 
 import torch
@@ -24,13 +24,13 @@ COMPILED = depthwise_cpu is not None
 
 
 class Gathered:
-    """See `fcmae.sparse.Sparse`.
+    """The operations of `fcmae.sparse.Sparse` on the visible patches alone.
 
     Args:
-        visible: True = the encoder sees the patch; as many in every row.
+        visible: True where the encoder sees the patch, the same number of True in every row.
         grid: rows and columns of patches.
-        count: how many are visible, where it is known.
-        compiled: whether Numba's loops run on a CPU; where it is to be had, by default.
+        count: the number of visible patches of an image, if the caller knows it.
+        compiled: whether loops compiled by Numba run on a CPU; by default, if it is installed.
     """
 
     def __init__(
@@ -59,14 +59,15 @@ class Gathered:
     def depthwise(
         self, x: Float[Tensor, "b v s s d"], conv: nn.Conv2d
     ) -> Float[Tensor, "b v s s d"]:
-        weight, bias = conv.weight, conv.bias
+        weight = conv.weight
+        bias = conv.bias
         assert bias is not None
         if self.compiled and x.device.type == "cpu":  # in float32 under autocast too
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             return TapLoops.apply(x, weight, bias, self.visible, self.grid)
         if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
             dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = x.to(dtype), weight.to(dtype), bias.to(dtype)
+            x, weight, bias = (tensor.to(dtype) for tensor in (x, weight, bias))
         return ScatterConvolve.apply(x, weight, bias, self.runs_of(x.shape[2]), self.grid)
 
     def grn_mlp(self, x: Float[Tensor, "b v s s d"], mlp: Layers) -> Float[Tensor, "b v s s d"]:
@@ -76,10 +77,10 @@ class Gathered:
         return rearrange(x, "b v 1 1 d -> b v d")
 
     def runs_of(self, side: int) -> Int[Tensor, " r"]:
-        """Where each row of `side` neighbouring sites of a patch lies in the grid of all rows.
+        """List where each row of `side` sites of the visible patches lies in the dense grid.
 
         The grid's sites are `[b, gh, side, gw, side]`, so its rows are numbered in the order of
-        (image, patch row, row inside the patch, patch column). Made once per stage and batch.
+        (image, patch row, row inside the patch, patch column). Computed once per stage and batch.
         """
         if side not in self.runs:
             gh, gw = self.grid
@@ -92,10 +93,10 @@ class Gathered:
 
 
 def within_patch(x: Float[Tensor, "b v s s c"], conv: nn.Conv2d) -> Float[Tensor, "b v t t d"]:
-    """A convolution whose kernel is its stride, as a matrix product on the sites of each patch.
+    """Convolve each patch with a kernel as large as its stride, which is a matrix product.
 
-    Under autocast the product is in half precision and what comes out in float32: it is where the
-    residual stream of a stage begins.
+    Under autocast the product is in half precision and the result in float32, because the residual
+    stream of a stage begins with it.
     """
     k = conv.kernel_size[0]
     x = rearrange(x, "b v (s i) (t j) c -> b v s t (i j c)", i=k, j=k)
@@ -109,7 +110,13 @@ def within_patch(x: Float[Tensor, "b v s s c"], conv: nn.Conv2d) -> Float[Tensor
 def scatter(
     x: Float[Tensor, "b v s s d"], runs: Int[Tensor, " r"], grid: tuple[int, int]
 ) -> Float[Tensor, "b d h w"]:
-    """Visible sites to the dense grid (channels_last memory), zero at hidden sites."""
+    """Put visible sites on the dense grid, in channels_last memory, with zero at hidden sites.
+
+    Args:
+        x: the visible sites.
+        runs: where each row of sites lies in the grid, as `Gathered.runs_of` lists it.
+        grid: rows and columns of patches.
+    """
     b, _, s, _, d = x.shape
     gh, gw = grid
     dense = x.new_zeros(b * gh * s * gw, s * d).index_copy_(0, runs, x.reshape(-1, s * d))
@@ -119,16 +126,22 @@ def scatter(
 def gather(
     dense: Float[Tensor, "b d h w"], runs: Int[Tensor, " r"], shape: torch.Size
 ) -> Float[Tensor, "b v s s d"]:
-    """The inverse of `scatter` on visible sites."""
+    """Take the visible sites of the dense grid: the inverse of `scatter`.
+
+    Args:
+        dense: the grid, in channels_last memory.
+        runs: where each row of sites lies in the grid, as `Gathered.runs_of` lists it.
+        shape: shape of the result.
+    """
     s, d = shape[-2:]
     rows = dense.permute(0, 2, 3, 1).reshape(-1, s * d)  # no copy: channels_last memory
     return rows.index_select(0, runs).view(shape)
 
 
 class TapLoops(torch.autograd.Function):
-    """The submanifold depthwise convolution by `fcmae.sparse.depthwise_cpu`.
+    """The submanifold depthwise convolution by the loops of `fcmae.sparse.depthwise_cpu`.
 
-    It maps visible sites to visible sites, so its gradient for x is the same operator with the
+    It maps visible sites to visible sites, so its gradient for x is the same operation with the
     kernel flipped.
     """
 
@@ -150,7 +163,8 @@ class TapLoops(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):  # type: ignore[override]
         x, weight, visible = ctx.saved_tensors
         grad = grads[0].contiguous()
-        flipped, zero = weight.flip(2, 3), torch.zeros_like(weight[:, 0, 0, 0])
+        flipped = weight.flip(2, 3)
+        zero = torch.zeros_like(weight[:, 0, 0, 0])
         grad_x = torch.ops.fcmae.depthwise(grad, flipped, zero, visible, *ctx.grid)
         grad_weight = torch.ops.fcmae.depthwise_weight_gradient(
             x, grad, visible, *ctx.grid, weight.shape[-1]
@@ -159,10 +173,10 @@ class TapLoops(torch.autograd.Function):
 
 
 class ScatterConvolve(torch.autograd.Function):
-    """The same as y = gather(conv(scatter(x))), for GPUs and where Numba is not to be had.
+    """The submanifold depthwise convolution as gather(conv(scatter(x))), for any device.
 
-    Only the gathered x is kept for backward, 2.58 times smaller than the grid at ratio 0.6. The
-    gradient for x is a forward convolution, which oneDNN runs faster than its backward one.
+    Only the gathered x is kept for backward; at ratio 0.6 it is 2.58 times smaller than the grid.
+    The gradient for x is a forward convolution, which oneDNN runs faster than a backward one.
     """
 
     @staticmethod

@@ -6,7 +6,7 @@
     z_c = gamma_c (a_c r_c) + beta_c + a_c = f_c a_c + beta_c               eq. 3, f = 1 + gamma r
     y = W2 z + b2
 
-Once as `plain` autograd on any layout, once as `fused` on rows of visible sites.
+`plain` computes it by autograd on any layout; `fused` on rows of visible sites, faster.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ ROWS = 4096  # sites at a time: their activations stay in cache and the products
 
 
 class GlobalResponseNorm(nn.Module):
-    """GRN's weight (gamma) and bias (beta) of eq. 3, both zero at first."""
+    """The weight (gamma) and the bias (beta) of GRN, eq. 3, of `dim` channels; zero at first."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -35,7 +35,11 @@ class GlobalResponseNorm(nn.Module):
 
 
 class Layers(nn.Module):
-    """The layers of the equations above: W1 and b1, gamma and beta, W2 and b2."""
+    """The layers of the MLP: fc1 (W1, b1), grn (gamma, beta) and fc2 (W2, b2).
+
+    Args:
+        dim: number d of channels; there are 4d between fc1 and fc2.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -47,14 +51,21 @@ class Layers(nn.Module):
 def plain(
     x: Float[Tensor, "b *s d"], mlp: Layers, spatial_norm: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "b *s d"]:
-    """The equations above; `spatial_norm` is eq. 1, in float32 or better."""
+    """Compute the MLP with GRN in any layout, by plain operations.
+
+    Args:
+        x: the sites, visible or not.
+        mlp: the layers.
+        spatial_norm: eq. 1, the norm of each channel over an image's visible sites, in float32 or
+            better.
+    """
     return mlp.fc2(expanded(x, mlp, spatial_norm))
 
 
 def expanded(
     x: Float[Tensor, "b *s d"], mlp: Layers, spatial_norm: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "b *s e"]:
-    """z of the equations above."""
+    """Compute z of eq. 3, the input of the second linear layer; see `plain` for the arguments."""
     a = F.gelu(mlp.fc1(x))
     norm = spatial_norm(a)
     factor = 1 + mlp.grn.weight * norm / (norm.mean(-1, keepdim=True) + EPS)
@@ -62,33 +73,33 @@ def expanded(
 
 
 def fused(x: Float[Tensor, "b r d"], mlp: Layers, *, compiled: bool) -> Float[Tensor, "b r d"]:
-    """The same on the r visible sites of each image, with a backward written by hand.
+    """Compute the MLP with GRN on the r visible sites of each image, with its own backward pass.
 
-    A few images at a time on a CPU, so that the passes over the wide activation find it in cache;
-    of it only W1 x + b1 is kept for backward. Products are in autocast's dtype, statistics and
+    On a CPU it takes a few images at a time, so that the passes over the wide activation find it in
+    the cache. Only W1 x + b1 is kept for backward. Products are in autocast's dtype, statistics and
     sums over the batch in float32 or better.
 
     Args:
-        x: visible sites of each image.
+        x: the visible sites of each image.
         mlp: the layers.
-        compiled: whether Numba's loops may run, which they do in bfloat16 on a CPU.
+        compiled: whether loops compiled by Numba may run, as they do in bfloat16 on a CPU.
     """
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
         dtype = torch.get_autocast_dtype(x.device.type)
-    fc1, grn, fc2 = mlp.fc1, mlp.grn, mlp.fc2
-    tensors = (fc1.weight, fc1.bias, grn.weight, grn.bias, fc2.weight, fc2.bias)
+    layers = (mlp.fc1, mlp.grn, mlp.fc2)
+    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
     return FusedGrnMlp.apply(x.to(dtype), *tensors, compiled)
 
 
 def chunks(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split [b, r, ...] and tensors that go with it into about `ROWS` rows each, on a CPU."""
+    """Split x, [b, r, ...], and other tensors by images: about `ROWS` rows each on a CPU."""
     images = max(1, -(-ROWS // x.shape[1])) if x.device.type == "cpu" else len(x)
     return zip(*(tensor.split(images) for tensor in (x, *others)), strict=True)
 
 
 class FusedGrnMlp(torch.autograd.Function):
-    """See `fused`.
+    """The MLP with GRN and its gradients, as `fused` calls it.
 
     With D = dL/dz = dL/dy W2, and sums over the rows of an image:
 
@@ -110,7 +121,9 @@ class FusedGrnMlp(torch.autograd.Function):
         compiled: bool,
     ) -> Tensor:
         v1, c1, v2, c2, shift = (t.to(x.dtype) for t in (w1, b1, w2, b2, beta))
-        ys, hidden, norms = [], [], []
+        ys: list[Tensor] = []
+        hidden: list[Tensor] = []
+        norms: list[Tensor] = []
         for (rows,) in chunks(x):
             h = F.linear(rows, v1, c1)
             a = F.gelu(h)
@@ -132,12 +145,14 @@ class FusedGrnMlp(torch.autograd.Function):
         mean = norm.mean(-1, keepdim=True) + EPS
         response = norm / mean
         factor = 1 + gamma * response
-        dw1, db1, dw2 = torch.zeros_like(w1), torch.zeros_like(beta), torch.zeros_like(w2)
-        dxs, dfs = [], []
+        dw1, db1, dw2 = (torch.zeros_like(tensor) for tensor in (w1, beta, w2))
+        dxs: list[Tensor] = []
+        dfs: list[Tensor] = []
         z_and_df, dh_and_db = passes(x, compiled=ctx.compiled)
         parts = chunks(x, dy, norm, mean, response, factor)
         for h, (rows, dy_, norm_, mean_, response_, factor_) in zip(hidden, parts, strict=True):
-            a, dz = F.gelu(h), dy_ @ v2
+            a = F.gelu(h)
+            dz = dy_ @ v2
             z, df = z_and_df(a, dz, factor_, beta)
             add_product(dw2, flat(dy_).T, flat(z))
             dr = gamma * df
@@ -154,7 +169,7 @@ class FusedGrnMlp(torch.autograd.Function):
 
 
 def passes(x: Tensor, *, compiled: bool) -> tuple[Callable[..., tuple[Tensor, Tensor]], ...]:
-    """The two element-wise parts of backward: compiled in bfloat16 on a CPU, else PyTorch's."""
+    """Choose `z_and_df` and `dh_and_db` for x: compiled loops in bfloat16 on a CPU, or PyTorch."""
     suits = x.dtype == torch.bfloat16 and x.device.type == "cpu"
     if grn_mlp_cpu is None or not (compiled and suits):
         return z_and_df, dh_and_db
@@ -169,7 +184,14 @@ def z_and_df(
     factor: Float[Tensor, "b 1 e"],
     beta: Float[Tensor, " e"],
 ) -> tuple[Float[Tensor, "b r e"], Float[Tensor, "b 1 e"]]:
-    """z and dL/df."""
+    """Compute z and dL/df, the first element-wise part of the backward pass.
+
+    Args:
+        a: gelu(h).
+        dz: dL/dz.
+        factor: f of eq. 3.
+        beta: the bias of GRN.
+    """
     z = torch.addcmul(beta.to(a.dtype), a, factor.to(a.dtype))
     return z, (dz * a).sum(1, keepdim=True, dtype=factor.dtype)
 
@@ -181,14 +203,22 @@ def dh_and_db(
     factor: Float[Tensor, "b 1 e"],
     slope: Float[Tensor, "b 1 e"],
 ) -> tuple[Float[Tensor, "b r e"], Float[Tensor, " e"]]:
-    """dL/dh and dL/db1, where slope is (dL/dn) / n; dz is overwritten."""
+    """Compute dL/dh and dL/db1, the second element-wise part of the backward pass.
+
+    Args:
+        h: W1 x + b1.
+        a: gelu(h).
+        dz: dL/dz, which is overwritten.
+        factor: f of eq. 3.
+        slope: (dL/dn) / n.
+    """
     da = dz.mul_(factor.to(a.dtype)).addcmul_(a, slope.to(a.dtype))
     dh = torch.ops.aten.gelu_backward(da, h)
     return dh, dh.sum((0, 1), dtype=factor.dtype)
 
 
 def add_product(total: Float[Tensor, "m n"], a: Tensor, b: Tensor) -> None:
-    """total += a b, where a and b may be in half precision and the total is not."""
+    """Add the matrix product a b to `total`, which is in float32 where a and b may be in half."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     else:
@@ -196,10 +226,10 @@ def add_product(total: Float[Tensor, "m n"], a: Tensor, b: Tensor) -> None:
 
 
 def square(a: Tensor) -> Tensor:
-    """a^2 in float32 or better, which half precision would overflow or round."""
+    """Square a in float32 or better, because half precision would overflow or round."""
     return a.square() if a.dtype.itemsize >= 4 else a.float().square_()
 
 
 def flat(x: Float[Tensor, "b r d"]) -> Float[Tensor, "br d"]:
-    """All rows of a chunk."""
+    """Flatten the images and the rows of a chunk into one axis."""
     return x.flatten(0, 1)

@@ -3,8 +3,8 @@
     z = f a + beta,  dL/df = sum D a                    a = gelu(h) = h Phi(h)
     dL/dh = (f D + s a) (Phi(h) + h phi(h)),  dL/db1 = sum dL/dh        s = (dL/dn) / n
 
-PyTorch takes a pass over memory and a rounding for each operation, and GELU's gradient alone takes
-as long as these loops, which read and write bfloat16 and compute in float32.
+PyTorch takes a pass over memory and rounds for each operation, and its gradient of GELU alone takes
+as long as these loops do. They read and write bfloat16 and compute in float32.
 """
 
 import math
@@ -20,7 +20,8 @@ from torch import Tensor
 from fcmae.sparse.depthwise_cpu import jit, over_shares
 
 ONE, HALF, LN2, LOG2E = (float32(c) for c in (1, 0.5, math.log(2), math.log2(math.e)))
-DENSITY_AT_0, SQRT_HALF = float32((2 * math.pi) ** -0.5), float32(0.5**0.5)
+DENSITY_AT_0 = float32((2 * math.pi) ** -0.5)
+SQRT_HALF = float32(0.5**0.5)
 # erf(x) = 1 - t (A0 + A1 t + ...) exp(-x^2) with t = 1 / (1 + P x), to 1.5e-7: Abramowitz and
 # Stegun 7.1.26. exp by its series on half an octave, to 3e-6.
 P = float32(0.3275911)
@@ -36,8 +37,9 @@ def z_and_df(
     factor: Float[Tensor, "b 1 e"],
     beta: Float[Tensor, " e"],
 ) -> tuple[BFloat16[Tensor, "b r e"], Float[Tensor, "b 1 e"]]:
-    """z and dL/df, as `grn_mlp.z_and_df` gives them."""
-    (b, r, e), z = a.shape, torch.empty_like(a)
+    """Compute z and dL/df as `grn_mlp.z_and_df` does, by compiled loops in bfloat16."""
+    b, r, e = a.shape
+    z = torch.empty_like(a)
     first_pass, _ = loops(e)
     arrays = (bits(a), bits(dz), floats(factor[:, 0]), floats(beta), bits(z))
 
@@ -56,8 +58,8 @@ def dh_and_db(
     factor: Float[Tensor, "b 1 e"],
     slope: Float[Tensor, "b 1 e"],
 ) -> tuple[BFloat16[Tensor, "b r e"], Float[Tensor, " e"]]:
-    """dL/dh and dL/db1, as `grn_mlp.dh_and_db` gives them; dL/dh takes the place of dz."""
-    (_, r, e) = h.shape
+    """Compute dL/dh, in the place of dz, and dL/db1 as `grn_mlp.dh_and_db` does, in bfloat16."""
+    _, r, e = h.shape
     _, second_pass = loops(e)
     arrays = (bits(h), bits(a), floats(factor[:, 0]), floats(slope[:, 0]), bits(dz))
 
@@ -70,24 +72,24 @@ def dh_and_db(
 
 
 def bits(x: BFloat16[Tensor, "..."]) -> np.ndarray:
-    """The tensor's memory; NumPy has no bfloat16."""
+    """View the memory of a bfloat16 tensor as NumPy's uint16, since NumPy has no bfloat16."""
     return x.view(torch.uint16).numpy()
 
 
 def floats(x: Float[Tensor, "..."]) -> np.ndarray:
-    """A copy of a small tensor in float32: FSDP2 resizes parameters, which NumPy's are not."""
+    """Copy a small tensor to a NumPy array of float32; one that shares memory blocks FSDP2."""
     return x.detach().to(torch.float32, copy=True).numpy()
 
 
 @jit
 def widen(x):  # type: ignore[no-untyped-def]  # numba infers types
-    """The float32 whose upper half is x."""
+    """Turn the bits of a bfloat16 into the float32 of the same value."""
     return uint32(uint32(x) << uint32(16)).view(float32)
 
 
 @jit
 def narrow(x):  # type: ignore[no-untyped-def]
-    """x rounded to nearest, ties to even; an infinity stays, NaN stays NaN."""
+    """Round to the nearest bfloat16, ties to even; infinities and NaN stay what they are."""
     y = float32(x).view(uint32)
     rounded = (y + uint32(0x7FFF) + ((y >> uint32(16)) & uint32(1))) >> uint32(16)
     return uint16(rounded) if x == x else uint16(0x7FC0)
@@ -95,7 +97,7 @@ def narrow(x):  # type: ignore[no-untyped-def]
 
 @jit
 def normal(h):  # type: ignore[no-untyped-def]
-    """Phi(h) and phi(h) of the standard normal distribution."""
+    """Compute the standard normal distribution Phi(h) and its density phi(h)."""
     octaves = max(-HALF * LOG2E * h * h, float32(-126))  # exp(-h^2/2) = 2^octaves
     whole = np.floor(octaves + HALF)
     u = (octaves - whole) * LN2
@@ -108,17 +110,20 @@ def normal(h):  # type: ignore[no-untyped-def]
 
 @lru_cache
 def loops(e: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """The loops of `z_and_df` and `dh_and_db`, compiled for rows of e; see `depthwise_cpu.loops`.
+    """Compile the loops of `z_and_df` and of `dh_and_db` for rows of e channels.
 
-    They add to `sums` what rows first to last of each image give.
+    They take the rows from `first` to before `last` of each image, and add up into `sums`.
     """
 
     @jit
     def first_pass(first, last, a, dz, factor, beta, z, sums):  # type: ignore[no-untyped-def]
         for image in range(len(a)):
-            f, total = factor[image], sums[image]
+            f = factor[image]
+            total = sums[image]
             for row in range(first, last):
-                as_, ds, zs = a[image, row], dz[image, row], z[image, row]
+                as_ = a[image, row]
+                ds = dz[image, row]
+                zs = z[image, row]
                 for c in range(e):
                     zs[c] = narrow(f[c] * widen(as_[c]) + beta[c])
                     total[c] += widen(ds[c]) * widen(as_[c])
@@ -126,9 +131,12 @@ def loops(e: int) -> tuple[Callable[..., None], Callable[..., None]]:
     @jit
     def second_pass(first, last, h, a, factor, slope, dz, sums):  # type: ignore[no-untyped-def]
         for image in range(len(h)):
-            f, s = factor[image], slope[image]
+            f = factor[image]
+            s = slope[image]
             for row in range(first, last):
-                hs, as_, ds = h[image, row], a[image, row], dz[image, row]
+                hs = h[image, row]
+                as_ = a[image, row]
+                ds = dz[image, row]
                 for c in range(e):
                     x = widen(hs[c])
                     below, density = normal(x)

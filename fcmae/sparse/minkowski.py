@@ -1,12 +1,12 @@
-"""The same operations on MinkowskiEngine 0.5.4 (Choy et al. 2019, arXiv 1904.08755), on the CPU.
+"""The sparse operations by MinkowskiEngine 0.5.4 (Choy et al. 2019, arXiv 1904.08755), on the CPU.
 
 It keeps coordinates in hash maps, and for each offset of a kernel the pairs of rows that it joins.
 Activations are `[b, v, s, s, d]` as in the gathered layout; as rows they are the features of a
 sparse tensor whose coordinates were inserted in that order.
 
 Several threads fill the lists of pairs, in an order that differs from call to call. The gradients
-of the stem's and the downsampling kernels, sums over these, then differ in their last bits: a
-training run repeats to the bit with OMP_NUM_THREADS=1 alone.
+of the kernels of the stem and of the downsampling are sums in this order, and differ in their last
+bits: a training run repeats to the bit only with OMP_NUM_THREADS=1.
 """
 
 import collections.abc
@@ -35,7 +35,12 @@ Pairs = list[tuple[int, Int[Tensor, " _"], Int[Tensor, " _"]]]
 
 
 class Minkowski:
-    """See `fcmae.sparse.Sparse`. One coordinate manager a batch, one coordinate map a stage.
+    """The operations of `fcmae.sparse.Sparse`, with one coordinate manager for each batch.
+
+    Args:
+        visible: True where the encoder sees the patch, the same number of True in every row.
+        grid: rows and columns of patches.
+        count: the number of visible patches of an image, if the caller knows it.
 
     Raises:
         ValueError: the batch is not on the CPU.
@@ -100,7 +105,7 @@ class Minkowski:
         return rearrange(x, "b v 1 1 d -> b v d")
 
     def key(self, side: int) -> ME.CoordinateMapKey:
-        """The coordinate map of all visible sites, `side` x `side` a patch. Made once a batch."""
+        """Return the coordinate map of all visible sites, `side` x `side` in a patch."""
         if side not in self.keys:
             stride = UNIT // side
             sites = torch.arange(side)
@@ -118,7 +123,11 @@ class Minkowski:
         return self.keys[side]
 
     def pairs_of(self, side: int, k: int) -> Pairs:
-        """Offset number, rows read and rows added to, for a k x k kernel. Made once a stage."""
+        """List the rows that each offset of a k x k kernel joins; made once a stage and batch.
+
+        Returns:
+            For each offset its number, the rows that it reads, and the rows that it adds to.
+        """
         if side not in self.pairs:
             key = self.key(side)
             self.pairs[side] = []
@@ -130,12 +139,12 @@ class Minkowski:
 
 
 class Channelwise(torch.autograd.Function):
-    """y[target] += x[source] * kernel[offset], as MinkowskiChannelwiseConvolution has it.
+    """The depthwise convolution: y[target] += x[source] * kernel[offset] over all pairs.
 
-    That module copies the pairs at each call and leaves the backward pass to autograd. It took
-    three to four times as long, forward and backward, in each stage of atto (8 images of 224
-    pixels, two cores). Within one offset no row repeats, so rows are added by reading and writing
-    them, many at a time where `index_add_` would take one.
+    MinkowskiEngine's own module, MinkowskiChannelwiseConvolution, copies the pairs at each call and
+    leaves the backward pass to autograd. It took three to four times as long, forward and backward,
+    in each stage of atto (8 images of 224 pixels, two cores). Within one offset no row repeats, so
+    rows are added by reading and writing them, many at a time where `index_add_` would take one.
     """
 
     @staticmethod
@@ -158,7 +167,8 @@ class Channelwise(torch.autograd.Function):
     def backward(ctx, *grads: Tensor):  # type: ignore[override]
         (grad,) = grads
         x, kernel = ctx.saved_tensors
-        grad_x, grad_kernel = torch.zeros_like(x), torch.zeros_like(kernel)
+        grad_x = torch.zeros_like(x)
+        grad_kernel = torch.zeros_like(kernel)
         for offset, source, target in ctx.pairs:
             part = grad.index_select(0, target)
             grad_kernel[offset] = x.index_select(0, source).mul_(part).sum(0)

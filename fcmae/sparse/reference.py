@@ -1,7 +1,7 @@
-"""Masked dense tensors, slow and plainly right: the oracle of every other implementation.
+"""The operations on masked dense tensors, slow and plain: the others are tested against them.
 
 Activations are `[b, gh*s, gw*s, d]`, the whole grid of sites. Hidden sites hold whatever the
-pointwise layers make of them; each operation that mixes sites puts them to zero first.
+pointwise layers make of them; each operation that mixes sites sets them to zero first.
 """
 
 import torch
@@ -14,7 +14,13 @@ from fcmae.sparse.grn_mlp import Layers, plain
 
 
 class Reference:
-    """See `fcmae.sparse.Sparse`."""
+    """The operations of `fcmae.sparse.Sparse` on the whole grid of sites.
+
+    Args:
+        visible: True where the encoder sees the patch, the same number of True in every row.
+        grid: rows and columns of patches.
+        count: the number of visible patches of an image, if the caller knows it.
+    """
 
     def __init__(
         self, visible: Bool[Tensor, "b n"], grid: tuple[int, int], count: int | None = None
@@ -23,12 +29,12 @@ class Reference:
         self.visible_patches = rearrange(visible, "b (gh gw) -> b gh gw 1", gh=grid[0])
 
     def visible_sites(self, x: Float[Tensor, "b h w d"]) -> Bool[Tensor, "b h w 1"]:
-        """True at the sites of visible patches, on the grid of sites that x has."""
+        """Mark the sites of visible patches by True, on the grid of sites of x."""
         side = x.shape[1] // self.visible_patches.shape[1]
         return self.visible_patches.repeat_interleave(side, dim=1).repeat_interleave(side, dim=2)
 
     def only_visible(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
-        """x, and zero at hidden sites; a product would let hidden NaN through."""
+        """Set hidden sites to zero, where a product with zero would keep NaN."""
         return x.where(self.visible_sites(x), torch.zeros_like(x))
 
     def convolve(self, x: Float[Tensor, "b h w d"], conv: nn.Conv2d) -> Float[Tensor, "b _ _ e"]:

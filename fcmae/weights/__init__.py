@@ -1,4 +1,4 @@
-"""Weights: every name of a tensor, what files hold, and the models that others load."""
+"""Weights in files: the names of tensors, our own files, and models for other programs."""
 
 from typing import Literal
 

@@ -1,6 +1,6 @@
-"""Encoder weights out of any file that holds some, and what the file tells about them.
+"""Reading encoder weights, out of our checkpoints and out of files in timm's or official names.
 
-`load_encoder` is how a run continues from weights that no run of ours, or no whole run, has left.
+`load_encoder` lets a run start from such weights.
 """
 
 import argparse
@@ -27,24 +27,26 @@ from fcmae.weights import weight_names
 from fcmae.weights.metadata import HEADER, Metadata, class_names
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, count_classes
 
-# What torch.load raises of files that are cut short or no pickle, beside what it refuses.
+# what torch.load raises for files that are cut short, no pickle, or refused
 DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """An encoder's tensors under our names, with a final norm and a classifier if there are any."""
+    """The weights of an encoder, and what their file tells about them."""
 
     tensors: dict[str, Tensor]
+    """The encoder's tensors under our names, with a final norm and a classifier, if any."""
     architecture: Architecture
     metadata: Metadata | None
-    """None where the file has none: image size, mean and std are not known then."""
+    """The metadata in the file, or None: image size, mean and std are not known then."""
     classes: tuple[str, ...]
-    """Names of the classifier's classes, their numbers where the file does not tell; or none."""
+    """Names of the classifier's classes, or their numbers if the file does not name them; empty
+    without a classifier."""
     extra_header: dict[str, str]
-    """What else a file of ours tells, such as a fine-tuned one of its classes and task."""
+    """What else the header of our file holds, such as the classes and the task of fine-tuning."""
     dropped: int
-    """Tensors of a decoder that were left out."""
+    """Number of tensors of a decoder, which were left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +61,13 @@ class InitConfig:
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The step directory that `source` names: a run's newest, itself, or that of a file in one.
+    """Find the step directory that `source` names.
+
+    Args:
+        source: a run, whose newest step is taken; a step directory; or a weights file in one.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: `source` holds no checkpoint.
     """
     step = source.parent if source.name in (checkpoint.MODEL, checkpoint.EMA) else source
     step = step if (step / checkpoint.MODEL).is_file() else checkpoint.latest(step)
@@ -75,14 +80,18 @@ def find_checkpoint(source: Path) -> Path:
 
 
 def read_weights(source: Path) -> Weights:
-    """Encoder weights from a checkpoint of ours (a run, a step_* directory, the model.safetensors
-    or ema.safetensors in one) or a .safetensors, .pt or .pth file in timm's or official names.
+    """Read encoder weights.
+
+    Args:
+        source: a checkpoint of ours (a run, a step_* directory, the model.safetensors or the
+            ema.safetensors in one), or a .safetensors, .pt or .pth file in timm's or the official
+            names.
 
     Raises:
-        OSError: something cannot be read.
+        OSError: a file cannot be read.
         ValueError: the file is damaged, or its tensors are not those of one whole encoder.
     """
-    # timm's hub calls its files model.safetensors too: what lies beside them tells ours.
+    # timm's hub calls its files model.safetensors, too; only a checkpoint has a state next to it
     has_state = (source.parent / checkpoint.STATE).is_file()
     in_checkpoint = has_state and source.name in (checkpoint.MODEL, checkpoint.EMA)
     if source.is_file() and not in_checkpoint:
@@ -110,10 +119,10 @@ def read_weights(source: Path) -> Weights:
 
 
 def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str, Tensor], Metadata]:
-    """The tensors in a file of a checkpoint of ours, and what its config tells.
+    """Read the tensors in a file of a step directory, and the metadata out of its config.
 
     Raises:
-        OSError: something cannot be read.
+        OSError: a file cannot be read.
         ValueError: the checkpoint is damaged.
     """
     try:
@@ -131,11 +140,14 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
 
 
 def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, dict[str, str]]:
-    """The tensors of one file, the metadata in it if there is any, and what it tells beside that.
+    """Read a .safetensors, .pt or .pth file.
+
+    Returns:
+        The tensors, the metadata if our header is there, and what else that header holds.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: see `read_pt`; or no metadata that can be read.
+        OSError: the file cannot be read.
+        ValueError: the file is of another kind or damaged, or its metadata are.
     """
     if path.suffix == ".safetensors":
         try:
@@ -148,7 +160,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, dict[str,
         raise ValueError(
             f"{path} ends in {path.suffix!r}; weights are read from .safetensors, .pt, .pth"
         )
-    if HEADER not in header:  # a file of others, who mean other things by CLASSES
+    if HEADER not in header:  # not our file: its other keys may mean anything
         return tensors, None, {}
     try:
         metadata = Metadata.of_json(header[HEADER])
@@ -158,32 +170,35 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, dict[str,
 
 
 def extra_part(header: Mapping[str, str]) -> dict[str, str]:
-    """What a header of ours tells beside the metadata."""
+    """Take what a header of our files holds in addition to the metadata."""
     return {key: value for key, value in header.items() if key not in (HEADER, "format")}
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the header of a safetensors file; the header is empty if there is none.
+    """Read the tensors and the header of a safetensors file; without a header, it is empty.
 
     Raises:
-        OSError: it cannot be read.
-        SafetensorError: it is damaged.
+        OSError: the file cannot be read.
+        SafetensorError: the file is damaged.
     """
     with cast("Any", safe_open(path, framework="pt")) as file:
         return tensors_of(file), file.metadata() or {}
 
 
 def tensors_of(file: Any) -> dict[str, Tensor]:
-    """All tensors of an open safetensors file."""
+    """Read all tensors of an open safetensors file."""
     return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
 
 
 @contextmanager
 def open_converted(path: Path) -> Generator[tuple[Any, Metadata, dict[str, str]]]:
-    """An open file of weights that were converted to timm's names, its metadata, its extra header.
+    """Open a file of weights that were converted to timm's names.
+
+    Yields:
+        The open file, its metadata, and what else its header holds.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: there is no such file.
         ValueError: the file was not written by this project.
     """
     if not path.is_file():
@@ -204,34 +219,39 @@ def open_converted(path: Path) -> Generator[tuple[Any, Metadata, dict[str, str]]
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata of weights converted to timm's names.
+    """Read the metadata of weights that were converted to timm's names.
 
     Raises:
-        OSError, ValueError: see `open_converted`.
+        FileNotFoundError: there is no such file.
+        ValueError: the file was not written by this project.
     """
     with open_converted(path) as (_, metadata, _):
         return metadata
 
 
 def read_converted(path: Path) -> tuple[dict[str, Tensor], Metadata, dict[str, str]]:
-    """The tensors of weights converted to timm's names, their metadata and their extra header.
+    """Read weights that were converted to timm's names: tensors, metadata, the rest of the header.
 
     Raises:
-        OSError, ValueError: see `open_converted`.
+        FileNotFoundError: there is no such file.
+        ValueError: the file was not written by this project.
     """
     with open_converted(path) as (file, metadata, extra_header):
         return tensors_of(file), metadata, extra_header
 
 
 def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The state dict under `model`, or the whole file if it is one, and our metadata beside it.
+    """Read a PyTorch file that holds a state dict, under the key `model` or as a whole.
 
-    Pickle may run code, so only tensors and plain containers are read (`weights_only`), and
-    `argparse.Namespace`, which holds attributes alone: the official programs save their arguments.
+    Since pickle may run code, only tensors and plain containers are read (`weights_only`), and
+    `argparse.Namespace`, which holds mere attributes: the official programs save their arguments.
+
+    Returns:
+        The tensors, and all texts next to the state dict, among which our metadata may be.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is damaged, holds other objects too, or no state dict.
+        OSError: the file cannot be read.
+        ValueError: the file is damaged, or holds other objects, or no state dict.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -245,8 +265,8 @@ def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             " its state dict alone, torch.save({'model': state_dict}, FILE)"
         ) from error
     outer = cast("dict[str, Any]", content) if isinstance(content, Mapping) else {}
-    found = outer.get("model", outer)
-    tensors = cast("dict[str, Any]", found) if isinstance(found, Mapping) else {}
+    inner = outer.get("model", outer)
+    tensors = cast("dict[str, Any]", inner) if isinstance(inner, Mapping) else {}
     foreign = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
     if not tensors or foreign:
         raise ValueError(
@@ -257,16 +277,16 @@ def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_encoder(encoder: Encoder, source: Path, architecture: Architecture) -> str:
-    """Load weights into `encoder`, strictly, and say in a sentence what was loaded.
+    """Load weights into an encoder, strictly, and describe in one phrase what was loaded.
 
     Args:
-        encoder: made as `architecture` says.
-        source: see `read_weights`. A final norm and a classifier in it have no place here.
-        architecture: what the run trains.
+        encoder: the encoder, of the given architecture.
+        source: what `read_weights` reads; a final norm and a classifier in it are left out.
+        architecture: the architecture that the run trains.
 
     Raises:
-        OSError: see `read_weights`.
-        ValueError: see `read_weights`; or the weights are of another architecture.
+        OSError: a file cannot be read.
+        ValueError: the file is damaged, or its tensors are not those of this architecture.
     """
     weights = read_weights(source)
     if not weights.architecture.same_tensors(architecture):
@@ -285,11 +305,11 @@ def load_encoder(encoder: Encoder, source: Path, architecture: Architecture) -> 
 
 
 def load_decoder(decoder: nn.Module, source: Path) -> str:
-    """Load the decoder of a checkpoint of ours, strictly, and say what was loaded.
+    """Load the decoder of a run or a checkpoint, strictly, and describe what was loaded.
 
     Raises:
-        OSError: see `find_checkpoint` and `read_checkpoint`.
-        ValueError: see `read_checkpoint`; or it is another decoder.
+        OSError: there is no checkpoint, or it cannot be read.
+        ValueError: the checkpoint is damaged, or its decoder is another one.
     """
     path = find_checkpoint(source)
     tensors, _ = read_checkpoint(path)

@@ -1,7 +1,8 @@
 """A directory for transformers: model, configuration and image processor.
 
-`AutoModel` and `AutoImageProcessor` load it as ConvNextV2Model or, of V1, ConvNextModel; where
-there is a classifier, `AutoModelForImageClassification` too. Its `patch_size` is our stem stride.
+`AutoModel` and `AutoImageProcessor` load it, as ConvNextV2Model or, for V1, as ConvNextModel. If
+there is a classifier, `AutoModelForImageClassification` loads it, too. Its `patch_size` is our stem
+stride.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("--to hf needs the extra: pip install 'fcmae[export]'") from error
 
-BICUBIC = 3  # in Pillow's numbers, which transformers uses
+BICUBIC = 3  # Pillow's number for it, which transformers uses
 STRETCHED = 384  # px from which on ConvNextImageProcessor stretches images and crops nothing
 
 
@@ -37,18 +38,18 @@ def write_hf(
     classes: Sequence[str],
     extra_header: Mapping[str, str],
 ) -> None:
-    """Write the directory `out`.
+    """Write weights as a directory that transformers loads.
 
     Args:
-        out: an empty directory or none.
-        tensors: under our names, complete with a final norm.
-        metadata: what becomes configuration and preprocessing.
-        classes: names of the classifier's classes, none without one.
-        extra_header: what else files of ours tell of these weights.
+        out: the directory, which is empty or does not exist.
+        tensors: the weights under our names, with a final norm.
+        metadata: their metadata, out of which configuration and preprocessing are made.
+        classes: names of the classifier's classes; empty without a classifier.
+        extra_header: what else our files tell about these weights.
 
     Raises:
-        FileExistsError: see `staged`.
-        ValueError: images that are not square.
+        FileExistsError: something other than an empty directory is at `out`.
+        ValueError: the images are not square.
     """
     architecture = metadata.architecture
     family = architecture.family
@@ -77,10 +78,10 @@ def write_hf(
 
 
 def image_processor(metadata: Metadata) -> BitImageProcessor | ConvNextImageProcessor:
-    """What resizes the shortest side, crops the centre and normalises as `data.transforms` do.
+    """Make what resizes the shortest side, crops the centre and normalises, as `data.transforms`.
 
     Raises:
-        ValueError: images that are not square.
+        ValueError: the images are not square.
     """
     height, width = metadata.image_size
     if height != width:
@@ -88,11 +89,13 @@ def image_processor(metadata: Metadata) -> BitImageProcessor | ConvNextImageProc
             f"image_size={height}x{width} is not square, and no image processor of transformers"
             " crops images to it: take --to hub or --to onnx"
         )
-    size, mean, std = {"shortest_edge": height}, metadata.channel_mean, metadata.channel_std
+    size = {"shortest_edge": height}
+    mean = list(metadata.channel_mean)
+    std = list(metadata.channel_std)
     if height < STRETCHED:
         return ConvNextImageProcessor(
-            size=size, crop_pct=1.0, resample=BICUBIC, image_mean=list(mean), image_std=list(std)
+            size=size, crop_pct=1.0, resample=BICUBIC, image_mean=mean, image_std=std
         )
     return BitImageProcessor(
-        size=size, crop_size=height, resample=BICUBIC, image_mean=list(mean), image_std=list(std)
+        size=size, crop_size=height, resample=BICUBIC, image_mean=mean, image_std=std
     )

@@ -55,19 +55,19 @@ def write_hub(
     classes: Sequence[str],
     extra_header: Mapping[str, str],
 ) -> None:
-    """Write the directory `out`.
+    """Write a timm model as a directory in the format of the Hugging Face hub.
 
     Args:
-        out: an empty directory or none.
-        model: timm's, with the weights.
-        metadata: what becomes preprocessing and card; it goes into the weights' header too, which
-            brings `python -m fcmae.convert OUT/model.safetensors` back.
-        classes: names of the classifier's classes, none without one.
-        extra_header: what else files of ours tell of these weights.
+        out: the directory, which is empty or does not exist.
+        model: timm's model with the weights.
+        metadata: their metadata, out of which preprocessing and card are made. The header of the
+            weights holds it, too, so that `fcmae.convert` reads OUT/model.safetensors back.
+        classes: names of the classifier's classes; empty without a classifier.
+        extra_header: what else our files tell about these weights.
 
     Raises:
-        FileExistsError: see `staged`.
-        ValueError: stem stride 2.
+        FileExistsError: something other than an empty directory is at `out`.
+        ValueError: the stem stride is 2, which timm cannot express.
     """
     if metadata.stem_stride == 2:
         raise ValueError(
@@ -80,7 +80,7 @@ def write_hub(
             model,
             str(partial),
             model_config={"label_names": list(classes)},
-            model_args={  # which timm writes itself only in its newest versions
+            model_args={  # only the newest versions of timm write these themselves
                 "in_chans": metadata.in_chans,
                 "depths": architecture.depths,
                 "dims": architecture.widths,
@@ -88,7 +88,7 @@ def write_hub(
             },
             safe_serialization=True,
         )
-        save_file(  # again, since timm's has no header
+        save_file(  # again, since timm writes no header
             model.state_dict(),
             partial / "model.safetensors",
             metadata={"format": "pt", **header_for(metadata, extra_header)},
@@ -101,7 +101,7 @@ def write_hub(
 def card(
     model: nn.Module, metadata: Metadata, classes: Sequence[str], extra_header: Mapping[str, str]
 ) -> str:
-    """What the weights are, how to load them, what they expect."""
+    """Write the model card: what the weights are, how to load them, what images they expect."""
     architecture = metadata.architecture
     assert isinstance(model, TimmModel)
     return CARD.format(

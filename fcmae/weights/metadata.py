@@ -1,4 +1,4 @@
-"""What files of ours tell of the weights in them, and the keys that it stands under."""
+"""The metadata of weights: what our files tell about them, and under which keys."""
 
 import json
 from collections.abc import Mapping
@@ -7,26 +7,32 @@ from typing import Any
 
 from fcmae.architecture import Architecture
 
-HEADER = "fcmae"  # key of the metadata in a safetensors header or beside `model` in a .pt file
+HEADER = "fcmae"  # key of the metadata in a safetensors header or next to `model` in a .pt file
 CLASSES = "classes"  # key of the names of a classifier's classes, a JSON list of strings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """What a user of the weights must know; files of ours hold it as JSON."""
+    """What a user of the weights has to know; our files hold it as JSON."""
 
     model: str
+    """Name of the encoder, such as `convnextv2_atto`."""
     image_size: tuple[int, int]
+    """Height and width of the images in pixels."""
     in_chans: int
+    """Number of channels of the images."""
     mean: tuple[float, ...]
+    """Mean of the pixels, on the scale 0 to 1: one for each channel, or one for all."""
     std: tuple[float, ...]
+    """Standard deviation of the pixels, as the mean."""
     stem_stride: int
+    """Stride of the stem in pixels: 4, 2 or 1."""
     step: int | None
-    """Of the pretraining run; None for weights from elsewhere."""
+    """Step of the pretraining run; None for weights from elsewhere."""
 
     @property
     def architecture(self) -> Architecture:
-        """The encoder that the weights are of."""
+        """The architecture of the encoder that has the weights."""
         return Architecture(
             name=self.model,
             image_size=self.image_size,
@@ -36,12 +42,12 @@ class Metadata:
 
     @property
     def channel_mean(self) -> tuple[float, ...]:
-        """One mean for each channel."""
+        """The mean of the pixels of each channel, on the scale 0 to 1."""
         return self.mean * (self.in_chans // len(self.mean))
 
     @property
     def channel_std(self) -> tuple[float, ...]:
-        """One standard deviation for each channel."""
+        """The standard deviation of the pixels of each channel, on the scale 0 to 1."""
         return self.std * (self.in_chans // len(self.std))
 
     @staticmethod
@@ -52,7 +58,7 @@ class Metadata:
         std: tuple[float, ...],
         step: int | None,
     ) -> "Metadata":
-        """The metadata of weights of an encoder that sees images of this mean and deviation."""
+        """Make the metadata of an encoder for images with this mean and standard deviation."""
         return Metadata(
             model=architecture.name,
             image_size=architecture.sides,
@@ -65,26 +71,26 @@ class Metadata:
 
     @staticmethod
     def of_json(text: str) -> "Metadata":
-        """The metadata that a header holds.
+        """Read the metadata that a header holds as JSON.
 
         Raises:
-            ValueError: it is no JSON.
-            TypeError: it holds something else.
+            ValueError: the text is no JSON.
+            TypeError: it has other fields.
         """
         fields: dict[str, Any] = json.loads(text)
         return Metadata(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})  # type: ignore[arg-type]
 
 
 def header_for(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:
-    """The header of a file of ours: the metadata as JSON, and what else it tells."""
+    """Make the header of our files: the metadata as JSON, and the entries of `extra_header`."""
     return {HEADER: json.dumps(asdict(metadata)), **extra_header}
 
 
 def class_names(extra_header: Mapping[str, str], count: int) -> tuple[str, ...]:
-    """The names that a header has for a classifier's `count` classes, or their numbers.
+    """Read the names of a classifier's `count` classes out of a header, or take their numbers.
 
     Raises:
-        ValueError: they are no list, or not as many.
+        ValueError: the names are no list, or not as many as classes.
     """
     if CLASSES not in extra_header:
         return tuple(map(str, range(count)))

@@ -1,4 +1,4 @@
-"""Encoder weights under the official names, as the code of ConvNeXt V2's authors loads them."""
+"""Encoder weights under the official names, for the code of ConvNeXt V2's authors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +12,11 @@ from fcmae.weights.weight_names import complete, official_names
 
 
 def to_official(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tensor]:
-    """An encoder's tensors under the official dense names and in their shapes, with a final norm.
+    """Rename an encoder's tensors as the official dense model has them, with a final norm.
 
     Args:
-        tensors: under our names, as an encoder's state dict or `weight_names.canonical` has them.
-        metadata: of these weights.
+        tensors: the weights under our names, such as an encoder's state dict.
+        metadata: their metadata.
     """
     named = official_names(complete(tensors), metadata.architecture)
     return {name: tensor.contiguous() for name, tensor in named.items()}
@@ -25,6 +25,10 @@ def to_official(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, 
 def save_official(
     path: Path, tensors: dict[str, Tensor], metadata: Metadata, extra_header: Mapping[str, str]
 ) -> None:
-    """Write official weights under the key `model`, with the rest beside it."""
+    """Write a PyTorch file with official weights under the key `model`, and the header next to it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     with replacing(path) as partial:
         torch.save({"model": tensors, **header_for(metadata, extra_header)}, partial)

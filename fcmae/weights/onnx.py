@@ -1,4 +1,4 @@
-"""One ONNX file for images of any number and size, compared with torch before it has its name."""
+"""An ONNX file for images of any number and size, which is compared with torch when written."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,13 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("--to onnx needs the extra: pip install 'fcmae[export]'") from error
 
 MOST_BYTES = 2**31  # of a file in protobuf
-# Of the largest output: both sum float32 in another order, which makes 1e-6 of it in atto and tiny,
-# and a wrong operator, axis or padding makes more than a hundredth.
+# Largest difference as a share of the largest output. Float32 summed in another order gives 1e-6 in
+# atto and tiny; a wrong operator, axis or padding gives more than a hundredth.
 TOLERANCE = 1e-4
 
 
 class Exported(nn.Module):
-    """What is exported of timm's model: its logits, or the features that the probes see."""
+    """A timm model that gives its logits, or the mean of its features over the image."""
 
     def __init__(self, model: nn.Module, *, logits: bool) -> None:
         super().__init__()
@@ -46,21 +46,25 @@ def write_onnx(
     classes: Sequence[str],
     extra_header: Mapping[str, str],
 ) -> float:
-    """Write the file `out`; the largest difference from torch, see `difference`.
+    """Write a timm model as one ONNX file.
 
-    Input `images`: float32 `[batch, channels, height, width]`, height and width multiples of p,
-    normalised. Output `logits` `[batch, classes]`, or `features` `[batch, d]` without a classifier.
+    Its input `images` is float32 `[batch, channels, height, width]`, normalised, with height and
+    width multiples of the patch side. Its output is `logits`, `[batch, classes]`, or without a
+    classifier `features`, `[batch, d]`.
 
     Args:
-        out: a file that is not there.
-        model: timm's, with the weights.
-        metadata: goes into the file's metadata, with what the input has to be.
-        classes: names of the classifier's classes, none without one.
-        extra_header: what else files of ours tell of these weights.
+        out: the file, which does not exist yet.
+        model: timm's model with the weights.
+        metadata: their metadata, which the file holds together with a description of the input.
+        classes: names of the classifier's classes; empty without a classifier.
+        extra_header: what else our files tell about these weights.
+
+    Returns:
+        The largest absolute difference between the outputs of onnxruntime and of torch.
 
     Raises:
-        FileExistsError: see `staged`.
-        ValueError: too large for one file; or see `difference`.
+        FileExistsError: something is at `out`.
+        ValueError: the weights are too large for one file, or the outputs differ too much.
     """
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     if size >= MOST_BYTES:
@@ -89,7 +93,7 @@ def write_onnx(
 
 
 def described(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:
-    """What a user of the file must know; JSON but for the sentences."""
+    """Describe what a user of the file has to know, as entries of its metadata."""
     patch = metadata.architecture.patch_size
     return header_for(metadata, extra_header) | {
         "input": f"images: float32 [batch, {metadata.in_chans}, height, width], RGB if there are"
@@ -102,12 +106,12 @@ def described(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, 
 
 @torch.no_grad()
 def difference(path: Path, exported: nn.Module, metadata: Metadata) -> float:
-    """The largest absolute difference between the file in onnxruntime and torch, over noise.
+    """Measure the largest absolute difference between the file in onnxruntime and torch.
 
-    Two batches of images: one as large as in training, and three larger by a patch.
+    The input is noise: one image as large as in training, and three that are larger by a patch.
 
     Raises:
-        ValueError: it is more than `TOLERANCE` of the largest output.
+        ValueError: the difference is more than `TOLERANCE` times the largest output.
     """
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
@@ -115,9 +119,9 @@ def difference(path: Path, exported: nn.Module, metadata: Metadata) -> float:
     for batch, more in ((1, 0), (3, metadata.architecture.patch_size)):
         sides = [side + more for side in metadata.image_size]
         images = torch.randn(batch, metadata.in_chans, *sides, generator=generator)
-        (found,) = session.run(None, {"images": images.numpy()})
+        (output,) = session.run(None, {"images": images.numpy()})
         wanted = exported(images)
-        differs = (torch.from_numpy(cast("Any", found)) - wanted).abs().max().item()
+        differs = (torch.from_numpy(cast("Any", output)) - wanted).abs().max().item()
         most = wanted.abs().max().item()
         if not differs <= TOLERANCE * most:  # NaN fails too
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What `python -m fcmae.convert` can write, one function a target."""
+"""Writing weights for the targets of `python -m fcmae.convert`."""
 
 from pathlib import Path
 
@@ -12,14 +12,22 @@ from fcmae.weights.weight_names import complete
 
 
 def write_target(out: Path, to: Target, weights: Weights, metadata: Metadata) -> list[str]:
-    """Write weights for `to` at `out`, and say what was measured of them, if anything was.
+    """Write weights for a target, and describe what was measured of them, if anything was.
+
+    Args:
+        out: the file or directory to write.
+        to: the target.
+        weights: the weights.
+        metadata: their metadata.
 
     Raises:
-        OSError: something cannot be written.
+        OSError: `out` cannot be written.
         ValueError: the target cannot express the weights.
         ModuleNotFoundError: the extra `export` is missing.
     """
-    tensors, classes, extra_header = weights.tensors, weights.classes, weights.extra_header
+    tensors = weights.tensors
+    classes = weights.classes
+    extra_header = weights.extra_header
     if to == "timm":
         save_timm(out, to_timm(tensors, metadata), metadata, extra_header)
     elif to == "official":

@@ -1,4 +1,4 @@
-"""Encoder weights as models of timm, and files that timm loads."""
+"""Encoder weights as timm's models, and in files that timm loads."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,71 +19,74 @@ from fcmae.weights.weight_names import CLASSIFIER, complete, count_classes
 
 @runtime_checkable
 class TimmModel(Protocol):
-    """What timm's models of images have beside what every module has."""
+    """What timm's image models have in addition to other modules."""
 
     num_features: int
 
     def forward_features(self, x: Tensor, /) -> Tensor:
-        """Maps or tokens before pooling and head."""
+        """Compute the maps or tokens before pooling and head."""
         ...
 
     def forward_head(self, x: Tensor, /, *, pre_logits: bool = False) -> Tensor:
-        """Logits of what `forward_features` gave, or with `pre_logits` the pooled features."""
+        """Compute logits from the output of `forward_features`, or pool it, with `pre_logits`."""
         ...
 
     def get_classifier(self) -> nn.Module:
-        """The layer that gives the logits."""
+        """Return the layer that computes the logits."""
         ...
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Which parameters belong to which layer, for `timm.models.group_parameters`."""
+        """Tell which parameters belong to which layer, for `timm.models.group_parameters`."""
         ...
 
 
 @runtime_checkable
 class FeatureMaps(Protocol):
-    """What those of timm's models have that give the maps of several of their levels."""
+    """What those of timm's models have that return the maps of several levels."""
 
     feature_info: Sequence[Mapping[str, Any]]
 
     def forward_intermediates(
         self, x: Tensor, /, indices: int | list[int], *, intermediates_only: bool
     ) -> list[Tensor]:
-        """Maps `[b, c, h, w]` of the levels at `indices`, or of the last that many."""
+        """Compute maps `[b, c, h, w]` of the levels at `indices`, or of that many last levels."""
         ...
 
     def prune_intermediate_layers(
         self, indices: int | list[int], *, prune_norm: bool = False
     ) -> list[int]:
-        """Take off what lies behind these levels; their indices."""
+        """Remove the layers after these levels, and return the indices of the levels."""
         ...
 
 
 @runtime_checkable
 class NoWeightDecay(Protocol):
-    """What those of timm's models have that name parameters which must not decay."""
+    """What those of timm's models have that name parameters without weight decay."""
 
     def no_weight_decay(self) -> set[str]:
-        """Names of such parameters beside biases and norms, as a position embedding."""
+        """Name such parameters, as position embeddings; biases and norms are not among them."""
         ...
 
 
 def imagenet_statistics() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of ImageNet's channels, with which files that tell none were trained."""
+    """Return the mean and the standard deviation of ImageNet's channels, on the scale 0 to 1.
+
+    Files without metadata are taken to be trained with them.
+    """
     return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0) -> nn.Module:
-    """The timm model that the weights belong to, with fresh weights.
+    """Make the timm model that weights belong to, with fresh weights.
 
     `timm.create_model(model, in_chans=..., patch_size=stem_stride)` does the same for stem strides
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
-    convolution is exchanged instead. timm has no V1 huge: its large takes the widths.
-    `timm.data.resolve_model_data_config` of it is the preprocessing of `data.transforms`.
+    convolution is exchanged instead. Since timm has no V1 huge, its large takes the widths.
+    `timm.data.resolve_model_data_config` of the model is the preprocessing of `data.transforms`.
 
     Args:
-        metadata: of the weights.
-        num_classes: of the classifier; none by default.
+        metadata: the metadata of the weights.
+        num_classes: number of classes; 0 makes no classifier.
         drop_path: the largest rate of stochastic depth, that of the last block.
     """
     architecture = metadata.architecture
@@ -115,11 +118,11 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
 
 
 def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tensor]:
-    """An encoder's tensors in timm's shapes, with a final norm.
+    """Bring an encoder's tensors into timm's shapes, with a final norm.
 
     Args:
-        tensors: under our names, as an encoder's state dict or `weight_names.canonical` has them.
-        metadata: of these weights.
+        tensors: the weights under our names, such as an encoder's state dict.
+        metadata: their metadata.
     """
     with torch.device("meta"):
         model = create_timm(metadata, count_classes(tensors))
@@ -127,11 +130,11 @@ def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tens
 
 
 def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
-    """The timm model with an encoder's weights, and with their classifier if there is one.
+    """Make the timm model with an encoder's weights, and with their classifier if there is one.
 
     Args:
-        tensors: under our names, as an encoder's state dict or `weight_names.canonical` has them.
-        metadata: of these weights.
+        tensors: the weights under our names, such as an encoder's state dict.
+        metadata: their metadata.
     """
     model = create_timm(metadata, count_classes(tensors))
     model.load_state_dict(in_shapes_of(model, tensors))
@@ -139,7 +142,7 @@ def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
 
 
 def in_shapes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of timm's `model`; its smaller models hold linear layers as 1x1 convolutions."""
+    """Bring tensors into the shapes of a timm model, which may hold 1x1 convolutions."""
     source = complete(tensors)
     target = model.state_dict()
     assert source.keys() == target.keys(), sorted(source.keys() ^ target.keys())
@@ -152,7 +155,17 @@ def save_timm(
     metadata: Metadata,
     extra_header: Mapping[str, str] | None = None,
 ) -> None:
-    """Write timm weights with their metadata in the header, and what else is to stand there."""
+    """Write weights in timm's shapes as a safetensors file.
+
+    Args:
+        path: the file.
+        tensors: the weights, as `to_timm` makes them.
+        metadata: their metadata, for the header.
+        extra_header: further entries of the header.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     header = {"format": "pt", **header_for(metadata, extra_header or {})}
     with replacing(path) as partial:
         save_file(tensors, partial, metadata=header)
@@ -161,19 +174,22 @@ def save_timm(
 def load_timm(
     path: Path, num_classes: int = 0, drop_path: float = 0.0
 ) -> tuple[nn.Module, Metadata]:
-    """A timm model with converted weights, and their metadata; a classifier starts fresh.
+    """Load converted weights into a timm model with a fresh classifier.
 
-    A classifier in the file is of other classes and stays there: `timm.create_model(model,
-    num_classes=..., checkpoint_path=path)` loads it too.
+    A classifier in the file is left out; `timm.create_model(model, num_classes=...,
+    checkpoint_path=path)` loads it.
 
     Args:
-        path: what `python -m fcmae.convert --to timm` or fine-tuning wrote.
-        num_classes: of the fresh classifier; none by default.
-        drop_path: see `create_timm`.
+        path: the file that `python -m fcmae.convert --to timm` or fine-tuning wrote.
+        num_classes: number of classes; 0 makes no classifier.
+        drop_path: the largest rate of stochastic depth, that of the last block.
+
+    Returns:
+        The model, and the metadata of the weights.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: see `open_converted`; or the tensors are not the model's.
+        FileNotFoundError: there is no such file.
+        ValueError: the file was not written by this project, or its tensors do not fit the model.
     """
     tensors, metadata, _ = read_converted(path)
     model = create_timm(metadata, num_classes, drop_path)

@@ -1,12 +1,12 @@
 """Names and shapes of an encoder's weights: ours, timm's, the official ones, transformers'.
 
-One table holds every tensor's names. Ours are timm's, which holds the linear layers of its smaller
-models as 1x1 convolutions. The official sparse model differs from the official dense one in what
-MinkowskiEngine makes: its convolutions hold a `kernel` `[k k, c_in, c_out]` (`[k k, c]` if
+One table holds every tensor's names. Ours are timm's, whose smaller models hold linear layers as
+1x1 convolutions. The official sparse model differs from the official dense one in the layers of
+MinkowskiEngine: its convolutions hold a `kernel` `[k k, c_in, c_out]` (`[k k, c]` if
 depthwise, `[c_in, c_out]` if 1x1) whose first spatial axis, the rows, runs fastest, and biases
 `[1, c]`; its linear layers and norms are wrapped. GRN's two tensors are `[1, 1, 1, 4d]` in the
-dense model and `[1, 4d]` in the sparse one. Transformers has the dense model's shapes; its names
-are only written.
+dense model and `[1, 4d]` in the sparse one. Transformers has the dense model's shapes; weights in
+its names are written but not read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ from fcmae.encoder import Encoder
 
 FINAL_NORM = "head.norm."  # our prefix for what FCMAE does not train
 CLASSIFIER = "head.fc."  # our prefix for what fine-tuning adds
-DECODER = ("decoder.",)  # the one prefix of our checkpoints that is dropped
-OFFICIAL_DECODER = ("mask_token", "proj.", "decoder.", "pred.")  # those of official ones
+DECODER = ("decoder.",)  # prefix in our checkpoints that is dropped
+OFFICIAL_DECODER = ("mask_token", "proj.", "decoder.", "pred.")  # and those in official ones
 
 
 class Row(NamedTuple):
-    """One tensor's names."""
+    """The names of one tensor: ours, the official dense and sparse ones, and transformers'."""
 
     ours: str
     dense: str
@@ -39,26 +39,28 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """How one file names its tensors: whose names, and what stands before each."""
+    """How a file names its tensors."""
 
     official: bool
+    """Whether the names are the official ones; otherwise they are ours, which are timm's."""
     prefix: str
+    """What stands before each name."""
 
     def drops(self, key: str) -> bool:
-        """Whether `key` is the decoder's, by its exact prefix."""
+        """Whether `key` belongs to the decoder, by its exact prefix."""
         return key.startswith(OFFICIAL_DECODER if self.official else DECODER)
 
     def names(self, row: Row) -> list[str]:
-        """The keys under which the tensor of `row` may be, one of which must be there."""
+        """List the keys under which the tensor of `row` may be in the file."""
         names = (row.dense, row.sparse) if self.official else (row.ours,)
         return [self.prefix + name for name in dict.fromkeys(names)]
 
 
 def shapes_of(architecture: Architecture) -> dict[str, torch.Size]:
-    """Shape of each tensor of the encoder, under our names.
+    """List the shape of each tensor of the encoder, under our names.
 
     Raises:
-        ValueError: see `Architecture.check_encoder`.
+        ValueError: there is no such encoder.
     """
     with torch.device("meta"):
         encoder = Encoder(architecture)
@@ -66,7 +68,7 @@ def shapes_of(architecture: Architecture) -> dict[str, torch.Size]:
 
 
 def table(architecture: Architecture) -> list[Row]:
-    """All tensors of the encoder, and those of the final norm and the classifier last."""
+    """List the names of all tensors of an encoder, of the final norm, and of the classifier."""
     rows: list[Row] = []
 
     def add(ours: str, dense: str, hf: str, wrapper: str = "", weight: str = "weight") -> None:
@@ -78,12 +80,14 @@ def table(architecture: Architecture) -> list[Row]:
     add("stem.1", "downsample_layers.0.1", "embeddings.layernorm", wrapper="ln.")
     for i, depth in enumerate(architecture.depths):
         if i > 0:
-            ours, dense = f"stages.{i}.downsample", f"downsample_layers.{i}"
+            ours = f"stages.{i}.downsample"
+            dense = f"downsample_layers.{i}"
             hf = f"encoder.stages.{i}.downsampling_layer"
             add(f"{ours}.0", f"{dense}.0", f"{hf}.0", wrapper="ln.")
             add(f"{ours}.1", f"{dense}.1", f"{hf}.1", weight="kernel")
         for j in range(depth):
-            ours, dense = f"stages.{i}.blocks.{j}", f"stages.{i}.{j}"
+            ours = f"stages.{i}.blocks.{j}"
+            dense = f"stages.{i}.{j}"
             hf = f"encoder.stages.{i}.layers.{j}"
             add(f"{ours}.conv_dw", f"{dense}.dwconv", f"{hf}.dwconv", weight="kernel")
             add(f"{ours}.norm", f"{dense}.norm", f"{hf}.layernorm", wrapper="ln.")
@@ -102,10 +106,10 @@ def table(architecture: Architecture) -> list[Row]:
 
 
 def recognise(tensors: Mapping[str, Tensor]) -> Naming:
-    """Whose names `tensors` have.
+    """Recognise whose names tensors have, and their prefix.
 
     Raises:
-        ValueError: neither ours, which are timm's, nor the official ones.
+        ValueError: the names are neither ours, which are timm's, nor the official ones.
     """
     for prefix in ("encoder.", ""):
         for stem, official in (("downsample_layers.", True), ("stem.", False)):
@@ -118,10 +122,10 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming:
 
 
 def infer(tensors: Mapping[str, Tensor]) -> Architecture:
-    """The architecture that names and shapes tell of; they tell nothing of the image size.
+    """Infer the architecture from names and shapes; the image size stays the default.
 
     Raises:
-        ValueError: what cannot be inferred, and from what it would have been.
+        ValueError: something cannot be inferred; the message names it and what it depends on.
     """
     naming = recognise(tensors)
     stem = next((n for n in naming.names(table(Architecture())[0]) if n in tensors), None)
@@ -154,9 +158,9 @@ def infer(tensors: Mapping[str, Tensor]) -> Architecture:
 
 
 def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """The encoder's tensors out of any layout, under our names and in our shapes.
+    """Rename and reshape an encoder's tensors, out of any layout, as ours are.
 
-    With them go the final norm and the classifier, if there are any: FCMAE trains neither. Every
+    The final norm and the classifier, which FCMAE does not train, are kept if they are there. Every
     key is used once; only the decoder is dropped.
 
     Raises:
@@ -172,7 +176,7 @@ def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict
     assert len(encoder) == len(shapes)
     assert len(encoder) + len(norm) + len(classifier) == len(rows)
     classified = [left[n] for row in classifier for n in naming.names(row) if n in left]
-    if classified:  # it stands on a norm: a file with the one and without the other is partial
+    if classified:  # it needs the norm before it: a file with only one of them is partial
         classes = classified[0].shape[:1]
         encoder += norm + classifier
         weight, bias = (row.ours for row in classifier)
@@ -181,7 +185,7 @@ def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict
         encoder += norm
     shapes |= {row.ours: torch.Size([architecture.dim]) for row in norm}
 
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     missing: list[str] = []
     misshapen: list[str] = []
     for row in encoder:
@@ -190,31 +194,31 @@ def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict
         if key is None:
             missing.append(names[0])
             continue
-        tensor, shape = left.pop(key), shapes[row.ours]
+        tensor = left.pop(key)
+        shape = shapes[row.ours]
         value = from_kernel(tensor, shape) if key.endswith(".kernel") else reshaped(tensor, shape)
         if value is None:
             misshapen.append(f"{key} {list(tensor.shape)} for {list(shape)}")
         else:
-            found[row.ours] = value
+            renamed[row.ours] = value
     wrong = {"missing": missing, "unused": sorted(left), "of another shape": misshapen}
     if any(wrong.values()):
         parts = [f"{len(keys)} {what}{listing(keys)}" for what, keys in wrong.items()]
         raise ValueError(f"the weights are not those of {architecture}: {'; '.join(parts)}")
-    return found
+    return renamed
 
 
 def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
-    """`tensor` in `shape`, or None where they differ in more than axes of length 1."""
+    """Reshape a tensor, or return None if the shapes differ in more than axes of length 1."""
     if [n for n in tensor.shape if n != 1] != [n for n in shape if n != 1]:
         return None
     return tensor.reshape(shape)
 
 
 def from_kernel(kernel: Tensor, shape: torch.Size) -> Float[Tensor, "o i k k"] | None:
-    """A convolution's weight of `shape` from MinkowskiEngine's kernel, or None if it does not fit.
+    """Turn a kernel of MinkowskiEngine into a convolution's weight, or None if it does not fit.
 
-    Site (row, column) of a k x k kernel is at row + k column there, after ME's order of the
-    coordinates of a region.
+    MinkowskiEngine holds the site (row, column) of a k x k kernel at row + k column.
     """
     o, i, k, _ = shape
     sites = reshaped(kernel, (k * k, i, o))
@@ -222,12 +226,12 @@ def from_kernel(kernel: Tensor, shape: torch.Size) -> Float[Tensor, "o i k k"] |
 
 
 def count_classes(tensors: Mapping[str, Tensor]) -> int:
-    """Classes of the classifier among tensors under our names; 0 where there is none."""
+    """Count the classes of the classifier among tensors under our names; 0 if there is none."""
     return len(tensors.get(f"{CLASSIFIER}bias", ()))
 
 
 def complete(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `canonical` gave, with a final norm: its own, or the identity that norms start as."""
+    """Add a final norm to an encoder's tensors if there is none: the identity, as norms start."""
     if f"{FINAL_NORM}weight" in tensors:
         return dict(tensors)
     dim = len(tensors["stages.3.blocks.0.norm.weight"])
@@ -236,17 +240,17 @@ def complete(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def official_names(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """What `complete` gave, under the names and in the shapes of the official dense model."""
+    """Rename and reshape tensors out of `complete` as the official dense model has them."""
     return rename(tensors, {row.ours: row.dense for row in table(architecture)})
 
 
 def hf_names(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """What `complete` gave, under the names that transformers' ConvNeXt models have."""
+    """Rename and reshape tensors out of `complete` as transformers' ConvNeXt models have them."""
     return rename(tensors, {row.ours: row.hf for row in table(architecture)})
 
 
 def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Tensors under other names, GRN's in the shape that dense models have outside timm."""
+    """Rename tensors, and give GRN's the shape `[1, 1, 1, 4d]` of dense models outside timm."""
     return {
         names[name]: tensor.view(1, 1, 1, -1) if ".grn." in name else tensor
         for name, tensor in tensors.items()
@@ -254,6 +258,6 @@ def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str,
 
 
 def listing(keys: Sequence[str], most: int = 4) -> str:
-    """` (a, b, c, d and 3 more)`, or nothing for no keys."""
+    """List the first keys for an error, as ` (a, b, c, d and 3 more)`; empty without keys."""
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return f" ({', '.join(keys[:most])}{more})" if keys else ""

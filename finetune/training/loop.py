@@ -19,11 +19,12 @@ from data.order import GlobalBatches, Order
 from data.pipeline import batch_loader
 from data.transforms import Normalise
 from fcmae.run import checkpoint
+from fcmae.run.directory import compare
 from fcmae.run.learner import Learner
 from fcmae.run.optim import OptimConfig
 from fcmae.run.options import RunConfig
 from fcmae.run.processes import Processes
-from fcmae.run.session import Session
+from fcmae.run.session import Session, distribute, newest_checkpoint, resume
 from fcmae.weights.metadata import Metadata
 from finetune.labels.labelled import Chosen
 from finetune.models.backbone import to_device
@@ -122,10 +123,10 @@ def fit(
     optim = config.optim
     device = accelerator.device
     bad = BadSamples(len(images), max_bad_fraction)
-    session = Session(directory, config.run, processes, accelerator, bad)
-    session.compare(config, free=MAY_CHANGE)
+    newest = newest_checkpoint(directory, accelerator)
+    compare(directory, config, accelerator.print, free=MAY_CHANGE)
     to_device(model, device)
-    trained = session.distribute(model)
+    trained = distribute(model, accelerator)
     learner = Learner(
         model,
         trained,
@@ -136,7 +137,7 @@ def fit(
         accelerator=accelerator,
         averaged=model,
     )
-    session.resume(learner)
+    resume(learner, directory, newest)
     batches = GlobalBatches(
         Order([len(images)], config.seed, window=1),
         batch_size=optim.batch_size,
@@ -153,9 +154,12 @@ def fit(
         pin_memory=device.type == "cuda",
     )
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
-    session.begin(
+    session = Session(
+        directory,
+        config.run,
         config,
         learner,
+        bad,
         end=learner.total,
         title=metadata.model,
         names_of_step=lambda step, rank: [images.name(i) for _, i in batches.of_step(step, rank)],

@@ -1,8 +1,8 @@
 """The loader against its rivals: the official recipe's ImageFolder and a plain webdataset pipeline.
 
-Both sides read the same JPEGs, 500 x 375, crop them to 224 px at random, flip half of them and end
-in batches, in one process on one core. Ours end in bytes, as they go to the device, where they are
-normalised; `Normalise` takes as long on one core as a tenth of the loader.
+Both sides read the same JPEGs, 500 x 375, crop them to 224 px at random, flip half of them and make
+batches, in one process on one core. Our batches are bytes, which the device normalises; on one core
+`Normalise` takes a tenth of the loader's time.
 """
 
 import atexit
@@ -34,7 +34,8 @@ from finetune.training.pretraining import PretrainConfig
 
 Work = Callable[[], object]
 
-IMAGES, BATCH = 256, 32
+IMAGES = 256
+BATCH = 32
 RECIPE = "scripts/recipes/demo.yaml"
 OFFICIAL = transforms.Compose(
     [
@@ -49,8 +50,9 @@ OFFICIAL = transforms.Compose(
 
 
 def photograph(seed: int, height: int = 375, width: int = 500) -> bytes:
-    """A JPEG of quality 90 with detail on all scales, some 40 kB as photographs of this size."""
-    rng, image = np.random.default_rng(seed), np.zeros((height, width, 3))
+    """Make a JPEG of quality 90 with detail on all scales; it has 40 kB, as a photograph has."""
+    rng = np.random.default_rng(seed)
+    image = np.zeros((height, width, 3))
     for scale in (3, 6, 12, 25, 50, 100, 200, 350):
         small = rng.normal(size=(3, scale * height // width + 1, scale)).astype(np.float32)
         for c in range(3):
@@ -63,7 +65,7 @@ def photograph(seed: int, height: int = 375, width: int = 500) -> bytes:
 
 
 class Photographs:
-    """The same images as a folder and as shards, which go when the process ends."""
+    """The same images as a folder and as shards, which are removed when the process ends."""
 
     def __init__(self) -> None:
         folder = self.folder = Path(tempfile.mkdtemp())
@@ -81,13 +83,13 @@ the_photographs = cache(Photographs)  # made once, kept until the process ends
 
 
 def drain(batches: Iterable[Any]) -> None:
-    """Take all batches."""
+    """Take all batches, and do nothing with them."""
     for _ in batches:
         pass
 
 
 def ours(photographs: Photographs) -> Work:
-    """The loader as pretraining has it."""
+    """Make our loader, as pretraining uses it."""
     order = Order([shard.samples for shard in photographs.shards], 0, 64)
     batches = GlobalBatches(order, batch_size=BATCH, start=0, steps=IMAGES // BATCH)
     config = DataConfig(train=("unused",), workers=0)
@@ -98,13 +100,13 @@ def ours(photographs: Photographs) -> Work:
 
 
 def image_folder(photographs: Photographs) -> Work:
-    """torchvision's folder of files, decoded by PIL, with the official recipe's transforms."""
+    """Make a loader of torchvision's ImageFolder with the transforms of the official recipe."""
     folder = ImageFolder(photographs.folder / "photos", OFFICIAL)
     return partial(drain, DataLoader(folder, BATCH, shuffle=True))
 
 
 def plain_webdataset(photographs: Photographs) -> Work:
-    """The pipeline that webdataset's documentation shows, with the same transforms."""
+    """Make the pipeline that webdataset's documentation shows, with the same transforms."""
     urls = [shard.url for shard in photographs.shards]
     stream: Any = WebDataset(urls, shardshuffle=len(urls))
     stream = stream.shuffle(1000).decode("pil").to_tuple("jpg", "cls").map_tuple(OFFICIAL)
@@ -112,13 +114,13 @@ def plain_webdataset(photographs: Photographs) -> Work:
 
 
 def against(rival: Callable[[Photographs], Work]) -> tuple[Work, Work]:
-    """The rival, and ours, on the same images."""
+    """Make a rival's loader and ours, on the same images."""
     photographs = the_photographs()
     return rival(photographs), ours(photographs)
 
 
 def demo() -> tuple[Work, Work]:
-    """Training steps of the demo's recipe, and its loader, over as many images."""
+    """Make training steps of the demo's recipe, and its loader, over the same number of images."""
     config = parse(PretrainConfig, [RECIPE], description="")
     model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(0))
     shards = open_shards(config.data.train)

@@ -1,6 +1,6 @@
-"""What the encoder is compared with: masked dense convolution, MAE with a ViT, bare products.
+"""Rivals of the encoder: masked dense convolution, MAE with a ViT, bare matrix products.
 
-Each is written to be fast, so that the comparison is worth something.
+Each is written to be fast, so that the comparison is fair.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ from fcmae.sparse.reference import Reference
 
 
 class MaskedDense(Reference):
-    """Masked dense convolution without avoidable work, as SparK does it: see `fcmae.sparse.Sparse`.
+    """Masked dense convolution without avoidable work, as SparK does it.
 
-    Unlike its parent it masks only what a convolution or a norm is about to mix, by a product
-    (so that NaN in a hidden pixel would get through), and channels last all along.
+    Unlike the reference it masks only what a convolution or a norm is about to mix, by a product
+    that keeps NaN of hidden pixels, and it is channels last throughout.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class MaskedDense(Reference):
         self.ones: dict[int, Tensor] = {}
 
     def ones_at_visible(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w 1"]:
-        """1 at visible sites of the grid of x, else 0; made once per stage and batch."""
+        """Return 1 at visible sites of the grid of x, and 0 elsewhere."""
         rows = x.shape[1]
         if rows not in self.ones:
             self.ones[rows] = self.visible_sites(x).to(x.dtype)
@@ -55,7 +55,7 @@ class MaskedDense(Reference):
 
 
 def minkowski_modules() -> Callable[..., Sparse]:
-    """MinkowskiEngine with its own depthwise module; `fcmae.sparse.minkowski` has a faster one.
+    """Make operations of MinkowskiEngine with its own depthwise module, slower than ours.
 
     Raises:
         ValueError: MinkowskiEngine cannot be imported.
@@ -67,8 +67,10 @@ def minkowski_modules() -> Callable[..., Sparse]:
         def depthwise(
             self, x: Float[Tensor, "b v s s d"], conv: nn.Conv2d
         ) -> Float[Tensor, "b v s s d"]:
-            d, k = x.shape[-1], conv.kernel_size[0]
-            module = ME.MinkowskiChannelwiseConvolution(d, kernel_size=k, dimension=2)
+            d = x.shape[-1]
+            module = ME.MinkowskiChannelwiseConvolution(
+                d, kernel_size=conv.kernel_size[0], dimension=2
+            )
             del module.kernel  # our parameters instead, in its layout
             module.kernel = rearrange(conv.weight, "d 1 i j -> (i j) d")
             sites = ME.SparseTensor(
@@ -90,7 +92,9 @@ class MaskedAutoencoder(nn.Module):
 
     def __init__(self, *, image_size: int = 224, ratio: float = 0.75) -> None:
         super().__init__()
-        self.patch_size, self.ratio, self.n = 16, ratio, (image_size // 16) ** 2
+        self.patch_size = 16
+        self.ratio = ratio
+        self.n = (image_size // self.patch_size) ** 2
         pixels = 3 * self.patch_size**2
         self.embed = nn.Linear(pixels, 384)
         self.encoder_position = nn.Parameter(torch.randn(self.n, 384) * 0.02)
@@ -104,7 +108,7 @@ class MaskedAutoencoder(nn.Module):
     def forward(
         self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "b k ppc"]]:
-        """As `FCMAE.forward`; hidden patches alone are predicted here too."""
+        """Compute the loss and the predicted normalised pixels, as `FCMAE.forward` does."""
         patches = rearrange(patchify(images, self.patch_size), "b n p q c -> b n (p q c)")
         v = int(self.n * (1 - self.ratio))
         at = indices(visible, v)
@@ -119,7 +123,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 def vit_blocks(dim: int, *, heads: int, depth: int) -> nn.Module:
-    """Pre-norm transformer blocks, attention by torch's fused kernel, and a final norm."""
+    """Make pre-norm transformer blocks, whose attention is fused, and a final norm."""
     block = nn.TransformerEncoderLayer(
         dim, heads, 4 * dim, dropout=0.0, activation=F.gelu, batch_first=True, norm_first=True
     )
@@ -127,7 +131,7 @@ def vit_blocks(dim: int, *, heads: int, depth: int) -> nn.Module:
 
 
 def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:
-    """(rows, inputs, outputs) of every matrix product of a forward pass, decoder included."""
+    """Iterate over (rows, inputs, outputs) of all matrix products of a forward pass on b images."""
     architecture = Architecture(name=name)
     widths = architecture.widths
     hidden = model.n - model.v
@@ -153,7 +157,7 @@ def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:
 
 
 class Products:
-    """A training step's matrix products and nothing else: outputs and both gradients of each."""
+    """The matrix products of a training step alone: the outputs and both gradients of each."""
 
     def __init__(self, name: str, model: FCMAE, b: int) -> None:
         self.shapes = list(products(name, model, b))
@@ -163,7 +167,9 @@ class Products:
 
     def __call__(self) -> None:
         for layer, (r, k, n) in enumerate(self.shapes):
-            x, y, w = self.x[r, k], self.y[r, n], self.w[n, k]
+            x = self.x[r, k]
+            y = self.y[r, n]
+            w = self.w[n, k]
             torch.mm(x, w.T, out=y)
             torch.mm(y.T, x)
             if layer:  # nothing needs the gradient of the images

@@ -1,6 +1,6 @@
 """What a checkpoint costs: three steps with one, written at once or in a thread, and without.
 
-Tiny on 8 images; weights, two moments and config, 384 MB, to the disk of temporary files.
+The model is tiny, on 8 images; a checkpoint has 384 MB and goes to the disk of temporary files.
 """
 
 import atexit
@@ -21,7 +21,7 @@ STEPS = 3
 
 
 class Training:
-    """A model that takes steps, and saves after the first of them, or not."""
+    """A model that takes steps, and may save a checkpoint after the first one."""
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -34,13 +34,13 @@ class Training:
         atexit.register(shutil.rmtree, self.run)
 
     def step(self) -> None:
-        """As pretrain.py takes it."""
+        """Take a training step, as pretrain.py does."""
         self.model(self.images, self.visible)[0].backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def steps(self, save: Callable[[], object] | None) -> None:
-        """`STEPS` of them, with `save` after the first."""
+        """Take `STEPS` steps, and call `save` after the first one."""
         for number in range(STEPS):
             self.step()
             if number == 0 and save is not None:
@@ -48,20 +48,20 @@ class Training:
         self.writer.wait()
 
     def at_once(self) -> None:
-        """Save, and go on when it is on the disk."""
+        """Save a checkpoint, and wait until it is on the disk."""
         checkpoint.save(self.run, TrainState(1, 8), self.snapshot(), "")
 
     def behind(self) -> None:
-        """Copy, and go on while a thread writes, for which the last step waits."""
+        """Copy a checkpoint, and let a thread write it, for which the last step waits."""
         self.writer.write(TrainState(1, 8), self.snapshot(), "")
 
     def snapshot(self) -> checkpoint.Files:
-        """The copy that both write."""
+        """Copy what a checkpoint holds."""
         return checkpoint.snapshot(self.model, self.optimizer)
 
 
 def against(way: str) -> tuple[Work, Work]:
-    """Steps with a save of the one kind, and of another or none."""
+    """Make steps that save in one way, and steps that save in another way or not at all."""
     training = Training()
     behind, none = (partial(training.steps, save) for save in (training.behind, None))
     works = {

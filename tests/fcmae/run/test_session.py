@@ -1,0 +1,203 @@
+"""A session carries a run from its newest checkpoint to its end, or to the signal that stops it."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from data.bad_samples import BadSample, BadSamples
+from fcmae.architecture import ModelConfig
+from fcmae.run import checkpoint, directory
+from fcmae.run.learner import Learner
+from fcmae.run.metrics import read_metrics
+from fcmae.run.optim import OptimConfig
+from fcmae.run.options import RunConfig
+from fcmae.run.session import Session, distribute, newest_checkpoint, resume
+from fcmae.run.stopping import STATUS
+from tests.support.learners import assert_equal, learner_of, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The config of a run of these tests."""
+
+    run: RunConfig = field(default_factory=lambda: RunConfig(save_every=2, log_every=1))
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    out: Path = Path("out.json")
+    output_dim: int = 3
+    """A field whose name begins like another one."""
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Put the handlers of signals back that a session exchanges."""
+    handlers = {number: signal.getsignal(number) for number in STATUS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def names(step: int, rank: int) -> list[str]:
+    return [f"step {step} of rank {rank}"]
+
+
+def session_of(run: Path, learner: Learner, config: Config | None = None) -> Session:
+    config = config or Config()
+    bad = BadSamples(16, max_fraction=0.5)
+    return Session(run, config.run, config, learner, bad, end=4, title="small", names_of_step=names)
+
+
+def go(session: Session, *, kill_at: int | None = None, bad: list[BadSample] | None = None) -> None:
+    """The loop of a program, with the same images in every call; perhaps a signal in a step."""
+    batches: Iterator[dict[str, Any]] = iter([{"bad": bad or []}] * 4)
+    for step in session.steps():
+        session.take(batches)
+        train(session.learner, range(step, step + 1), measure=session.logging)
+        if step == kill_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        line = session.measure()
+        if line is not None:
+            session.log(line)
+        session.save()
+    session.end()
+
+
+def steps_of(run: Path) -> list[int]:
+    return [line["step"] for line in read_metrics(run)]
+
+
+def test_a_run_logs_and_saves_when_it_is_due(tmp_path: Path) -> None:
+    config = Config(run=RunConfig(save_every=3, log_every=2))
+    learner = learner_of()
+    go(session_of(tmp_path, learner, config))
+    assert steps_of(tmp_path) == [2, 3, 4]  # a step that is saved is logged, too
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [
+        "step_0000003",
+        "step_0000004",
+    ]
+    (start,) = json.loads((tmp_path / "environment.json").read_text())
+    assert (start["step"], start["world_size"], start["device"]) == (0, 1, "cpu")
+
+
+def test_a_signal_ends_the_steps_and_saves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learner = learner_of()
+    with pytest.raises(SystemExit) as exit_:
+        go(session_of(tmp_path, learner), kill_at=0)
+    assert exit_.value.code == STATUS[signal.SIGTERM]
+    assert learner.state.step == 1
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step_0000001"]
+    assert "SIGTERM: stopped and saved at step 1" in capsys.readouterr().out
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    whole, stopped, resumed = (learner_of(ema=0.9) for _ in range(3))
+    go(session_of(tmp_path / "whole", whole))
+    with pytest.raises(SystemExit):
+        go(session_of(tmp_path / "stopped", stopped), kill_at=2)
+    newest = newest_checkpoint(tmp_path / "stopped", resumed.accelerator)
+    resume(resumed, tmp_path / "stopped", newest)
+    go(session_of(tmp_path / "stopped", resumed))
+    assert_equal(resumed, whole)
+    losses = [
+        [(line["step"], line["loss"]) for line in read_metrics(tmp_path / name)]
+        for name in ("stopped", "whole")
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_metrics_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
+    config = Config(run=RunConfig(save_every=1, log_every=1))
+    go(session_of(tmp_path, learner_of(), config))
+    for step in (3, 4):
+        (tmp_path / f"step_{step:07d}").rename(tmp_path / f"lost_{step}")
+    resumed = learner_of()
+    resume(resumed, tmp_path, newest_checkpoint(tmp_path, resumed.accelerator))
+    session = session_of(tmp_path, resumed, config)
+    assert steps_of(tmp_path) == [1, 2]
+    go(session)
+    assert steps_of(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learner = learner_of()
+    go(session_of(tmp_path, learner))
+    (tmp_path / "step_0000004" / checkpoint.MODEL).write_bytes(b"")
+    newest = newest_checkpoint(tmp_path, learner.accelerator)
+    assert newest == tmp_path / "step_0000002"
+    assert "step_0000004 is damaged" in capsys.readouterr().out
+
+
+def test_a_complete_run_is_said_to_be_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go(session_of(tmp_path, learner_of()))
+    again = learner_of()
+    resume(again, tmp_path, newest_checkpoint(tmp_path, again.accelerator))
+    assert again.finished
+    assert f"{tmp_path} is complete at step 4 of 4" in capsys.readouterr().out
+
+
+def test_bad_samples_are_named_once_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = BadSample("a.tar", "7", "no image")
+    go(session_of(tmp_path, learner_of()), bad=[sample])
+    assert capsys.readouterr().out.count("skipped a.tar: sample '7': no image") == 1
+    assert [line["bad_samples"] for line in read_metrics(tmp_path)] == [{"a.tar": 1}] * 4
+
+
+def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
+    samples = [BadSample("a.tar", str(i), "no image") for i in range(9)]
+    with pytest.raises(ValueError, match="9 of 16 samples are broken"):
+        go(session_of(tmp_path, learner_of()), bad=samples)
+
+
+def test_a_checkpoint_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
+    session = session_of(tmp_path, learner_of())
+    (tmp_path / "step_0000002.tmp").write_text("a file where a directory is to be")
+    with pytest.raises(OSError, match=r"checkpoint .*step_0000002 cannot be written"):
+        go(session)
+    assert checkpoint.checkpoints(tmp_path) == []
+
+
+def test_one_process_trains_the_model_itself() -> None:
+    model = torch.nn.Linear(1, 1)
+    assert distribute(model, Accelerator(cpu=True), torch.nn.Linear) is model
+
+
+def compare(run: Path, config: Config, said: list[str]) -> list[str]:
+    """Compare as a program does, which frees `out` but not `output_dim`."""
+    free, length = ("run.", "out"), ("optim.steps",)
+    return directory.compare(run, config, said.append, free=free, length=length)
+
+
+def test_a_restart_may_change_what_is_free_and_the_length(tmp_path: Path) -> None:
+    go(session_of(tmp_path, learner_of()))
+    said: list[str] = []
+    same = Config(run=RunConfig(save_every=7), out=Path("elsewhere"))
+    assert compare(tmp_path, same, said) == []
+    longer = Config(optim=OptimConfig(steps=9))
+    assert compare(tmp_path, longer, said) == ["optim.steps: None -> 9"]
+    assert said == ["optim.steps: None -> 9: the schedule is that of the new length from here on"]
+
+
+def test_a_free_field_frees_no_field_whose_name_begins_like_it(tmp_path: Path) -> None:
+    go(session_of(tmp_path, learner_of()))
+    with pytest.raises(ValueError, match=r"another config \(output_dim: 3 -> 4\)"):
+        compare(tmp_path, Config(output_dim=4), [])
+
+
+def test_a_directory_without_checkpoints_accepts_any_config(tmp_path: Path) -> None:
+    assert compare(tmp_path, Config(output_dim=4), []) == []
