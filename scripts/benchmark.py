@@ -97,7 +97,17 @@ def dense(model: FCMAE) -> FCMAE:
     return model
 
 
-def against_minkowski_modules(name: str, b: int) -> tuple[Work, Work]:
+def against_dense(name: str, b: int) -> tuple[Work, Work]:
+    """Make steps of a masked dense encoder, and gathered steps."""
+    return steps(dense(model_of(name)), name, b)
+
+
+def against_minkowski(name: str, b: int) -> tuple[Work, Work]:
+    """Make steps of MinkowskiEngine with our depthwise convolution, and gathered steps."""
+    return steps(model_of(name, "minkowski"), name, b)
+
+
+def against_modules(name: str, b: int) -> tuple[Work, Work]:
     """Make steps of MinkowskiEngine with its own depthwise module, and gathered steps."""
     rival = model_of(name)
     rival.encoder.sparse = minkowski_modules()
@@ -109,9 +119,8 @@ def encoders(name: str, b: int) -> tuple[Work, Work]:
     model = model_of(name)
     rival = dense(model_of(name))
     images, visible = batch_of(b, 224, model.n, model.ratio)
-    return partial(step, rival.encoder, images, visible), partial(
-        step, model.encoder, images, visible
-    )
+    ours, theirs = (partial(step, each.encoder, images, visible) for each in (model, rival))
+    return theirs, ours
 
 
 def steps(rival: torch.nn.Module, name: str, b: int) -> tuple[Work, Work]:
@@ -148,50 +157,22 @@ def half_precision(name: str, b: int) -> tuple[Work, Work]:
     return partial(step, model, *batch, bf16), partial(step, model, *batch)
 
 
+ATTO = "convnextv2_atto"
+TINY = "convnextv2_tiny"
 # key -> what makes (numerator, denominator), and the ratio that is aimed at
 TIMES: dict[str, tuple[Callable[[], tuple[Work, Work]], str]] = {
-    "masked_dense_over_gathered_encoder_atto_b32": (
-        partial(encoders, "convnextv2_atto", 32),
-        ">= 3.0",
-    ),
-    "masked_dense_over_gathered_encoder_tiny_b8": (
-        partial(encoders, "convnextv2_tiny", 8),
-        ">= 3.3",
-    ),
-    "masked_dense_over_gathered_step_atto_b32": (
-        lambda: steps(dense(model_of("convnextv2_atto")), "convnextv2_atto", 32),
-        ">= 2.3",
-    ),
-    "minkowski_over_gathered_step_atto_b8": (
-        lambda: steps(model_of("convnextv2_atto", "minkowski"), "convnextv2_atto", 8),
-        ">= 4",
-    ),
-    "minkowski_over_gathered_step_atto_b32": (
-        lambda: steps(model_of("convnextv2_atto", "minkowski"), "convnextv2_atto", 32),
-        ">= 6",
-    ),
-    "minkowski_modules_over_gathered_step_atto_b8": (
-        partial(against_minkowski_modules, "convnextv2_atto", 8),
-        ">= 4",
-    ),
-    "minkowski_modules_over_gathered_step_atto_b32": (
-        partial(against_minkowski_modules, "convnextv2_atto", 32),
-        ">= 6",
-    ),
-    "mae_vit_s_over_fcmae_tiny_step_b8": (partial(against_mae, "convnextv2_tiny", 8), ">= 2.2"),
-    "floor_over_gathered_step_atto_b32": (
-        partial(against_products, "convnextv2_atto", 32),
-        ">= 0.55",
-    ),
-    "floor_over_gathered_step_tiny_b8": (
-        partial(against_products, "convnextv2_tiny", 8),
-        ">= 0.65",
-    ),
-    "bf16_over_fp32_step_atto_b32": (partial(half_precision, "convnextv2_atto", 32), "<= 0.65"),
-    "without_numba_over_gathered_step_atto_b32": (
-        partial(against_no_numba, "convnextv2_atto", 32),
-        "> 1",
-    ),
+    "masked_dense_over_gathered_encoder_atto_b32": (partial(encoders, ATTO, 32), ">= 3.0"),
+    "masked_dense_over_gathered_encoder_tiny_b8": (partial(encoders, TINY, 8), ">= 3.3"),
+    "masked_dense_over_gathered_step_atto_b32": (partial(against_dense, ATTO, 32), ">= 2.3"),
+    "minkowski_over_gathered_step_atto_b8": (partial(against_minkowski, ATTO, 8), ">= 4"),
+    "minkowski_over_gathered_step_atto_b32": (partial(against_minkowski, ATTO, 32), ">= 6"),
+    "minkowski_modules_over_gathered_step_atto_b8": (partial(against_modules, ATTO, 8), ">= 4"),
+    "minkowski_modules_over_gathered_step_atto_b32": (partial(against_modules, ATTO, 32), ">= 6"),
+    "mae_vit_s_over_fcmae_tiny_step_b8": (partial(against_mae, TINY, 8), ">= 2.2"),
+    "floor_over_gathered_step_atto_b32": (partial(against_products, ATTO, 32), ">= 0.55"),
+    "floor_over_gathered_step_tiny_b8": (partial(against_products, TINY, 8), ">= 0.65"),
+    "bf16_over_fp32_step_atto_b32": (partial(half_precision, ATTO, 32), "<= 0.65"),
+    "without_numba_over_gathered_step_atto_b32": (partial(against_no_numba, ATTO, 32), "> 1"),
 }
 MEMORY = "activation_memory_gathered_over_masked_dense_encoder_atto_b32"
 
@@ -216,7 +197,7 @@ def peak_memory(rival: bool) -> int:
 
     A step on one image comes first, so that libraries, weights and compiled code do not count.
     """
-    model = dense(model_of("convnextv2_atto")) if rival else model_of("convnextv2_atto")
+    model = dense(model_of(ATTO)) if rival else model_of(ATTO)
     images, visible = batch_of(32, 224, model.n, model.ratio)
     step(model.encoder, images[:1], visible[:1])
     before = high_water()
@@ -278,7 +259,7 @@ def compare(args: Benchmark) -> dict[str, float | None]:
         )
     console.print(table)
     if args.what == "step" and not args.only:
-        model = model_of("convnextv2_atto")
+        model = model_of(ATTO)
         step(model, *batch_of(1, 224, model.n, model.ratio))
         optimizer = torch.optim.AdamW(model.parameters())
         (times,) = in_turn((optimizer.step,), args.runs)
@@ -306,11 +287,10 @@ def growth(args: Benchmark) -> dict[str, list[dict[str, float]]]:
         for value in values:
             at = usual | {axis: value}
             size = int(at["image_size"])
-            architecture = Architecture(name="convnextv2_atto", image_size=size)
-            encoder = Encoder(architecture)
+            architecture = Architecture(name=ATTO, image_size=size)
             b = int(at["batch"])
             images, visible = batch_of(b, size, architecture.patches, at["ratio"])
-            (times,) = in_turn((partial(step, encoder, images, visible),), args.runs)
+            (times,) = in_turn((partial(step, Encoder(architecture), images, visible),), args.runs)
             image = 1e3 * statistics.median(times) / b
             v = int(visible[0].sum())
             curves[axis].append({axis: value, "ms_image": image, "ms_patch": image / v})
