@@ -43,7 +43,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data.pipeline import DataConfig
+from data.config import DataConfig
 from fcmae.architecture import ModelConfig
 from fcmae.run.config import parse, run_program
 from finetune.training.pretraining import PretrainConfig, PretrainRun

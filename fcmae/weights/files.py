@@ -47,17 +47,6 @@ class Weights:
     """Tensors of a decoder that were left out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InitConfig:
-    """What the model starts from, beside the seed."""
-
-    weights: Path | None = None
-    """Encoder weights to start from, in any file that `python -m fcmae.convert` reads; the decoder
-    starts fresh. Read before step 0 only: a run that resumes takes its own checkpoint."""
-    decoder: bool = False
-    """Start from the decoder of `weights` too, which has to be a run or a checkpoint of one."""
-
-
 def find_checkpoint(source: Path) -> Path:
     """The step directory that `source` names: a run's newest, itself, or that of a file in one.
 

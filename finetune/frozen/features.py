@@ -1,13 +1,11 @@
 """Features of labelled shards, extracted once and pooled to one vector an image."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Int
@@ -19,28 +17,13 @@ from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
 from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
+from finetune.frozen.config import ProbeConfig
+from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference, Outputs
-from finetune.labels.labelled import LabelledData, numbered, read_groups
-from finetune.models.backbone import RandomConfig, backbone, sha256_of
-from finetune.models.pooling import Pool, pooled
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
-    """What linear probing and k-NN share."""
-
-    weights: str
-    """Converted weights, OUT.safetensors, or none for the random initialisation."""
-    data: LabelledData
-    out: Path
-    """The JSON file to write."""
-    cache: Path | None = None
-    """Directory where features are kept for the next program that asks for the same ones."""
-    pool: Pool = "last"
-    """The last stage averaged over positions, or the averages of all four stages side by side."""
-    random: RandomConfig = field(default_factory=RandomConfig)
-    seeds: int = 3
-    """Repetitions, each with its own held-out data and order; mean and spread are reported."""
+from finetune.labels.labelled import numbered, read_groups
+from finetune.models.backbone import backbone, sha256_of, to_device
+from finetune.models.config import Pool
+from finetune.models.pooling import pooled
 
 
 @dataclass(frozen=True)
@@ -66,7 +49,8 @@ def labelled_features(
             that the training data lacks, or see `check_classes`.
     """
     model, metadata = backbone(config.weights, config.random)
-    model = model.to(accelerator.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    to_device(model, accelerator.device)
+    model.eval()
     (train, train_skipped), (test, test_skipped) = (
         features_of(images, model, metadata, config, accelerator)
         for images in (

@@ -1,6 +1,7 @@
 """Training data held out for choosing hyper-parameters, by whole groups of related samples."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -63,3 +64,24 @@ def held_out(
             f"data.held_out={share} of {len(every)} groups leaves one side empty; choose another"
         )
     return side
+
+
+def sides(
+    groups: Int[Tensor, " n"], report_on: Literal["test", "held_out"], share: float, seed: int
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " m"] | None]:
+    """Places of the training samples to learn from, and of those to report on in place of the test.
+
+    Args:
+        groups: of all training samples.
+        report_on: test, for which all are learned from and none reported on, or held_out.
+        share: of the groups to hold out.
+        seed: of the choice.
+
+    Raises:
+        ValueError: holding a share out leaves one side empty.
+    """
+    places = torch.arange(len(groups))
+    if report_on == "test":
+        return places, None
+    side = held_out(groups, share, torch.Generator().manual_seed(seed))
+    return places[~side], places[side]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -12,29 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.targets import ClassTarget, LabelsTarget, Target, ValueTarget
-
-Kind = Literal["class", "labels", "value"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskConfig:
-    """The head and its loss."""
-
-    kind: Kind = "class"
-    """class: one of several, in .cls. labels: any of several, a list of classes in a field of
-    .json. value: a number in a field of .json."""
-    field: str = ""
-    """That field, for labels and value."""
-    classes: int | None = None
-    """How many; by default as many as classes.json beside the shards names, or as the labels of
-    the training data go up to. Labels need it without a classes.json."""
-    loss: Literal["ce", "bce"] = "ce"
-    """Of a class: cross-entropy, or binary cross-entropy of each class (Wightman et al. 2021)."""
-    smoothing: float = 0.1
-    """Label smoothing, of a class."""
-    balance: float = 0.0
-    """Exponent of the inverse class frequencies that weigh the loss; 0: none, 1: all classes weigh
-    the same, 0.5 lies between. For labels, of absent to present."""
+from finetune.labels.config import Kind, TaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)

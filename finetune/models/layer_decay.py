@@ -8,15 +8,14 @@ the large ones groups of three blocks: stem, stage 0, stage 1, the threes of sta
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from timm.models import ConvNeXt, group_parameters
 from torch import nn
 
 from fcmae.weights.timm_models import NoWeightDecay, TimmModel
+from finetune.models.config import By
 from finetune.models.segmenter import Segmenter
-
-By = Literal["layer", "group"]
 
 
 def layers(model: nn.Module, by: By) -> dict[str, int]:

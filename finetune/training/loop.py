@@ -6,9 +6,7 @@ stopped ends as one that was not.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,67 +18,14 @@ from data.pipeline import batch_loader
 from data.transforms import Normalise
 from fcmae.run import checkpoint
 from fcmae.run.learner import Learner
-from fcmae.run.optim import OptimConfig
-from fcmae.run.options import RunConfig
 from fcmae.run.processes import Processes
 from fcmae.run.session import Session
 from fcmae.weights.metadata import Metadata
 from finetune.labels.labelled import Chosen
-from finetune.models.layer_decay import By, parameter_groups
-from finetune.training.augment import AugmentConfig, Mix, erase, seeded
-
-# What may differ when a run resumes: it changes no number.
-MAY_CHANGE = (
-    *("run.", "out", "data.source."),
-    *("data.workers", "data.max_bad_fraction", "data.batch_size"),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitOptimConfig(OptimConfig):
-    """The optimiser and its schedule. The defaults are for hundreds to thousands of labels."""
-
-    batch_size: int = 32
-    """Images a step over all processes and accumulated micro-batches."""
-    epochs: float = 50.0
-    """Length of the run in passes over the data, unless steps is given."""
-    warmup_epochs: float = 5.0
-    """Linear warm-up in passes over the data; at most a tenth of a run that is given in steps."""
-    base_lr: float = 4e-3
-    """Peak learning rate for a batch of 256; it grows in proportion to batch_size."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's decay rates of the first and second moment."""
-    ema: float | None = None
-    """Decay of an average of the weights over the steps, which is what is evaluated and written;
-    0.9999 is usual in long runs. None keeps none."""
-    layer_decay: float = 0.9
-    """Learning rate of a layer in parts of that of the next one; 1: all alike."""
-    layer_decay_by: By = "layer"
-    """layer: a block is one. group: three blocks are, as the paper has it for base and larger."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """What training a model with a head takes, whatever the head."""
-
-    optim: FitOptimConfig = field(default_factory=FitOptimConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    run: RunConfig = field(default_factory=RunConfig)
-    seed: int = 0
-    """Seed of the head, the order, crops, augmentations and stochastic depth."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """bf16 and fp16 are mixed precision; fp16 scales the loss."""
-
-
-def run_of(out: Path) -> Path:
-    """The directory of the run whose result is written to `out`: the same path without `.json`.
-
-    Raises:
-        ValueError: `out` does not end in `.json`, so that the two would be one path.
-    """
-    if out.suffix != ".json":
-        raise ValueError(f"out={out} must end in .json")
-    return out.with_suffix("")
+from finetune.models.backbone import to_device
+from finetune.models.layer_decay import parameter_groups
+from finetune.training.augment import Mix, erase, seeded
+from finetune.training.config import MAY_CHANGE, FitConfig
 
 
 def fit(
@@ -123,7 +68,7 @@ def fit(
     bad = BadSamples(len(images), max_bad_fraction)
     session = Session(directory, config.run, processes, accelerator, bad)
     session.compare(config, free=MAY_CHANGE)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    to_device(model, device)
     trained = session.distribute(model)
     learner = Learner(
         model,

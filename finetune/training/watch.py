@@ -108,7 +108,7 @@ class Watch:
         from fcmae.weights.metadata import Metadata
         from fcmae.weights.timm_models import as_timm  # timm: a tenth of the time of a start
         from finetune.frozen.neighbours import knn_accuracy
-        from finetune.labels.labelled import LabelledData
+        from finetune.labels.config import LabelledData
 
         watch = self.config.watch
         metadata = Metadata.of(

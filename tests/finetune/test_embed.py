@@ -13,9 +13,11 @@ from pyarrow import parquet
 from data.decode import open_image
 from data.shards.writing import write_shards
 from data.transforms import centre_crop
-from finetune.embed import EmbedConfig, assemble, embed
-from finetune.labels.inference import InferenceConfig
-from finetune.models.backbone import RandomConfig, backbone
+from finetune.frozen.config import EmbedConfig
+from finetune.frozen.embedding import assemble, embed
+from finetune.labels.config import InferenceConfig
+from finetune.models.backbone import backbone
+from finetune.models.config import RandomConfig
 from tests.images.test_pipeline import png
 from tests.pretraining.test_kills import kill, wait_for
 from tests.support.runs import ROOT, environment, torchrun

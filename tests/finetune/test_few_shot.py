@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.few_shot import draw
+from finetune.training.few_labels import draw
 from tests.finetune.test_train import SMALL, write_images
 from tests.support.runs import ROOT, environment
 

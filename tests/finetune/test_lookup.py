@@ -13,11 +13,14 @@ from pyarrow import parquet
 from data.shards.writing import write_shards
 from fcmae.run.config import run_program
 from fcmae.weights.timm_models import create_timm, save_timm
-from finetune.embed import EmbedConfig, embed
+from finetune.frozen.config import EmbedConfig
+from finetune.frozen.embedding import embed
 from finetune.frozen.feature_file import FeatureTable
-from finetune.labels.inference import InferenceConfig
-from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest
-from finetune.models.backbone import RandomConfig, backbone
+from finetune.frozen.similarity import RIDGE, Whitening, duplicates, nearest
+from finetune.labels.config import InferenceConfig
+from finetune.lookup import main
+from finetune.models.backbone import backbone
+from finetune.models.config import RandomConfig
 from tests.images.test_pipeline import png
 
 TINY = RandomConfig(image_size=16, stem_stride=1, mean=(0.5,), std=(0.25,))

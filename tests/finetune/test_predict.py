@@ -11,8 +11,7 @@ import torch
 from fcmae.run.config import run_program
 from finetune.labels.tasks import Task
 from finetune.models import classifier
-from finetune.models.backbone import RandomConfig
-from finetune.models.classifier import BackboneConfig
+from finetune.models.config import BackboneConfig, RandomConfig
 from finetune.predict import main
 from tests.images.test_pipeline import png
 from tests.support.runs import ROOT, environment

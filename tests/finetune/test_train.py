@@ -22,7 +22,8 @@ from fcmae.run.config import run_program
 from fcmae.run.metrics import count_metrics, read_metrics
 from fcmae.weights.timm_models import save_timm
 from finetune.models import classifier
-from finetune.models.backbone import RandomConfig, backbone
+from finetune.models.backbone import backbone
+from finetune.models.config import RandomConfig
 from finetune.train import main
 from tests.images.test_pipeline import png
 from tests.support.runs import ROOT, assert_same_bits, environment, torchrun
