@@ -1,9 +1,13 @@
 """Settings for data that help texts show. This file imports neither torch nor our own modules."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
+# mean and standard deviation of the channels on the scale 0 to 1
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 Pixels = Literal["uint8", "float32"]
 
 
@@ -21,3 +25,49 @@ class Encoding:
     first image has."""
     compress: bool = False
     """Write .tar.gz. This helps with images of about 2 kB, whose size tar headers would double."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """How shards are read that do not lie on a local disk."""
+
+    read: Literal["shard", "range"] = "shard"
+    """shard: whole shards are fetched into the cache. range: each sample is fetched alone, for
+    caches smaller than data.window shards."""
+    cache: Path = Path("~/.cache/fcmae")
+    """Directory of fetched shards, and of the indexes of shards that have none beside them. The
+    processes of a node share it."""
+    cache_gb: float = 50.0
+    """Bound on the fetched shards, in 10^9 bytes; the least recently used ones go."""
+    attempts: int = 6
+    """Times that a read is tried before the run stops."""
+    backoff: float = 1.0
+    """Seconds before the second attempt, doubled for each further one, up to 60."""
+    timeout: float = 30.0
+    """Seconds that a server may take to accept a connection, and to send the next bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from and how they become tensors."""
+
+    train: tuple[str, ...]
+    """Shards: paths, URLs (http, s3, gs, hf) or patterns, as 'DIR/train-{000000..000003}.tar'."""
+    window: int = 64
+    """Shards whose samples are mixed, and which a node has to have at hand at a time."""
+    max_bad_fraction: float = 0.01
+    """Share of the samples that may be broken. They are skipped, counted and named."""
+    scale: tuple[float, float] = (0.2, 1.0)
+    """Share of the image's area that a random crop keeps: from, to."""
+    flip: bool = True
+    """Mirror half of the images left to right."""
+    pixels: Pixels = "uint8"
+    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean of each channel on the scale 0 to 1, or one value for all; none: the shards' own, which
+    scripts/make_shards.py keeps in their index."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Standard deviation of each channel, or one value for all; none: the shards' own."""
+    workers: int = 2
+    """Processes that decode images, for each training process; they change no number."""
+    source: SourceConfig = field(default_factory=SourceConfig)

@@ -3,51 +3,24 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data.bad_samples import BadSample
-from data.decode import Picture, Pixels, encoded_image, open_image
+from data.config import DataConfig, Pixels
+from data.decode import Picture, encoded_image, open_image
 from data.order import GlobalBatches
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
-from data.shards.sources import SourceConfig
 from data.targets import ClassTarget, Members, Target, Unlabelled, group_of
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD, Crop, Image, centre_crop
+from data.transforms import Crop, Image, centre_crop
 from data.worker_signals import outlive_signals
 
 Crops = Callable[[Picture, tuple[int, int], random.Random], Image]
 JointCrops = Callable[[Picture, Any, tuple[int, int], random.Random], tuple[Image, Any]]
 CLASS = ClassTarget()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where the images come from and how they become tensors."""
-
-    train: tuple[str, ...]
-    """Shards: paths, URLs (http, s3, gs, hf) or patterns, as 'DIR/train-{000000..000003}.tar'."""
-    window: int = 64
-    """Shards whose samples are mixed, and which a node has to have at hand at a time."""
-    max_bad_fraction: float = 0.01
-    """Share of the samples that may be broken. They are skipped, counted and named."""
-    scale: tuple[float, float] = (0.2, 1.0)
-    """Share of the image's area that a random crop keeps: from, to."""
-    flip: bool = True
-    """Mirror half of the images left to right."""
-    pixels: Pixels = "uint8"
-    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost."""
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    """Mean of each channel on the scale 0 to 1, or one value for all; none: the shards' own, which
-    scripts/make_shards.py keeps in their index."""
-    std: tuple[float, ...] = IMAGENET_STD
-    """Standard deviation of each channel, or one value for all; none: the shards' own."""
-    workers: int = 2
-    """Processes that decode images, for each training process; they change no number."""
-    source: SourceConfig = field(default_factory=SourceConfig)
 
 
 class ShardImages(Dataset[dict[str, Any]]):

@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 from data.decode import Box, Picture
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
 
 Image = UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]

@@ -7,14 +7,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from accelerate import Accelerator
-
 from fcmae.run.config import parse, run_program
-from finetune.frozen.features import ProbeConfig, labelled_features
-from finetune.frozen.held_out import splits
-from finetune.frozen.neighbours import TEMPERATURE, accuracies
-from finetune.labels.results import report, spread
+from finetune.frozen.config import TEMPERATURE, ProbeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,26 +22,19 @@ class KnnConfig(ProbeConfig):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Extract, choose k, answer."""
+    """Extract features, choose k, test, and report."""
     config = parse(KnnConfig, argv, description=str(KnnConfig.__doc__))
+    # torch and timm take seconds, and a help text needs neither
+    import torch
+    from accelerate import Accelerator
+
+    from finetune.frozen.neighbours import knn
+    from finetune.labels.results import report
+
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    train, test, result = labelled_features(config, accelerator)
-    chosen, held_accuracy = [], []
-    for fit, held, _ in splits(train, config.data.held_out, config.seeds, accelerator):
-        if not 1 <= min(config.ks) <= max(config.ks) <= len(fit.y):
-            raise ValueError(
-                f"ks={config.ks} must lie between 1 and the {len(fit.y)} training samples"
-            )
-        found = accuracies(fit, held, config.ks, config.temperature, accelerator)
-        chosen.append(max(config.ks, key=found.__getitem__))
-        held_accuracy.append(max(found.values()))
-    test_accuracy = accuracies(train, test, sorted(set(chosen)), config.temperature, accelerator)
-    result |= {
-        "chosen": [{"k": k} for k in chosen],
-        "held_out_accuracy": spread(held_accuracy),
-        "test_accuracy": spread([test_accuracy[k] for k in chosen]),
-    }
-    report("k-NN", result, config.out, accelerator)
+    result = knn(config, config.ks, config.temperature, accelerator)
+    if accelerator.is_main_process:
+        report("k-NN", result, config.out)
     accelerator.end_training()
 
 

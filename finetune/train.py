@@ -10,15 +10,8 @@ confusion.png.
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from fcmae.run.config import parse, run_program
-from fcmae.run.processes import Processes
-from fcmae.run.session import start_accelerator
-from finetune.labels.metrics import table_of
-from finetune.labels.results import report
-from finetune.training.classification import TrainConfig, read, sides, train
-from finetune.training.loop import run_of
+from finetune.training.config import TrainConfig, run_of
 
 
 def main(argv: Sequence[str]) -> None:
@@ -26,15 +19,27 @@ def main(argv: Sequence[str]) -> None:
     config = parse(TrainConfig, argv, description=str(__doc__))
     config.run.check()
     directory = run_of(config.out)
+    # torch and timm take seconds, and a help text needs neither
+    from rich.console import Console
+
+    from fcmae.run.processes import Processes
+    from fcmae.run.session import start_accelerator
+    from finetune.frozen.held_out import sides
+    from finetune.labels.metrics import table_of
+    from finetune.labels.results import report
+    from finetune.training.classification import read, train
+
+    data = config.data
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
         accelerator = start_accelerator(processes, config.run.trackers, directory)
-        labelled = read(config, accelerator)
-        chosen, held = sides(config, labelled)
-        result = train(config, labelled, chosen, held, processes, accelerator)
-        if accelerator.is_main_process and "per_class" in result:
-            Console().print(table_of(result["per_class"]))
-        report("fine-tuning", result, config.out, accelerator)
+        labelled = read(data, config.task, accelerator, verify=config.run.verify)
+        chosen, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
+        result = train(config, labelled, chosen, validation, processes, accelerator)
+        if accelerator.is_main_process:
+            if "per_class" in result:
+                Console().print(table_of(result["per_class"]))
+            report("fine-tuning", result, config.out)
         accelerator.end_training()
 
 

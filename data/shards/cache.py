@@ -11,8 +11,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from data.config import SourceConfig
 from data.shards.index import Shard
-from data.shards.sources import SourceConfig, download
+from data.shards.sources import download
 from fcmae.run.files import file_sha256, move_into_place, text_sha256
 
 

@@ -24,10 +24,11 @@ from braceexpand import braceexpand
 from filelock import FileLock
 from tqdm import tqdm
 
+from data.config import SourceConfig
 from data.shards.cache import open_cached, rename_cached
 from data.shards.index import INDEX, Shard, from_entry, index_shard, read_index, scan, to_entry
 from data.shards.members import unpack
-from data.shards.sources import SourceConfig, info, is_remote, read_all, read_range
+from data.shards.sources import info, is_remote, read_all, read_range
 from fcmae.run.files import file_sha256, text_sha256, write_json
 
 LOCAL = SourceConfig()  # for shards on this machine, which need no settings

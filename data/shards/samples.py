@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from data.bad_samples import BadSample
+from data.config import SourceConfig
 from data.shards.index import Shard
 from data.shards.reading import LOCAL, read_sample
-from data.shards.sources import SourceConfig
 
 
 class ShardSamples:

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
+
+from data.config import SourceConfig
 
 T = TypeVar("T")
 
@@ -21,26 +23,6 @@ EXTRAS = {"http": "http", "https": "http", "s3": "s3", "gs": "gs", "gcs": "gs"}
 # where file systems keep the version of a file: S3 and http, gs, s3, http, hf
 VERSIONS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "blob_id")
 LONGEST_PAUSE = 60.0  # seconds between two attempts
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """How shards are read that do not lie on a local disk."""
-
-    read: Literal["shard", "range"] = "shard"
-    """shard: whole shards are fetched into the cache. range: each sample is fetched alone, for
-    caches smaller than data.window shards."""
-    cache: Path = Path("~/.cache/fcmae")
-    """Directory of fetched shards, and of the indexes of shards that have none beside them. The
-    processes of a node share it."""
-    cache_gb: float = 50.0
-    """Bound on the fetched shards, in 10^9 bytes; the least recently used ones go."""
-    attempts: int = 6
-    """Times that a read is tried before the run stops."""
-    backoff: float = 1.0
-    """Seconds before the second attempt, doubled for each further one, up to 60."""
-    timeout: float = 30.0
-    """Seconds that a server may take to accept a connection, and to send the next bytes."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -28,8 +28,8 @@ from fcmae.run import checkpoint
 from fcmae.run.checkpoint import Files, TrainState
 from fcmae.run.ema import Ema
 from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
+from fcmae.run.options import Precision
 
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

@@ -49,17 +49,6 @@ class Weights:
     """Number of tensors of a decoder, which were left out."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class InitConfig:
-    """What the model starts from, beside the seed."""
-
-    weights: Path | None = None
-    """Encoder weights to start from, in any file that `python -m fcmae.convert` reads; the decoder
-    starts fresh. Read before step 0 only: a run that resumes takes its own checkpoint."""
-    decoder: bool = False
-    """Start from the decoder of `weights` too, which has to be a run or a checkpoint of one."""
-
-
 def find_checkpoint(source: Path) -> Path:
     """Find the step directory that `source` names.
 

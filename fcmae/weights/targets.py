@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from fcmae.weights import Target
 from fcmae.weights.files import Weights
 from fcmae.weights.hub import write_hub
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.official import save_official, to_official
+from fcmae.weights.options import Target
 from fcmae.weights.timm_models import as_timm, save_timm, to_timm
 from fcmae.weights.weight_names import complete
 

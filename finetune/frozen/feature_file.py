@@ -31,28 +31,31 @@ def arrow() -> Any:
     return pyarrow
 
 
-def to_metadata(made: Mapping[str, Any]) -> dict[str, str]:
-    """As a schema holds it: strings as they are, all else as JSON."""
-    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in made.items()}
+def to_metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Values as the metadata of a schema holds them: strings as they are, all else as JSON."""
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
 
 
 class FeatureTable:
     """A file that `finetune.embed` wrote.
 
-    `made` is the metadata of its schema.
+    Attributes:
+        provenance: what the features were made with, the metadata of the schema.
 
     Args:
-        rows: that are in memory at a time.
+        path: of the file.
+        rows: how many are in memory at a time.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         ValueError: it is another file, or holds no samples.
         ModuleNotFoundError: see `arrow`.
     """
 
     def __init__(self, path: Path, rows: int = 8192) -> None:
         pa = arrow()
-        self.path, self.rows = path, rows
+        self.path = path
+        self.rows = rows
         way_out = f"make it with python -m finetune.embed SHARDS {path} --weights FILE"
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; {way_out}")
@@ -65,8 +68,8 @@ class FeatureTable:
             ) from error
         schema = self.file.schema_arrow
         metadata: dict[bytes, bytes] = schema.metadata or {}
-        self.made = {k.decode(): v.decode() for k, v in metadata.items()}
-        if schema.names != COLUMNS or "weights_sha256" not in self.made:
+        self.provenance = {k.decode(): v.decode() for k, v in metadata.items()}
+        if schema.names != COLUMNS or "weights_sha256" not in self.provenance:
             raise ValueError(
                 f"{path} was not written by finetune.embed, its columns are"
                 f" {', '.join(schema.names)}; {way_out}"
@@ -85,7 +88,7 @@ class FeatureTable:
             yield rows, torch.tensor(batch.column(0).flatten().to_numpy()).view(len(batch), -1)
 
     def feature(self, row: int) -> Float[Tensor, " d"]:
-        """Of one row."""
+        """The feature of one row."""
         return next(part[rows == row][0] for rows, part in self.features() if row <= rows[-1])
 
     def names(self) -> Iterator[dict[str, Any]]:
@@ -94,21 +97,25 @@ class FeatureTable:
             yield from batch.to_pylist()
 
     def find(self, key: str, url: str | None = None) -> int:
-        """The row of the sample of this key, of the shard at `url` where several have it.
+        """The row of a sample.
+
+        Args:
+            key: of the sample.
+            url: of its shard, which is needed where several have the key.
 
         Raises:
-            ValueError: there is none, or several.
+            ValueError: there is no such sample, or there are several.
         """
         named = ((row, names) for row, names in enumerate(self.names()) if names["key"] == key)
-        found = [(row, names["url"]) for row, names in named if url in (None, names["url"])]
-        if not found:
+        matches = [(row, names["url"]) for row, names in named if url in (None, names["url"])]
+        if not matches:
             raise ValueError(
                 f"{self.path} has no sample of key {key!r}{f' in {url}' if url else ''};"
                 " a key is a member's name in the shard without its suffix"
             )
-        if len(found) > 1:
+        if len(matches) > 1:
             raise ValueError(
-                f"key {key!r} is ambiguous, {len(found)} samples have it; url and key name one: add"
-                f" --url {' or '.join(url for _, url in found)}"
+                f"key {key!r} is ambiguous, {len(matches)} samples have it; url and key name one:"
+                f" add --url {' or '.join(url for _, url in matches)}"
             )
-        return found[0][0]
+        return matches[0][0]

@@ -1,6 +1,7 @@
 """Training data held out for choosing hyper-parameters, by whole groups of related samples."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -25,14 +26,14 @@ def splits(
         raise ValueError(f"seeds={seeds} must be at least 1")
     for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
-        fit, held = hold_out(train, share, generator)
-        lost = sorted(set(held.y.tolist()) - set(fit.y.tolist()))
+        fit, validation = hold_out(train, share, generator)
+        lost = sorted(set(validation.y.tolist()) - set(fit.y.tolist()))
         if lost:
             accelerator.print(
                 f"seed {seed}: all samples of classes {lost} are held out and will count as wrong;"
                 " the choice is made on the others"
             )
-        yield fit, held, generator
+        yield fit, validation, generator
 
 
 def hold_out(
@@ -56,10 +57,31 @@ def held_out(
         ValueError: one side would be empty.
     """
     every = groups.unique()
-    held = every[torch.randperm(len(every), generator=generator)[: round(share * len(every))]]
-    side = torch.isin(groups, held)
+    chosen = every[torch.randperm(len(every), generator=generator)[: round(share * len(every))]]
+    side = torch.isin(groups, chosen)
     if side.all() or not side.any():
         raise ValueError(
             f"data.held_out={share} of {len(every)} groups leaves one side empty; choose another"
         )
     return side
+
+
+def sides(
+    groups: Int[Tensor, " n"], report_on: Literal["test", "held_out"], share: float, seed: int
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " m"] | None]:
+    """Places of the training samples to learn from, and of those to report on in place of the test.
+
+    Args:
+        groups: of all training samples.
+        report_on: test, for which all are learned from and none reported on, or held_out.
+        share: of the groups to hold out.
+        seed: of the choice.
+
+    Raises:
+        ValueError: holding a share out leaves one side empty.
+    """
+    places = torch.arange(len(groups))
+    if report_on == "test":
+        return places, None
+    side = held_out(groups, share, torch.Generator().manual_seed(seed))
+    return places[~side], places[side]

@@ -1,12 +1,69 @@
-"""A linear layer on frozen features, its whole (lr, weight decay) grid in one pass."""
+"""The linear probe: a layer on frozen features, its whole (lr, weight decay) grid in one pass."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+
+from finetune.frozen.config import ProbeConfig
+from finetune.frozen.features import labelled_features
+from finetune.frozen.held_out import splits
+from finetune.frozen.whitening import whiten
+from finetune.labels.results import spread
+
+
+def linear_probe(
+    config: ProbeConfig,
+    grid: Sequence[tuple[float, float]],
+    *,
+    epochs: int,
+    batch_size: int,
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Choose from the grid on held-out training data, train on all of it, and test once.
+
+    Args:
+        config: of the features and of the data.
+        grid: learning rates and weight decays.
+        epochs: passes over the features.
+        batch_size: features a step.
+        accelerator: of the processes, each of which has to call it; they share the seeds.
+
+    Returns:
+        What is to be reported.
+
+    Raises:
+        OSError: see `labelled_features`.
+        ValueError: see `labelled_features` and `splits`.
+    """
+    train, test, result = labelled_features(config, accelerator)
+    every_x, test_x = whiten(train.x, test.x)
+    answers = []
+    parts = splits(train, config.data.held_out, config.seeds, accelerator)
+    for seed, (fit, validation, generator) in enumerate(parts):
+        if seed % accelerator.num_processes != accelerator.process_index:
+            continue  # another process trains this seed, to the same bits
+        fit_x, validation_x = whiten(fit.x, validation.x)
+        options = {"epochs": epochs, "batch_size": batch_size, "generator": generator}
+        layers = train_grid(fit_x, fit.y, grid, **options)
+        accuracies = accuracy(layers, validation_x, validation.y)
+        best = grid[int(accuracies.argmax())]
+        layers = train_grid(every_x, train.y, [best], **options)
+        answer = accuracy(layers, test_x, test.y)
+        chosen = {"lr": best[0], "weight_decay": best[1]}
+        answers.append((seed, chosen, accuracies.max().item(), answer.item()))
+    _, chosen, held_out_accuracy, test_accuracy = zip(*sorted(gather_object(answers)), strict=True)
+    return result | {
+        "chosen": list(chosen),
+        "held_out_accuracy": spread(held_out_accuracy),
+        "test_accuracy": spread(test_accuracy),
+    }
 
 
 def train_grid(
@@ -60,6 +117,6 @@ def train_grid(
 def accuracy(
     layers: Float[Tensor, "g d1 k"], x: Float[Tensor, "n d"], y: Int[Tensor, " n"]
 ) -> Float[Tensor, " g"]:
-    """Share of correct answers of each layer."""
+    """The share of correct answers that each layer gives."""
     logits = x @ layers[:, :-1] + layers[:, -1:]
     return (logits.argmax(-1) == y).float().mean(1)

@@ -4,6 +4,7 @@ Source: Wu et al., CVPR 2018, with T = 0.07.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,13 +14,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcmae.weights.metadata import Metadata
-from finetune.frozen.features import Features, extract, labelled_images
+from finetune.frozen.config import TEMPERATURE, ProbeConfig
+from finetune.frozen.features import Features, extract, labelled_features, labelled_images
+from finetune.frozen.held_out import splits
 from finetune.frozen.whitening import whiten
+from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference
-from finetune.labels.labelled import LabelledData
+from finetune.labels.results import spread
 
-TEMPERATURE = 0.07
 STEPS = 2**24  # similarities are told apart to 2^-24, as float32 does just below 1
+
+
+def knn(
+    config: ProbeConfig, ks: tuple[int, ...], temperature: float, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Choose k on held-out training data, and answer the test data once.
+
+    Args:
+        config: of the features and of the data.
+        ks: numbers of neighbours to choose from.
+        temperature: T of the votes.
+        accelerator: of the processes, each of which has to call it; they share the queries.
+
+    Returns:
+        What is to be reported.
+
+    Raises:
+        OSError: see `labelled_features`.
+        ValueError: see `labelled_features` and `splits`; or a k that there are not enough samples
+            for.
+    """
+    train, test, result = labelled_features(config, accelerator)
+    chosen = []
+    held_out_accuracy = []
+    for fit, validation, _ in splits(train, config.data.held_out, config.seeds, accelerator):
+        if not 1 <= min(ks) <= max(ks) <= len(fit.y):
+            raise ValueError(f"ks={ks} must lie between 1 and the {len(fit.y)} training samples")
+        accuracy = accuracies(fit, validation, ks, temperature, accelerator)
+        chosen.append(max(ks, key=accuracy.__getitem__))
+        held_out_accuracy.append(max(accuracy.values()))
+    test_accuracy = accuracies(train, test, sorted(set(chosen)), temperature, accelerator)
+    return result | {
+        "chosen": [{"k": k} for k in chosen],
+        "held_out_accuracy": spread(held_out_accuracy),
+        "test_accuracy": spread([test_accuracy[k] for k in chosen]),
+    }
 
 
 def neighbours(
@@ -31,7 +70,8 @@ def neighbours(
     numbers beside arguments and results.
     """
     keys = torch.cat([largest_keys(part, bank, k, chunk) for part in query.split(chunk)])
-    steps, backwards = keys.div(len(bank), rounding_mode="floor"), keys % len(bank)
+    steps = keys.div(len(bank), rounding_mode="floor")
+    backwards = keys % len(bank)
     return steps / STEPS, len(bank) - 1 - backwards
 
 
@@ -43,7 +83,8 @@ def largest_keys(
     All keys of a query differ, so that chunks cannot change which are largest. The products are
     taken in float64, or equal rows would differ by how their chunk is summed.
     """
-    n, query = len(bank), F.normalize(query.double(), dim=1)
+    n = len(bank)
+    query = F.normalize(query.double(), dim=1)
     best = torch.empty(len(query), 0, dtype=torch.int64)
     backwards = torch.arange(n - 1, -1, -1)
     for rows, order in zip(bank.split(chunk), backwards.split(chunk), strict=True):
@@ -99,9 +140,9 @@ def knn_accuracy(
     sides = []
     for spec in (data.train, data.test):
         images = labelled_images(spec, metadata, data)
-        found = extract(model, Inference(images, metadata, data, accelerator), "last")
+        outputs = extract(model, Inference(images, metadata, data, accelerator), "last")
         groups = torch.arange(len(images))  # nothing is held out
-        sides.append(Features(found.rows, found.labels, groups).take(found.whole))
+        sides.append(Features(outputs.rows, outputs.labels, groups).take(outputs.whole))
     bank, query = sides
     if not 1 <= k <= len(bank.y):
         raise ValueError(f"k={k} must lie between 1 and the {len(bank.y)} training samples")

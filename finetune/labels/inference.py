@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
-from data.decode import Pixels, open_image
+from data.config import Pixels
+from data.decode import open_image
 from data.pipeline import Samples, eval_loader
-from data.shards.sources import SourceConfig
 from data.transforms import Normalise, centre_crop
 from fcmae.weights.metadata import Metadata
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
-    """How images are read, and how many a model takes at a time."""
-
-    batch_size: int = 128
-    """Images at a time, on each process."""
-    workers: int = 2
-    """Processes that decode images, for each process."""
-    max_bad_fraction: float = 0.01
-    """Share of the samples that may be broken. They are left out, counted and named."""
-    pixels: Pixels = "uint8"
-    """As data.pixels of the pretraining."""
-    source: SourceConfig = field(default_factory=SourceConfig)
+from finetune.labels.config import InferenceConfig
 
 
 @dataclass(frozen=True)

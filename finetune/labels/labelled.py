@@ -17,22 +17,6 @@ from data.pipeline import ShardImages, next_whole
 from data.shards.samples import ShardSamples
 from data.shards.sources import is_remote
 from data.targets import Target, group_of, read_record
-from finetune.labels.inference import InferenceConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledData(InferenceConfig):
-    """Labelled shards."""
-
-    train: tuple[str, ...]
-    """Shards to learn from: paths or brace patterns."""
-    test: tuple[str, ...]
-    """Shards to report on, looked at once."""
-    group: str = ""
-    """Field of the json member: samples that share its value stay on one side when training data is
-    held out. Name it where images are related (one patient, one module); empty: no groups."""
-    held_out: float = 0.2
-    """Share of the training data on which hyper-parameters are chosen."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""What a program found: mean and spread over seeds, a JSON file, a table on the terminal."""
+"""The result of a program: mean and spread over seeds, a JSON file, a table on the terminal."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
@@ -21,14 +20,18 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def report(name: str, result: dict[str, Any], out: Path, accelerator: Accelerator) -> None:
-    """Write the result as JSON and show it as a table, on the main process.
+def report(name: str, result: dict[str, Any], out: Path) -> None:
+    """Write the result as JSON and print it as a table; for the main process alone.
+
+    Args:
+        name: of the method, for the title.
+        result: values by name, among them `model` and `weights`; spreads over seeds as `spread`
+            gives them. Other tables in it are written but not printed.
+        out: the JSON file.
 
     Raises:
         OSError: `out` cannot be written.
     """
-    if not accelerator.is_main_process:
-        return
     write_json(out, result)
     table = Table(title=f"{name}: {result['model']}, weights {result['weights']}")
     table.add_column("field")

@@ -1,33 +1,15 @@
 """The frozen backbone: converted weights, or the random initialisation they are compared with."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from fcmae import FCMAE
-from fcmae.architecture import Architecture
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.timm_models import as_timm, load_timm
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomConfig(Architecture):
-    """The backbone of `--weights none`; converted weights bring all of this in their header."""
-
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    """Mean of each channel on the scale 0 to 1, or one value for all."""
-    std: tuple[float, ...] = IMAGENET_STD
-    """Standard deviation of each channel, or one value for all."""
-    seed: int = 0
-    """Seed of the initialisation."""
-
-    def metadata(self, step: int | None) -> Metadata:
-        """What a file of such weights would tell, `step` of pretraining being 0 or unknown."""
-        return Metadata.of(self, mean=self.mean, std=self.std, step=step)
+from finetune.models.config import RandomConfig
 
 
 def backbone(weights: str, random: RandomConfig) -> tuple[nn.Module, Metadata]:

@@ -1,7 +1,7 @@
 """The model of a task: a backbone of this project or of timm, and a fresh head on it."""
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -14,32 +14,13 @@ from fcmae.weights.files import read_converted
 from fcmae.weights.metadata import CLASSES, Metadata
 from fcmae.weights.timm_models import TimmModel, create_timm, load_timm, save_timm
 from finetune.labels.tasks import Task
-from finetune.models.backbone import RandomConfig, backbone
+from finetune.models.backbone import backbone
+from finetune.models.config import BackboneConfig
 from finetune.training.augment import seeded
 
 TIMM = "timm:"  # in front of the names of models that are timm's alone
 TASK = "task"  # key of the task in a header of fine-tuned weights
 HEAD_STD = 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """What fine-tuning starts from."""
-
-    weights: str = "none"
-    """Converted weights, OUT.safetensors, or none for the random initialisation."""
-    backbone: str | None = None
-    """timm:NAME, any model of timm, in place of weights; of the size, channels, mean and std that
-    --random.* tell."""
-    pretrained: bool = False
-    """Start from timm's own weights of that model, which timm may have to download."""
-    random: RandomConfig = field(default_factory=RandomConfig)
-    image_size: int | tuple[int, int] | None = None
-    """Side, or height and width, in pixels, for another size than that of the weights."""
-    drop_path: float = 0.0
-    """Stochastic depth: the rate of the last block, to which that of the others grows."""
-    head_init_scale: float = 0.001
-    """The fresh head's weights, of standard deviation 0.02, times this."""
 
 
 def create(config: BackboneConfig, outputs: int, seed: int) -> tuple[nn.Module, Metadata]:

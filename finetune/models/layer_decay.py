@@ -8,15 +8,14 @@ the large ones groups of three blocks: stem, stage 0, stage 1, the threes of sta
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from timm.models import ConvNeXt, group_parameters
 from torch import nn
 
 from fcmae.weights.timm_models import NoWeightDecay, TimmModel
+from finetune.models.config import By
 from finetune.models.segmenter import Segmenter
-
-By = Literal["layer", "group"]
 
 
 def layers(model: nn.Module, by: By) -> dict[str, int]:
@@ -34,8 +33,8 @@ def layers(model: nn.Module, by: By) -> dict[str, int]:
         return {f"{part}.{name}": layer for part, of in parts for name, layer in of.items()}
     if by == "layer":
         assert isinstance(model, TimmModel)
-        found = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-        return cast("dict[str, int]", found)
+        layer_of = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        return cast("dict[str, int]", layer_of)
     if not isinstance(model, ConvNeXt):
         raise ValueError(
             "optim.layer_decay_by=group is for ConvNeXts: take optim.layer_decay_by=layer"

@@ -4,15 +4,13 @@
 side by side: all stages of a ConvNeXt, the last blocks of a vision transformer.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fcmae.weights.timm_models import FeatureMaps, TimmModel
+from finetune.models.config import Pool
 
-Pool = Literal["last", "stages"]
 LEVELS = 4
 
 

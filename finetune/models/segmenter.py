@@ -20,7 +20,7 @@ from fcmae.weights.files import read_converted
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.timm_models import FeatureMaps, save_timm
 from finetune.models import classifier
-from finetune.models.classifier import BackboneConfig
+from finetune.models.config import BackboneConfig
 from finetune.training.augment import seeded
 
 STAGES = 4

@@ -8,7 +8,6 @@ of one process: they depend on how many processes there are.
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,29 +18,13 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from data.decode import Picture, Pixels
+from data.config import Pixels
+from data.decode import Picture
 from data.transforms import Crop, Image
+from finetune.training.config import AugmentConfig
 
 CHANNELS = (1, 3)  # RandAugment works on grey and RGB pictures
 STRONGEST = 9.99  # of timm's magnitudes: at 10 posterize keeps no bit, which Pillow refuses
-
-
-@dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Augmentations of fine-tuning; the defaults are the paper's for the small models."""
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    """Share of the image's area that a random crop keeps: from, to."""
-    flip: bool = True
-    """Mirror half of the images left to right."""
-    rand_augment: str = "rand-m9-mstd0.5-inc1"
-    """timm's RandAugment, or another of its policies; empty: none."""
-    erasing: float = 0.25
-    """Share of the images of which a box is replaced by noise."""
-    mixup: float = 0.0
-    """alpha of mixup; 0: none."""
-    cutmix: float = 0.0
-    """alpha of CutMix; 0: none. With both, half of the batches get one and half the other."""
 
 
 @contextmanager

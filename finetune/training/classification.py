@@ -1,11 +1,10 @@
-"""Fine-tuning on labels of whole images: what there is to learn, training on it, the report.
+"""Fine-tuning on labels of whole images: what there is to learn, training on it, measuring.
 
 `finetune.train` does it once, `finetune.few_shot` many times on parts of the labels.
 """
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,30 +18,18 @@ from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
 from fcmae.run.processes import Processes
 from fcmae.weights.metadata import Metadata
-from finetune.frozen.held_out import held_out
+from finetune.labels.config import LabelledData, TaskConfig
 from finetune.labels.inference import Inference
-from finetune.labels.labelled import Chosen, Labelled, LabelledData, class_names, read_labelled
+from finetune.labels.labelled import Chosen, Labelled, class_names, read_labelled
 from finetune.labels.metrics import draw_confusion, measure
-from finetune.labels.tasks import Loss, Task, TaskConfig, make_task, target_of
+from finetune.labels.tasks import Loss, Task, make_task, target_of
 from finetune.models import classifier
-from finetune.models.classifier import BackboneConfig
 from finetune.training.augment import AugmentedCrop, Mix
-from finetune.training.loop import FitConfig, fit, run_of
+from finetune.training.config import TrainConfig, run_of
+from finetune.training.loop import fit
 
-WEIGHTS, CONFUSION = "weights.safetensors", "confusion.png"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(FitConfig, BackboneConfig):
-    """Fine-tuning."""
-
-    data: LabelledData
-    out: Path
-    """The JSON file to write; the run lies in a directory of its name, without .json."""
-    task: TaskConfig = field(default_factory=TaskConfig)
-    report_on: Literal["test", "held_out"] = "test"
-    """held_out: learn from the training data without a share of it, data.held_out, and report on
-    that share; for choosing hyper-parameters, since the test data is not read then."""
+WEIGHTS = "weights.safetensors"
+CONFUSION = "confusion.png"
 
 
 @dataclass(frozen=True)
@@ -52,61 +39,58 @@ class TrainingSamples(Labelled):
     task: Task
 
 
-def read(config: TrainConfig, accelerator: Accelerator) -> TrainingSamples:
+def read(
+    data: LabelledData, task: TaskConfig, accelerator: Accelerator, *, verify: bool
+) -> TrainingSamples:
     """The labels of the training data, and what there is to learn.
+
+    Args:
+        data: the shards, and how they are read.
+        task: what they are labelled with.
+        accelerator: of the processes, each of which has to call it.
+        verify: compare the shards with their SHA-256.
 
     Raises:
         OSError: shards cannot be read.
         ValueError: a sample has no label or group, or labels and classes do not fit.
     """
-    shards = open_shards(config.data.train, config.run.verify, config.data.source)
-    samples = ShardSamples(shards, config.data.source)
+    samples = ShardSamples(open_shards(data.train, verify, data.source), data.source)
     named = class_names(samples)
-    classes = config.task.classes or len(named)
-    target = target_of(config.task.kind, config.task.field, classes)
-    found = None
+    target = target_of(task.kind, task.field, task.classes or len(named))
+    labelled = None
     if accelerator.is_main_process:  # the others need not read all of it too
-        bad = BadSamples(len(samples), config.data.max_bad_fraction)
-        found = read_labelled(samples, target, config.data.group, bad)
-    (found,) = broadcast_object_list([found])
-    assert found is not None
-    task = make_task(config.task, named, found.labels, " ".join(config.data.train))
-    return TrainingSamples(found.labels, found.samples, found.groups, task)
-
-
-def sides(
-    config: TrainConfig, labelled: TrainingSamples
-) -> tuple[Int[Tensor, " k"], Int[Tensor, " m"] | None]:
-    """Places of the samples to learn from, and of those held out, if it is them to report on.
-
-    Raises:
-        ValueError: holding a share out leaves one side empty.
-    """
-    places = torch.arange(len(labelled.samples))
-    if config.report_on == "test":
-        return places, None
-    generator = torch.Generator().manual_seed(config.seed)
-    out = held_out(labelled.groups, config.data.held_out, generator)
-    return places[~out], places[out]
+        bad = BadSamples(len(samples), data.max_bad_fraction)
+        labelled = read_labelled(samples, target, data.group, bad)
+    (labelled,) = broadcast_object_list([labelled])
+    assert labelled is not None
+    return TrainingSamples(
+        labelled.labels,
+        labelled.samples,
+        labelled.groups,
+        make_task(task, named, labelled.labels, " ".join(data.train)),
+    )
 
 
 def train(
     config: TrainConfig,
     labelled: TrainingSamples,
     chosen: Int[Tensor, " k"],
-    held: Int[Tensor, " m"] | None,
+    validation: Int[Tensor, " m"] | None,
     processes: Processes,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Fine-tune on some of the training samples and measure; what is to be reported.
+    """Fine-tune on some of the training samples, and measure.
 
     Args:
         config: of the program.
         labelled: the training samples.
         chosen: places among them to learn from.
-        held: places to report on, in place of the test.
+        validation: places among them to report on; None for the test data.
         processes: that were launched.
-        accelerator: made of them.
+        accelerator: of these processes.
+
+    Returns:
+        What is to be reported.
 
     Raises:
         OSError: shards or weights cannot be read, or the run not be written.
@@ -119,24 +103,22 @@ def train(
     model, metadata = classifier.create(config, task.outputs, config.seed)
     classes = task.outputs if task.kind == "class" else None
     crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
-    images = images_of(config, data.train, metadata, task, crop)
+    images = images_of(data.train, data, metadata, task, seed=config.seed, crop=crop)
     fit(
-        directory,
         model,
         Loss(task, config.task, labelled.labels[chosen], accelerator.device),
         Chosen(images, labelled.samples[chosen]),
         config,
         metadata=metadata,
         mix=Mix(config.augment, config.task.smoothing, classes),
-        max_bad_fraction=data.max_bad_fraction,
-        workers=data.workers,
         processes=processes,
         accelerator=accelerator,
     )
-    asked = to_report_on(config, labelled, held, metadata)
-    found = Inference(asked, metadata, data, accelerator).outputs(model)
-    answers, labels = task.answers(found.rows[found.whole]), found.labels[found.whole]
-    check_labels(task, labels, asked)
+    unseen = to_report_on(data, labelled, validation, metadata)
+    outputs = Inference(unseen, metadata, data, accelerator).outputs(model)
+    answers = task.answers(outputs.rows[outputs.whole])
+    labels = outputs.labels[outputs.whole]
+    check_labels(task, labels, unseen)
     if accelerator.is_main_process:
         classifier.save(directory / WEIGHTS, model, metadata, task)
         if task.kind == "class":
@@ -147,39 +129,60 @@ def train(
         "image_size": metadata.image_size,
         "train_samples": len(chosen),
         f"{config.report_on}_samples": len(labels),
-        "skipped_samples": int((~found.whole).sum()),
+        "skipped_samples": int((~outputs.whole).sum()),
         **measure(task, answers, labels),
     }
 
 
 def to_report_on(
-    config: TrainConfig,
+    data: LabelledData,
     labelled: TrainingSamples,
-    held: Int[Tensor, " m"] | None,
+    validation: Int[Tensor, " m"] | None,
     metadata: Metadata,
 ) -> Chosen:
-    """The test data, or what is held out of the training data."""
-    if held is None:
-        images = images_of(config, config.data.test, metadata, labelled.task)
+    """The samples to report on: the test data, or what is held out of the training data.
+
+    Args:
+        data: the shards, and how they are read.
+        labelled: the training samples.
+        validation: places among them; None for the test data.
+        metadata: how the model takes images.
+    """
+    if validation is None:
+        images = images_of(data.test, data, metadata, labelled.task)
         return Chosen(images, torch.arange(len(images)), replace=False)
-    images = images_of(config, config.data.train, metadata, labelled.task)
-    return Chosen(images, labelled.samples[held], replace=False)
+    images = images_of(data.train, data, metadata, labelled.task)
+    return Chosen(images, labelled.samples[validation], replace=False)
 
 
 def images_of(
-    config: TrainConfig,
     spec: tuple[str, ...],
+    data: LabelledData,
     metadata: Metadata,
     task: Task,
+    *,
+    seed: int = 0,
     crop: Crops | None = None,
 ) -> ShardImages:
-    """The images of these shards as the model takes them, with their labels."""
+    """The images of shards as the model takes them, with their labels.
+
+    Args:
+        spec: the shards, of the training or of the test.
+        data: how they are read.
+        metadata: how the model takes images.
+        task: of the labels.
+        seed: of random crops.
+        crop: a random crop; None for the centre.
+
+    Raises:
+        OSError, ValueError: see `data.shards.reading.open_shards`.
+    """
     return ShardImages(
-        ShardSamples(open_shards(spec, source=config.data.source), config.data.source),
+        ShardSamples(open_shards(spec, source=data.source), data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=config.data.pixels,
-        seed=config.seed,
+        pixels=data.pixels,
+        seed=seed,
         crop=crop,
         target=task.target,
     )

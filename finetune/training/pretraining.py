@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from data.pipeline import DataConfig
+from data.config import DataConfig
 from fcmae.architecture import ModelConfig
 from fcmae.run.optim import OptimConfig
-from fcmae.run.options import RunConfig
-from fcmae.weights.files import InitConfig
+from fcmae.run.options import Precision, RunConfig
+from fcmae.weights.options import InitConfig
 
 # What may differ when a run resumes: it changes no number, or only how long the run is.
 MAY_CHANGE = ("run.", "watch.", "dry_run", "data.workers", "data.source.", "data.max_bad_fraction")
@@ -17,7 +16,7 @@ LENGTH = ("optim.epochs", "optim.steps")
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRun(RunConfig):
-    """What cannot change a number."""
+    """What cannot change a number of pretraining."""
 
     dir: Path
     """Directory of the run: config, metrics, checkpoints, pictures."""
@@ -56,7 +55,7 @@ class PretrainConfig:
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: int = 0
     """Seed of initialisation, order, crops and masks."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """bf16 and fp16 are mixed precision: weights and statistics stay float32. fp16 scales the
     loss, and takes no step where the gradient overflows."""
     compile: bool = False

@@ -22,17 +22,16 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from webdataset.compat import WebDataset
 
+from data.config import IMAGENET_MEAN, IMAGENET_STD, DataConfig
 from data.order import GlobalBatches, Order
-from data.pipeline import DataConfig, train_loader
+from data.pipeline import train_loader
 from data.shards.reading import open_shards
 from data.shards.writing import write_shards
-from data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from fcmae import FCMAE
 from fcmae.masking import draw_visible
 from fcmae.run.config import parse
 from finetune.training.pretraining import PretrainConfig
-
-Work = Callable[[], object]
+from scripts.bench.timing import Work
 
 IMAGES = 256
 BATCH = 32

@@ -15,8 +15,8 @@ import torch
 from fcmae import FCMAE, draw_visible
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState, Writer
+from scripts.bench.timing import Work
 
-Work = Callable[[], object]
 STEPS = 3
 
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from fcmae import FCMAE
 from fcmae.architecture import MODELS
-from fcmae.convert import convert
 from fcmae.run import checkpoint
+from fcmae.weights.conversion import convert
 from fcmae.weights.files import find_checkpoint, read_metadata
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.timm_models import create_timm, load_timm, save_timm, to_timm

@@ -13,8 +13,9 @@ from pyarrow import parquet
 from data.decode import open_image
 from data.shards.writing import write_shards
 from data.transforms import centre_crop
-from finetune.embed import EmbedConfig, assemble, embed
-from finetune.labels.inference import InferenceConfig
+from finetune.frozen.config import EmbedConfig
+from finetune.frozen.embedding import assemble, embed
+from finetune.labels.config import InferenceConfig
 from finetune.models.backbone import backbone
 from tests.support.images import png
 from tests.support.models import TINY

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.few_shot import draw
+from finetune.training.few_labels import draw
 from tests.support.generators import generator
 from tests.support.models import TINY_FLAGS
 from tests.support.programs import run

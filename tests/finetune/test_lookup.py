@@ -13,10 +13,12 @@ from pyarrow import parquet
 from data.shards.writing import write_shards
 from fcmae.run.config import run_program
 from fcmae.weights.timm_models import create_timm, save_timm
-from finetune.embed import EmbedConfig, embed
+from finetune.frozen.config import EmbedConfig
+from finetune.frozen.embedding import embed
 from finetune.frozen.feature_file import FeatureTable
-from finetune.labels.inference import InferenceConfig
-from finetune.lookup import RIDGE, Whitening, duplicates, main, nearest
+from finetune.frozen.similarity import RIDGE, Whitening, duplicates, nearest
+from finetune.labels.config import InferenceConfig
+from finetune.lookup import main
 from finetune.models.backbone import backbone
 from tests.support.images import png
 from tests.support.models import TINY

@@ -10,7 +10,7 @@ import torch
 from fcmae.run.config import run_program
 from finetune.labels.tasks import Task
 from finetune.models import classifier
-from finetune.models.classifier import BackboneConfig
+from finetune.models.config import BackboneConfig
 from finetune.predict import main
 from tests.support.images import png
 from tests.support.models import TINY

@@ -13,14 +13,16 @@ from torch.nn import functional as F
 
 from data.shards.writing import write_shards
 from fcmae.weights.timm_models import create_timm, save_timm
-from finetune.frozen.features import Features, ProbeConfig, check_classes, labelled_features
+from finetune.frozen.config import ProbeConfig
+from finetune.frozen.features import Features, check_classes, labelled_features
 from finetune.frozen.held_out import hold_out, splits
 from finetune.frozen.linear import accuracy, train_grid
 from finetune.frozen.neighbours import accuracies, neighbours, vote
 from finetune.frozen.whitening import whiten
-from finetune.labels.labelled import LabelledData
+from finetune.labels.config import LabelledData
 from finetune.labels.results import spread
-from finetune.models.backbone import RandomConfig, backbone
+from finetune.models.backbone import backbone
+from finetune.models.config import RandomConfig
 from tests.support.images import png
 from tests.support.models import TINY, TINY_FLAGS
 from tests.support.programs import run

@@ -21,14 +21,14 @@ from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.transforms import Crop
 from finetune import segment
-from finetune.labels.inference import Inference, InferenceConfig
+from finetune.labels.config import InferenceConfig
+from finetune.labels.inference import Inference
 from finetune.labels.pixel_metrics import confusion_of, of_pixels
 from finetune.models import segmenter
-from finetune.models.backbone import RandomConfig
-from finetune.models.classifier import BackboneConfig
+from finetune.models.config import BackboneConfig, RandomConfig
 from finetune.models.layer_decay import parameter_groups
 from finetune.models.segmenter import Segmenter
-from finetune.segment import names_of, pixel_loss
+from finetune.training.segmentation import names_of, pixel_loss
 from tests.support.images import encoded
 from tests.support.models import TINY, TINY_FLAGS
 from tests.support.programs import run

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 import psutil
 from data.order import GlobalBatches, Order
-from data.pipeline import DataConfig, train_loader
+from data.config import DataConfig
+from data.pipeline import train_loader
 from data.shards.reading import open_shards
 spec, epochs, batch = sys.argv[1], 20, 16
 shards = open_shards(spec)

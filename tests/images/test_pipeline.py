@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
+from data.config import DataConfig
 from data.decode import Picture, open_image
 from data.order import GlobalBatches, Order
-from data.pipeline import DataConfig, ShardImages, train_loader
+from data.pipeline import ShardImages, train_loader
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards

@@ -16,7 +16,8 @@ READER = """
 import json, sys
 import torch.distributed as dist
 from data.order import GlobalBatches, Order
-from data.pipeline import DataConfig, train_loader
+from data.config import DataConfig
+from data.pipeline import train_loader
 from data.shards.reading import open_shards
 folder, out, epochs, batch = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 dist.init_process_group("gloo")

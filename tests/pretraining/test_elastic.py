@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from fcmae import FCMAE, draw_visible
-from fcmae.convert import convert
 from fcmae.run import checkpoint
 from fcmae.run.metrics import read_metrics
+from fcmae.weights.conversion import convert
 from fcmae.weights.timm_models import load_timm
 from tests.support.runs import assert_same_bits, losses, newest, pretrain
 

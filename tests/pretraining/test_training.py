@@ -17,12 +17,12 @@ from data.making.indexing import moments_of
 from data.shards.index import write_index
 from data.shards.writing import write_shards
 from fcmae import FCMAE
-from fcmae.convert import convert
 from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
 from fcmae.run.learner import parameter_groups
 from fcmae.run.metrics import read_metrics
 from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
+from fcmae.weights.conversion import convert
 from finetune.training.pretraining import PretrainConfig
 from tests.support.programs import run
 from tests.support.runs import newest, pretrain

@@ -7,12 +7,13 @@ import pytest
 import yaml
 from accelerate import Accelerator
 
-from fcmae.convert import convert
 from fcmae.run import metrics
 from fcmae.run.metrics import read_metrics
+from fcmae.weights.conversion import convert
 from finetune.frozen.neighbours import knn_accuracy
-from finetune.labels.labelled import LabelledData
-from finetune.models.backbone import RandomConfig, backbone
+from finetune.labels.config import LabelledData
+from finetune.models.backbone import backbone
+from finetune.models.config import RandomConfig
 from tests.support.programs import run
 from tests.support.runs import command, losses, pretrain
 from tests.support.shards import write_colours

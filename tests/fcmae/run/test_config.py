@@ -9,7 +9,7 @@ import yaml
 
 from fcmae.architecture import SIZES
 from fcmae.run.config import differences, field_names, flatten, parse, run_program, to_tree, to_yaml
-from finetune.training.classification import TrainConfig
+from finetune.training.config import TrainConfig
 from finetune.training.pretraining import PretrainConfig
 
 RECIPES = sorted((Path(__file__).parents[3] / "scripts" / "recipes").glob("*.yaml"))

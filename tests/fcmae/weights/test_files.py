@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data import transforms
+from data.config import IMAGENET_MEAN, IMAGENET_STD
 from fcmae import FCMAE
 from fcmae.architecture import MODELS, Architecture
-from fcmae.convert import convert, main
+from fcmae.convert import main
 from fcmae.encoder import Encoder
 from fcmae.layers import Block, GrnMlp
+from fcmae.weights.conversion import convert
 from fcmae.weights.files import load_encoder, read_metadata, read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.official import to_official
@@ -428,7 +429,7 @@ def test_timm_state_dicts_need_no_header(tmp_path: Path) -> None:
         image_size=(16, 24),
         in_chans=3,
         mean=(0.5,),
-        std=transforms.IMAGENET_STD,
+        std=IMAGENET_STD,
         stem_stride=1,
         step=None,
     )
@@ -449,7 +450,7 @@ def test_what_nothing_tells_is_imagenet_s(tmp_path: Path) -> None:
     convert(tmp_path / "x.pt", tmp_path / "out.safetensors")
     metadata = read_metadata(tmp_path / "out.safetensors")
     assert metadata.image_size == (224, 224)
-    assert (metadata.mean, metadata.std) == (transforms.IMAGENET_MEAN, transforms.IMAGENET_STD)
+    assert (metadata.mean, metadata.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
 def test_flags_fill_what_the_file_does_not_tell_and_nothing_else(

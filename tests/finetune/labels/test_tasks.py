@@ -12,8 +12,9 @@ from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossE
 from torch.nn import functional as F
 
 from data.targets import ClassTarget, LabelsTarget, ValueTarget
+from finetune.labels.config import TaskConfig
 from finetune.labels.metrics import draw_confusion, measure
-from finetune.labels.tasks import Loss, Task, TaskConfig, class_weights, make_task, target_of
+from finetune.labels.tasks import Loss, Task, class_weights, make_task, target_of
 
 CPU = torch.device("cpu")
 THREE = Task(kind="class", field="", names=("a", "b", "c"))

@@ -7,7 +7,8 @@ import timm
 import torch
 from torch import nn
 
-from finetune.models.backbone import RandomConfig, backbone
+from finetune.models.backbone import backbone
+from finetune.models.config import RandomConfig
 from finetune.models.pooling import pooled
 
 IMAGES = torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data.decode import open_image
-from finetune.training.augment import AugmentConfig, AugmentedCrop, Mix, erase, seeded
+from finetune.training.augment import AugmentedCrop, Mix, erase, seeded
+from finetune.training.config import AugmentConfig
 from tests.support.images import png
 
 NONE = AugmentConfig(rand_augment="", erasing=0.0)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from data.config import DataConfig, SourceConfig
 from data.order import GlobalBatches, Order
-from data.pipeline import DataConfig, train_loader
+from data.pipeline import train_loader
 from data.shards.index import INDEX, Shard
 from data.shards.reading import open_shards, read_sample
-from data.shards.sources import SourceConfig
 from data.shards.writing import write_shards
 from tests.support.programs import Program, start
 from tests.support.servers import Server, serve
@@ -222,7 +222,7 @@ READER = """
 import sys
 from pathlib import Path
 from data.shards.reading import open_shards, read_sample
-from data.shards.sources import SourceConfig
+from data.config import SourceConfig
 source = SourceConfig(cache=Path(sys.argv[2]), backoff=0.01, timeout=5.0)
 (shard,) = open_shards(sys.argv[1], source=source)
 print(read_sample(shard, 3, source)["__key__"])

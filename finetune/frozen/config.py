@@ -1,0 +1,51 @@
+"""What users choose of programs on frozen features; a help text shows it without torch."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from finetune.labels.config import InferenceConfig, LabelledData
+from finetune.models.config import Pool, RandomConfig
+
+TEMPERATURE = 0.07  # of the votes of nearest neighbours (Wu et al., CVPR 2018)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What linear probing and k-NN share."""
+
+    weights: str
+    """Converted weights, OUT.safetensors, or none for the random initialisation."""
+    data: LabelledData
+    out: Path
+    """The JSON file to write."""
+    cache: Path | None = None
+    """Directory where features are kept for the next program that needs the same ones."""
+    pool: Pool = "last"
+    """last: the last stage, averaged over positions. stages: the averages of all four stages side
+    by side."""
+    random: RandomConfig = field(default_factory=RandomConfig)
+    seeds: int = 3
+    """Repetitions, each with its own held-out data and order; mean and spread are reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """Features of every sample of shards, with its name, as a Parquet file.
+
+    The same command goes on after a kill.
+    """
+
+    paths: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS OUT.parquet")
+    ]
+    """Shards, as paths, URLs or brace patterns; last the file to write."""
+    weights: str
+    """Converted weights, OUT.safetensors, or none for the random initialisation."""
+    data: InferenceConfig = field(default_factory=InferenceConfig)
+    random: RandomConfig = field(default_factory=RandomConfig)
+    piece: int = 1024
+    """Samples whose features are written at once: what a kill costs a process at most, and a row
+    group of the file."""

@@ -1,0 +1,62 @@
+"""What users choose of labelled data and of the task; a help text shows it without torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.config import Pixels, SourceConfig
+
+Kind = Literal["class", "labels", "value"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig:
+    """How images are read, and how many a model takes at a time."""
+
+    batch_size: int = 128
+    """Images at a time, on each process."""
+    workers: int = 2
+    """Processes that decode images, for each process."""
+    max_bad_fraction: float = 0.01
+    """Share of the samples that may be broken. They are left out, counted and named."""
+    pixels: Pixels = "uint8"
+    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost. The same
+    as data.pixels of the pretraining."""
+    source: SourceConfig = field(default_factory=SourceConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData(InferenceConfig):
+    """Labelled shards."""
+
+    train: tuple[str, ...]
+    """Shards to learn from: paths or brace patterns."""
+    test: tuple[str, ...]
+    """Shards to report on, looked at once."""
+    group: str = ""
+    """Field of the json member: samples that share its value stay on one side when training data is
+    held out. Name it where images are related (one patient, one module); empty: no groups."""
+    held_out: float = 0.2
+    """Share of the training data on which hyper-parameters are chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """The head and its loss."""
+
+    kind: Kind = "class"
+    """class: one of several, in .cls. labels: any of several, a list of classes in a field of
+    .json. value: a number in a field of .json."""
+    field: str = ""
+    """The field of .json that holds the labels or the value."""
+    classes: int | None = None
+    """Number of classes; by default as many as classes.json beside the shards names, or as the
+    labels of the training data go up to. The kind labels needs it without a classes.json."""
+    loss: Literal["ce", "bce"] = "ce"
+    """The loss of the kind class: cross-entropy, or binary cross-entropy of each class (Wightman et
+    al. 2021)."""
+    smoothing: float = 0.1
+    """Label smoothing, for the kind class."""
+    balance: float = 0.0
+    """Exponent of the inverse class frequencies that weigh the loss; 0: none, 1: all classes weigh
+    the same, 0.5 lies between. For the kind labels, it is the ratio of samples without a label to
+    those with it."""

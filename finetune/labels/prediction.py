@@ -1,0 +1,117 @@
+"""What a fine-tuned model says of image files, as lines of JSON or as a table."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from data.config import IMAGE_SUFFIXES, Pixels
+from fcmae.weights.metadata import Metadata
+from finetune.labels.inference import read_image, suffix_of
+from finetune.labels.tasks import Task
+from finetune.models import classifier
+
+Row = tuple[Path, list[tuple[str, float]]]  # an image, and the names with the largest answers
+
+
+def predict(
+    images: Sequence[Path], weights: Path, *, top: int, pixels: Pixels, as_json: bool
+) -> list[str]:
+    """Print the answers for image files, and return why others have none.
+
+    Args:
+        images: files, and folders of them.
+        weights: of a fine-tuned model.
+        top: how many classes to name.
+        pixels: "uint8" or "float32".
+        as_json: print one JSON object a line in place of a table.
+
+    Returns:
+        A line for each file that cannot be decoded.
+
+    Raises:
+        OSError: a file or the weights cannot be read.
+        ValueError: the weights have no head, or are damaged.
+    """
+    model, metadata, task = classifier.load(weights)
+    failures = list[str]()
+
+    def rows() -> Iterator[Row]:
+        for path in files_of(images):
+            try:
+                answers = answers_to(model, metadata, task, path, pixels)
+            except ValueError as error:
+                failures.append(str(error))
+                continue
+            yield path, ranked(task, answers, top)
+
+    if as_json:
+        for line in lines(rows(), task):
+            print(json.dumps(line), flush=True)
+    else:
+        Console().print(table_of(rows(), task))
+    return failures
+
+
+def files_of(paths: Sequence[Path]) -> list[Path]:
+    """The files, and the images in the folders, sorted.
+
+    Raises:
+        FileNotFoundError: a path does not exist, or a folder has no image.
+    """
+    files = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if suffix_of(p) in IMAGE_SUFFIXES)
+            if not inside:
+                raise FileNotFoundError(f"{path} holds no {', '.join(IMAGE_SUFFIXES)}")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise FileNotFoundError(f"{path} does not exist")
+    return files
+
+
+@torch.no_grad()
+def answers_to(
+    model: nn.Module, metadata: Metadata, task: Task, path: Path, pixels: Pixels
+) -> Float[Tensor, " k"]:
+    """Probabilities of the classes, or the value, for one file.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    return task.answers(model.eval()(read_image(path, metadata, pixels)))[0]
+
+
+def ranked(task: Task, answers: Float[Tensor, " k"], top: int) -> list[tuple[str, float]]:
+    """The names with the largest answers."""
+    values, places = answers.topk(min(top, task.outputs))
+    return [(task.names[i], v) for v, i in zip(values.tolist(), places.tolist(), strict=True)]
+
+
+def lines(rows: Iterator[Row], task: Task) -> Iterator[dict[str, Any]]:
+    """An object for each image, to be printed as JSON."""
+    for path, top in rows:
+        if task.kind == "value":
+            yield {"image": str(path), task.field: top[0][1]}
+        else:
+            yield {"image": str(path), "top": [{"class": n, "probability": p} for n, p in top]}
+
+
+def table_of(rows: Iterator[Row], task: Task) -> Table:
+    """A table with one row for each image."""
+    table = Table("image", task.field if task.kind == "value" else "class (probability)")
+    for path, top in rows:
+        if task.kind == "value":
+            table.add_row(str(path), f"{top[0][1]:.4g}")
+        else:
+            table.add_row(str(path), "  ".join(f"{name} ({p:.3f})" for name, p in top))
+    return table

@@ -1,0 +1,51 @@
+"""What users choose of a backbone and the head on it; a help text shows it without torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.config import IMAGENET_MEAN, IMAGENET_STD
+from fcmae.architecture import Architecture
+from fcmae.weights.metadata import Metadata
+
+Pool = Literal["last", "stages"]
+By = Literal["layer", "group"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig(Architecture):
+    """The backbone of `--weights none`; converted weights bring all of this in their header."""
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean of each channel on the scale 0 to 1, or one value for all."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Standard deviation of each channel, or one value for all."""
+    seed: int = 0
+    """Seed of the initialisation."""
+
+    def metadata(self, step: int | None) -> Metadata:
+        """What a file of such weights would say of them.
+
+        Args:
+            step: of pretraining: 0 for the random start, None where it is not known.
+        """
+        return Metadata.of(self, mean=self.mean, std=self.std, step=step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """What fine-tuning starts from."""
+
+    weights: str = "none"
+    """Converted weights, OUT.safetensors, or none for the random initialisation."""
+    backbone: str | None = None
+    """timm:NAME, any model of timm, in place of weights; of the size, channels, mean and std that
+    --random.* give."""
+    pretrained: bool = False
+    """Start from timm's own weights of that model, which timm may have to download."""
+    random: RandomConfig = field(default_factory=RandomConfig)
+    image_size: int | tuple[int, int] | None = None
+    """Side, or height and width, in pixels, for another size than that of the weights."""
+    drop_path: float = 0.0
+    """Stochastic depth: the rate of the last block, to which that of the others grows."""
+    head_init_scale: float = 0.001
+    """The fresh head's weights, of standard deviation 0.02, times this."""

@@ -1,0 +1,101 @@
+"""Learning curves: a measure against the number of labels, as JSON, as a table and as a picture."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fcmae.run.files import write_json
+from finetune.labels.results import spread
+
+
+class Curves:
+    """One value a run, by row (how many labels) and column (start and method).
+
+    Args:
+        metric: which of the measures of a run is its value.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self.values: dict[str, dict[str, list[float]]] = {}
+        self.samples = dict[str, int]()
+
+    def add(self, label: str, column: str, samples: int, measured: dict[str, Any]) -> None:
+        """Add a run.
+
+        Args:
+            label: of the row.
+            column: of the table.
+            samples: how many labels the run has learned from.
+            measured: its measures by name.
+
+        Raises:
+            ValueError: the metric is none of them.
+        """
+        if self.metric not in measured:
+            known = [name for name, value in measured.items() if isinstance(value, float)]
+            raise ValueError(f"metric={self.metric} is none of {', '.join(known)}")
+        self.samples[label] = samples
+        row = self.values.setdefault(label, {})
+        row.setdefault(column, []).append(measured[self.metric])
+
+    def spreads(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Mean and spread over the seeds, by row and column."""
+        return {
+            label: {column: spread(values) for column, values in row.items()}
+            for label, row in self.values.items()
+        }
+
+    def write(self, out: Path, weights: str, seeds: int) -> None:
+        """Write the JSON file and the picture beside it, and print the table.
+
+        Args:
+            out: the JSON file.
+            weights: what the runs started from.
+            seeds: how many there are of each run.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        spreads = self.spreads()
+        content = {
+            "weights": weights,
+            "metric": self.metric,
+            "samples": self.samples,
+            "results": spreads,
+        }
+        write_json(out, content)
+        columns = list(next(iter(spreads.values())))
+        table = Table("labels", *columns, title=f"{self.metric}, {seeds} seeds")
+        for label, row in spreads.items():
+            cells = (f"{row[c]['mean']:.3f} ± {row[c]['std']:.3f}" for c in columns)
+            table.add_row(f"{label} ({self.samples[label]})", *cells)
+        Console().print(table)
+        self.draw(out.with_suffix(".png"))
+
+    def draw(self, path: Path) -> None:
+        """Draw mean and standard deviation against the number of labels, one curve a column."""
+        import matplotlib as mpl
+
+        mpl.use("agg")
+        from matplotlib import pyplot as plt
+
+        spreads = self.spreads()
+        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        labels = sorted(spreads, key=self.samples.__getitem__)
+        for column in spreads[labels[0]]:
+            points = [spreads[label][column] for label in labels]
+            axes.errorbar(
+                [self.samples[label] for label in labels],
+                [point["mean"] for point in points],
+                [point["std"] for point in points],
+                marker="o",
+                capsize=3,
+                label=column,
+            )
+        axes.set(xscale="log", xlabel="labels", ylabel=self.metric)
+        axes.legend()
+        figure.savefig(path)
+        plt.close(figure)

@@ -1,0 +1,241 @@
+"""Learning from few labels: runs on small parts of the training data, each with its result kept.
+
+A run is a cell of a table: how many labels, which start, which method, which seed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from jaxtyping import Int
+from torch import Tensor
+
+from fcmae.run.config import differences, to_tree
+from fcmae.run.files import write_json
+from fcmae.run.processes import Processes
+from fcmae.weights.files import read_metadata
+from finetune.frozen.held_out import sides
+from finetune.frozen.linear import train_grid
+from finetune.frozen.whitening import whiten
+from finetune.labels.inference import Inference
+from finetune.labels.labelled import Chosen
+from finetune.labels.metrics import measure
+from finetune.models import classifier
+from finetune.models.config import RandomConfig
+from finetune.models.pooling import pooled
+from finetune.training.classification import (
+    TrainingSamples,
+    check_labels,
+    images_of,
+    read,
+    to_report_on,
+    train,
+)
+from finetune.training.config import MAY_CHANGE, FewShotConfig, Method, TrainConfig
+from finetune.training.curves import Curves
+
+TABLE = ("fractions", "per_class", "seeds", "methods", "metric")  # which runs, not what they are
+
+
+def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerator) -> Curves:
+    """Run the cells that have no result yet, and collect the results of all.
+
+    Args:
+        config: of the program.
+        processes: that were launched.
+        accelerator: of these processes.
+
+    Raises:
+        OSError, FloatingPointError: see `finetune.training.classification.train`.
+        ValueError: see the same, `draw` and `cached_result`; or no such metric is measured.
+    """
+    data = config.data
+    labelled = read(data, config.task, accelerator, verify=config.run.verify)
+    learned, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
+    curves = Curves(config.metric)
+    probe: Probe | None = None  # of the start and the seed that come now
+    for cell in cells(config):
+        generator = torch.Generator().manual_seed(cell.config.seed)
+        chosen = learned[draw(labelled.labels[learned], cell.size, generator)]
+        (measured,) = broadcast_object_list([cached_result(cell)])
+        if measured is None:
+            if cell.method == "finetune":
+                measured = train(of_run(cell), labelled, chosen, validation, processes, accelerator)
+            else:
+                if probe is None or probe.config != cell.config:
+                    probe = Probe(cell.config, labelled, validation, accelerator)
+                measured = probe.measure(chosen, cell.config.seed)
+            if accelerator.is_main_process:
+                write_json(cell.out, {"config": to_tree(cell.config), "measured": measured})
+        curves.add(cell.label, cell.column, len(chosen), measured)
+    return curves
+
+
+def draw(
+    labels: Int[Tensor, " n"], size: float | int, generator: torch.Generator
+) -> Int[Tensor, " k"]:
+    """Draw a part of each class.
+
+    Args:
+        labels: the classes of all samples.
+        size: a share of each class, as a float, or a number of samples of each, as an int.
+        generator: what is drawn with.
+
+    Returns:
+        The places of the samples among `labels`.
+
+    Raises:
+        ValueError: a class has fewer samples, or a share outside (0, 1].
+    """
+    chosen = []
+    for c in labels.unique().tolist():
+        places = (labels == c).nonzero().flatten()
+        if isinstance(size, float) and not 0 < size <= 1:
+            raise ValueError(f"fractions has {size}, which must lie in (0, 1]")
+        wanted = size if isinstance(size, int) else max(1, round(size * len(places)))
+        if not 1 <= wanted <= len(places):
+            raise ValueError(
+                f"per_class has {wanted}, but class {c} has {len(places)} training samples: give"
+                " fewer, or shares, --fractions"
+            )
+        chosen.append(places[torch.randperm(len(places), generator=generator)[:wanted]])
+    return torch.cat(chosen)
+
+
+def starts(config: FewShotConfig) -> dict[str, FewShotConfig]:
+    """What is compared, by name: the weights and the random start of the same model, or a backbone.
+
+    Raises:
+        OSError, ValueError: the weights cannot be used.
+    """
+    if config.backbone is not None:
+        return {config.backbone.replace(":", "_").replace("/", "_"): config}
+    if config.weights == "none":
+        return {"random": config}
+    metadata = read_metadata(Path(config.weights))
+    random = RandomConfig(
+        name=metadata.model,
+        image_size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        stem_stride=metadata.stem_stride,
+        mean=metadata.mean,
+        std=metadata.std,
+    )
+    return {"pretrained": config, "random": replace(config, weights="none", random=random)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of the protocol."""
+
+    start: str
+    """pretrained, random, or the name of a backbone."""
+    config: FewShotConfig
+    """The config with this start and seed."""
+    label: str
+    """The row of the table: how many labels, in words."""
+    size: float | int
+    """A share of each class, or so many samples of each."""
+    method: Method
+
+    @property
+    def column(self) -> str:
+        """The column of the table that the result stands in."""
+        return f"{self.start} {self.method}"
+
+    @property
+    def out(self) -> Path:
+        """The file of its result."""
+        size = self.label.replace("%", "pc").replace(" ", "_")
+        name = f"{size}-seed{self.config.seed}-{self.start}-{self.method}.json"
+        return self.config.out.with_suffix("") / name
+
+
+def cells(config: FewShotConfig) -> Iterator[Cell]:
+    """All runs; those that share the features of a probe follow each other."""
+    sizes: dict[str, float | int] = {f"{100 * share:g}%": share for share in config.fractions}
+    sizes |= {f"{k} per class": k for k in config.per_class}
+    for name, origin in starts(config).items():
+        for seed in range(config.seeds):
+            own = replace(origin, seed=seed, random=replace(origin.random, seed=seed))
+            for (label, size), method in product(sizes.items(), config.methods):
+                yield Cell(start=name, config=own, label=label, size=size, method=method)
+
+
+def cached_result(cell: Cell) -> dict[str, Any] | None:
+    """What an earlier call has measured of this cell; None if it did not get this far.
+
+    Raises:
+        ValueError: the result was made with another config.
+    """
+    if not cell.out.is_file():
+        return None
+    cached = json.loads(cell.out.read_text())
+    may_change = (*MAY_CHANGE, *TABLE)
+    differing = differences(cached["config"], to_tree(cell.config), ignore=may_change)
+    if differing:
+        raise ValueError(
+            f"{cell.out} was made with another config ({'; '.join(differing)}); choose another"
+            " --out"
+        )
+    return cached["measured"]
+
+
+def of_run(cell: Cell) -> TrainConfig:
+    """The config of the one fine-tuning that a cell is."""
+    kept: dict[str, Any] = {f.name: getattr(cell.config, f.name) for f in fields(TrainConfig)}
+    kept["out"] = cell.out
+    return TrainConfig(**kept)
+
+
+class Probe:
+    """A linear layer on frozen features, whitened by all training images, which takes no label.
+
+    Args:
+        config: with the start and the seed of the model.
+        labelled: the training samples.
+        validation: places among them to report on; None for the test data.
+        accelerator: of the processes, each of which has to make the probe.
+    """
+
+    def __init__(
+        self,
+        config: FewShotConfig,
+        labelled: TrainingSamples,
+        validation: Int[Tensor, " m"] | None,
+        accelerator: Accelerator,
+    ) -> None:
+        model, metadata = classifier.create(config, labelled.task.outputs, config.seed)
+        forward = partial(pooled, model.to(accelerator.device).eval(), pool="last")
+        images = images_of(config.data.train, config.data, metadata, labelled.task)
+        learned = Chosen(images, labelled.samples, replace=False)
+        unseen = to_report_on(config.data, labelled, validation, metadata)
+        train = Inference(learned, metadata, config.data, accelerator).outputs(forward)
+        test = Inference(unseen, metadata, config.data, accelerator).outputs(forward)
+        self.test_labels = test.labels[test.whole]
+        check_labels(labelled.task, self.test_labels, unseen)
+        train.rows[~train.whole] = train.rows[train.whole].mean(0)  # a bad image tells nothing
+        self.train_x, self.test_x = whiten(train.rows, test.rows[test.whole])
+        self.train_labels = labelled.labels
+        self.config = config
+        self.task = labelled.task
+
+    def measure(self, chosen: Int[Tensor, " k"], seed: int) -> dict[str, Any]:
+        """Train the layer on these places of the training data, and measure."""
+        (layer,) = train_grid(
+            self.train_x[chosen],
+            self.train_labels[chosen],
+            [(self.config.probe_lr, self.config.probe_weight_decay)],
+            epochs=self.config.probe_epochs,
+            batch_size=len(chosen),
+            generator=torch.Generator().manual_seed(seed),
+        )
+        answers = self.task.answers(self.test_x @ layer[:-1] + layer[-1])
+        return measure(self.task, answers, self.test_labels)

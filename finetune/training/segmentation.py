@@ -1,0 +1,169 @@
+"""Fine-tuning for segmentation: a mask for each image, training on them, measuring pixels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.pipeline import ShardImages
+from data.pixel_labels import IGNORED, MaskedCrop, MaskTarget
+from data.shards.reading import open_shards
+from data.shards.samples import ShardSamples
+from data.transforms import Crop
+from fcmae.run.processes import Processes
+from fcmae.weights.metadata import Metadata
+from finetune.frozen.held_out import sides
+from finetune.labels.config import LabelledData
+from finetune.labels.inference import Inference
+from finetune.labels.labelled import Chosen, class_names, read_groups
+from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
+from finetune.models import segmenter
+from finetune.training.augment import Mix
+from finetune.training.config import SegmentConfig, run_of
+from finetune.training.loop import fit
+
+WEIGHTS = "weights.safetensors"
+PICTURE = "samples.png"
+
+
+def segment(
+    config: SegmentConfig, processes: Processes, accelerator: Accelerator
+) -> dict[str, Any]:
+    """Fine-tune and measure.
+
+    Args:
+        config: of the program.
+        processes: that were launched.
+        accelerator: of these processes.
+
+    Returns:
+        What is to be reported.
+
+    Raises:
+        OSError, ValueError, FloatingPointError: see `finetune.training.loop.fit`.
+    """
+    data = config.data
+    verify = config.run.verify
+    directory = run_of(config.out)
+    mix = Mix(config.augment, 0.0, None)
+    samples = ShardSamples(open_shards(data.train, verify, data.source), data.source)
+    names = names_of(class_names(samples), config.classes)
+    model, metadata = segmenter.create(config, len(names), config.head_width, config.seed)
+    group = data.group if config.report_on == "held_out" else ""  # else no group has to be read
+    groups = groups_of(samples, group, accelerator)
+    chosen, validation = sides(groups, config.report_on, data.held_out, config.seed)
+    crop = MaskedCrop(Crop(config.augment.scale, config.augment.flip))
+    target = MaskTarget(len(names), metadata.image_size)
+    images = images_of(
+        data.train, data, metadata, target, crop=crop, seed=config.seed, verify=verify
+    )
+    fit(
+        model,
+        pixel_loss,
+        Chosen(images, chosen),
+        config,
+        metadata=metadata,
+        mix=mix,
+        processes=processes,
+        accelerator=accelerator,
+    )
+    spec = data.test if validation is None else data.train
+    images = images_of(spec, data, metadata, target, crop=MaskedCrop(None), verify=verify)
+    unseen = Chosen(
+        images, torch.arange(len(images)) if validation is None else validation, replace=False
+    )
+    inference = Inference(unseen, metadata, data, accelerator)
+    matrix, skipped = confusion_of(model, inference, len(names))
+    if accelerator.is_main_process:
+        segmenter.save(directory / WEIGHTS, model, metadata, names)
+        draw_samples(directory / PICTURE, model, inference)
+    return {
+        "weights": config.weights,
+        "model": metadata.model,
+        "image_size": metadata.image_size,
+        "train_samples": len(chosen),
+        f"{config.report_on}_samples": len(unseen) - skipped,
+        "skipped_samples": skipped,
+        **of_pixels(names, matrix),
+    }
+
+
+def groups_of(samples: ShardSamples, group: str, accelerator: Accelerator) -> Int[Tensor, " n"]:
+    """The groups of all samples by this json field; each is its own group without a field.
+
+    Raises:
+        OSError: a shard cannot be read.
+        ValueError: a sample lacks the field.
+    """
+    groups = None
+    if accelerator.is_main_process:  # the others need not read all of it too
+        groups = read_groups(samples, range(len(samples)), group)
+    (groups,) = broadcast_object_list([groups])
+    assert isinstance(groups, Tensor)
+    return groups
+
+
+def names_of(named: Sequence[str], classes: int | None) -> Sequence[str]:
+    """The names of the classes: those of classes.json, or the numbers of `classes` classes.
+
+    Raises:
+        ValueError: neither says how many there are, or the two differ; too many for a mask.
+    """
+    if not named and classes is None:
+        raise ValueError("no classes.json beside the training shards: give --classes")
+    if named and classes not in (None, len(named)):
+        raise ValueError(
+            f"classes={classes}, but classes.json names {len(named)}: leave --classes out"
+        )
+    names = named or [str(i) for i in range(classes or 0)]
+    if not 2 <= len(names) <= IGNORED:
+        raise ValueError(f"there are {len(names)} classes: a mask tells 2 to {IGNORED} apart")
+    return names
+
+
+def images_of(
+    spec: tuple[str, ...],
+    data: LabelledData,
+    metadata: Metadata,
+    target: MaskTarget,
+    *,
+    crop: MaskedCrop,
+    seed: int = 0,
+    verify: bool,
+) -> ShardImages:
+    """The images of shards as the model takes them, with their masks.
+
+    Args:
+        spec: the shards, of the training or of the test.
+        data: how they are read.
+        metadata: how the model takes images.
+        target: the masks.
+        crop: what is cut out of an image and its mask.
+        seed: of random crops.
+        verify: compare the shards with their SHA-256.
+
+    Raises:
+        OSError, ValueError: see `data.shards.reading.open_shards`.
+    """
+    return ShardImages(
+        ShardSamples(open_shards(spec, verify, data.source), data.source),
+        size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        pixels=data.pixels,
+        seed=seed,
+        joint_crop=crop,
+        target=target,
+    )
+
+
+def pixel_loss(
+    logits: Float[Tensor, "b k h w"], masks: UInt8[Tensor, "b h w"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy, its mean over the pixels that are not ignored; zero where all are."""
+    total = F.cross_entropy(logits, masks.long(), ignore_index=IGNORED, reduction="sum")
+    return total / (masks != IGNORED).sum().clamp_min(1)

@@ -1,0 +1,117 @@
+"""What a pretraining run starts from: its statistics, model, learner and batches."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from data.order import GlobalBatches
+from data.pipeline import ShardImages, train_loader
+from data.shards.index import Shard, statistics
+from fcmae import FCMAE
+from fcmae.layers import Block
+from fcmae.run.learner import Learner, parameter_groups
+from fcmae.run.session import distribute
+from fcmae.weights.files import load_decoder, load_encoder
+from finetune.training.pretraining import PretrainConfig
+
+
+def with_statistics(config: PretrainConfig, shards: Sequence[Shard]) -> PretrainConfig:
+    """The config with the mean and standard deviation of the shards where it has none.
+
+    Raises:
+        ValueError: the index of a shard does not have them.
+    """
+    data = config.data
+    if data.mean and data.std:
+        return config
+    mean, std = statistics(shards)
+    return replace(config, data=replace(data, mean=data.mean or mean, std=data.std or std))
+
+
+def make_model(config: PretrainConfig, newest: Path | None, accelerator: Accelerator) -> FCMAE:
+    """The model at the start of the run: of the seed, or of `init.weights` before step 0.
+
+    Raises:
+        OSError: `init.weights` cannot be read.
+        ValueError: options of the model, or weights, that do not fit; a stage that does not exist.
+    """
+    init = config.init
+    model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(config.seed))
+    if init.weights is not None and newest is None:
+        accelerator.print(load_encoder(model.encoder, init.weights, config.model))
+        if init.decoder:
+            accelerator.print(load_decoder(model.decoder, init.weights))
+    elif init.weights is not None and newest is not None:
+        accelerator.print(f"init.weights={init.weights} is ignored: {newest.parent} resumes")
+    for stage in config.run.recompute:
+        if not 0 <= stage < len(model.encoder.stages):
+            raise ValueError(f"run.recompute has {stage}: stages are 0 to 3")
+        model.encoder.stages[stage].recompute = True  # type: ignore[assignment]
+    if config.compile:
+        model.compile()
+    return model.to(accelerator.device)
+
+
+def make_learner(
+    config: PretrainConfig, model: FCMAE, accelerator: Accelerator, samples: int
+) -> Learner:
+    """The learner of the model, distributed over the processes.
+
+    Args:
+        config: of the run.
+        model: on its device.
+        accelerator: of the processes.
+        samples: images of one pass over the data.
+
+    Raises:
+        ValueError: the config makes no step, or its warm-up is longer than the run.
+    """
+    return Learner(
+        model,
+        distribute(model, accelerator, Block),
+        parameter_groups(model.named_parameters(), config.optim.weight_decay),
+        config.optim,
+        samples=samples,
+        precision=config.precision,
+        accelerator=accelerator,
+        averaged=model.encoder,
+        prefix="encoder.",
+    )
+
+
+def make_loader(
+    config: PretrainConfig, model: FCMAE, shards: Sequence[Shard], batches: GlobalBatches
+) -> DataLoader[dict[str, Any]]:
+    """The images of these batches, as the model takes them; on a GPU, out of pinned memory.
+
+    Never `prepare` it: the share of this process is chosen already.
+
+    Raises:
+        ValueError: the bytes of a shard are no tar.
+    """
+    return train_loader(
+        shards,
+        config.data,
+        batches,
+        size=model.image_size,
+        in_chans=config.model.in_chans,
+        pin_memory=next(model.parameters()).is_cuda,
+    )
+
+
+def names_of_step(
+    loader: DataLoader[dict[str, Any]], batches: GlobalBatches
+) -> Callable[[int, int], list[str]]:
+    """A function that names the samples of a step on a rank, for whoever looks for a bad one."""
+    images = loader.dataset
+    assert isinstance(images, ShardImages)
+
+    def names(step: int, rank: int) -> list[str]:
+        return [images.name(sample) for _, sample in batches.of_step(step, rank)]
+
+    return names
