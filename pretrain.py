@@ -47,13 +47,14 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         processes: that were launched.
     """
     from data.bad_samples import BadSamples
-    from data.order import GlobalBatches, Order
+    from data.order import Order
     from data.shards.reading import open_shards
     from data.transforms import Normalise
     from fcmae.masking import draw_visible_of
     from fcmae.run.metrics import dry_run_summary
     from fcmae.run.session import Session, start_accelerator
     from finetune.training import start
+    from finetune.training.batches import batches_left
     from finetune.training.watch import Watch
 
     accelerator = start_accelerator(processes, run.trackers, run.dir)
@@ -70,15 +71,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     if learner.finished:
         return
     end = min(learner.total, REHEARSAL) if config.dry_run else learner.total
-    batches = GlobalBatches(
-        order,
-        batch_size=config.optim.batch_size,
-        start=learner.state.samples_seen,
-        steps=end - learner.state.step,
-        rank=processes.rank,
-        world=processes.world,
-        micro_batches=config.optim.accumulate,
-    )
+    batches = batches_left(order, learner, processes, end)
     loader = start.make_loader(config, model, shards, batches)
     normalise = Normalise(config.data.mean, config.data.std, config.model.in_chans).to(device)
     session.begin(

@@ -1,1 +1,1 @@
-"""Programs on converted timm weights: k-nearest neighbours and linear probing."""
+"""Programs on converted weights: fine-tuning, probing, embedding, and what they share."""

@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> None:
     with processes.naming_the_lost():
         accelerator = start_accelerator(processes, config.run.trackers, directory)
         labelled = read(data, config.task, accelerator, verify=config.run.verify)
-        chosen, held = sides(labelled.groups, config.report_on, data.held_out, config.seed)
-        result = train(config, labelled, chosen, held, processes, accelerator)
+        chosen, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
+        result = train(config, labelled, chosen, validation, processes, accelerator)
         if accelerator.is_main_process:
             if "per_class" in result:
                 Console().print(table_of(result["per_class"]))

@@ -13,34 +13,14 @@ medians of several runs. A step is forward, loss and backward; the optimiser is 
 """
 
 import json
-import multiprocessing
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
-from fcmae import FCMAE, draw_visible
-from fcmae.architecture import Architecture, Implementation
-from fcmae.encoder import Encoder
 from fcmae.run.config import run_program
-from fcmae.sparse.gathered import Gathered
-from fcmae.sparse.grn_mlp import GlobalResponseNorm
-from scripts.bench.loading import IMAGES, LOADING
-from scripts.bench.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules
-from scripts.bench.saving import SAVING
-
-Work = Callable[[], object]
-console = Console()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,280 +41,23 @@ class Benchmark:
     """PNG file for the curves of `growth`."""
 
 
-def model_of(name: str, sparse: Implementation = "gathered", **options: Any) -> FCMAE:
-    """A model of fixed weights, in which GRN does something."""
-    model = FCMAE(name=name, sparse=sparse, generator=torch.Generator().manual_seed(0), **options)
-    for module in model.modules():
-        if isinstance(module, GlobalResponseNorm):
-            torch.nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
-    return model
-
-
-def batch_of(b: int, size: int, n: int, ratio: float) -> tuple[Tensor, Tensor]:
-    """Images and visible patches."""
-    g = torch.Generator().manual_seed(0)
-    return torch.randn(b, 3, size, size, generator=g), draw_visible(b, n, ratio, generator=g)
-
-
-def step(
-    model: torch.nn.Module,
-    images: Tensor,
-    visible: Tensor,
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
-) -> None:
-    """Forward, loss, backward of a whole model, or of an encoder alone."""
-    model.zero_grad()
-    with context():
-        out = model(images, visible)
-        loss = out[0] if isinstance(out, tuple) else out.float().square().mean()
-    loss.backward()
-
-
-def dense(model: FCMAE) -> FCMAE:
-    """The same model on masked dense tensors."""
-    model.encoder.sparse = MaskedDense
-    return model
-
-
-def against_minkowski_modules(name: str, b: int) -> tuple[Work, Work]:
-    """MinkowskiEngine with its own depthwise module, and gathered."""
-    rival = model_of(name)
-    rival.encoder.sparse = minkowski_modules()
-    return steps(rival, name, b)
-
-
-def encoders(name: str, b: int) -> tuple[Work, Work]:
-    """Masked dense and gathered encoder."""
-    model, rival = model_of(name), dense(model_of(name))
-    images, visible = batch_of(b, 224, model.n, model.ratio)
-    return partial(step, rival.encoder, images, visible), partial(
-        step, model.encoder, images, visible
-    )
-
-
-def steps(rival: torch.nn.Module, name: str, b: int) -> tuple[Work, Work]:
-    """The whole step of another implementation, and of the gathered one."""
-    model = model_of(name)
-    images, visible = batch_of(b, 224, model.n, model.ratio)
-    return partial(step, rival, images, visible), partial(step, model, images, visible)
-
-
-def against_mae(name: str, b: int) -> tuple[Work, Work]:
-    """MAE with ViT-S, and FCMAE."""
-    mae = MaskedAutoencoder()
-    return partial(step, mae, *batch_of(b, 224, mae.n, mae.ratio)), steps(mae, name, b)[1]
-
-
-def against_products(name: str, b: int) -> tuple[Work, Work]:
-    """The step's matrix products alone, and the step."""
-    model = model_of(name)
-    return Products(name, model, b), steps(model, name, b)[1]
-
-
-def against_no_numba(name: str, b: int) -> tuple[Work, Work]:
-    """The step without and with compiled loops."""
-    rival = model_of(name)
-    rival.encoder.sparse = rival.decoder.sparse = partial(Gathered, compiled=False)
-    return steps(rival, name, b)
-
-
-def half_precision(name: str, b: int) -> tuple[Work, Work]:
-    """The step under bf16 autocast, and in fp32."""
-    bf16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
-    model = model_of(name)
-    batch = batch_of(b, 224, model.n, model.ratio)
-    return partial(step, model, *batch, bf16), partial(step, model, *batch)
-
-
-# key -> what makes (numerator, denominator), and the ratio that is aimed at
-TIMES: dict[str, tuple[Callable[[], tuple[Work, Work]], str]] = {
-    "masked_dense_over_gathered_encoder_atto_b32": (
-        partial(encoders, "convnextv2_atto", 32),
-        ">= 3.0",
-    ),
-    "masked_dense_over_gathered_encoder_tiny_b8": (
-        partial(encoders, "convnextv2_tiny", 8),
-        ">= 3.3",
-    ),
-    "masked_dense_over_gathered_step_atto_b32": (
-        lambda: steps(dense(model_of("convnextv2_atto")), "convnextv2_atto", 32),
-        ">= 2.3",
-    ),
-    "minkowski_over_gathered_step_atto_b8": (
-        lambda: steps(model_of("convnextv2_atto", "minkowski"), "convnextv2_atto", 8),
-        ">= 4",
-    ),
-    "minkowski_over_gathered_step_atto_b32": (
-        lambda: steps(model_of("convnextv2_atto", "minkowski"), "convnextv2_atto", 32),
-        ">= 6",
-    ),
-    "minkowski_modules_over_gathered_step_atto_b8": (
-        partial(against_minkowski_modules, "convnextv2_atto", 8),
-        ">= 4",
-    ),
-    "minkowski_modules_over_gathered_step_atto_b32": (
-        partial(against_minkowski_modules, "convnextv2_atto", 32),
-        ">= 6",
-    ),
-    "mae_vit_s_over_fcmae_tiny_step_b8": (partial(against_mae, "convnextv2_tiny", 8), ">= 2.2"),
-    "floor_over_gathered_step_atto_b32": (
-        partial(against_products, "convnextv2_atto", 32),
-        ">= 0.55",
-    ),
-    "floor_over_gathered_step_tiny_b8": (
-        partial(against_products, "convnextv2_tiny", 8),
-        ">= 0.65",
-    ),
-    "bf16_over_fp32_step_atto_b32": (partial(half_precision, "convnextv2_atto", 32), "<= 0.65"),
-    "without_numba_over_gathered_step_atto_b32": (
-        partial(against_no_numba, "convnextv2_atto", 32),
-        "> 1",
-    ),
-}
-MEMORY = "activation_memory_gathered_over_masked_dense_encoder_atto_b32"
-
-
-def seconds(work: Work) -> float:
-    """Wall time of one call."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def in_turn(works: tuple[Work, ...], runs: int) -> list[list[float]]:
-    """Times of each work in seconds, taken in turn so that drifts of the machine meet them all."""
-    for work in works:
-        work()
-    rounds = [[seconds(work) for work in works] for _ in range(runs)]
-    return [list(times) for times in zip(*rounds, strict=True)]
-
-
-def peak_memory(rival: bool) -> int:
-    """Growth of this process's peak, in bytes, over one step of atto's encoder on 32 images.
-
-    A step on one image comes first: libraries, weights, gradients and compiled code are there.
-    """
-    model = dense(model_of("convnextv2_atto")) if rival else model_of("convnextv2_atto")
-    images, visible = batch_of(32, 224, model.n, model.ratio)
-    step(model.encoder, images[:1], visible[:1])
-    before = high_water()
-    step(model.encoder, images, visible)
-    return high_water() - before
-
-
-def high_water() -> int:
-    """Largest resident memory of this process so far, in bytes, as Linux counts it.
-
-    Not getrusage's: there a new process begins with the peak of the one that started it.
-    """
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
-
-
-def compare(args: Benchmark) -> dict[str, float | None]:
-    """Measure the keys of `step` or `data` and print the table."""
-    times_of = {"data": LOADING, "save": SAVING}.get(args.what, TIMES)
-    keys = [*times_of, MEMORY] if args.what == "step" else [*times_of]
-    if args.only and args.only not in keys:
-        raise ValueError(f"--only {args.only} is none of {', '.join(keys)}")
-    table = Table(title=f"{args.threads} threads, medians of {args.runs} runs in turn")
-    for column in ("key", "ratio", "of pairs", "aim", "numerator", "denominator"):
-        table.add_column(column)
-    found: dict[str, float | None] = {}
-    for key, (make, aim) in times_of.items():
-        if args.only in ("", key):
-            try:
-                works = make()
-            except ValueError as error:  # a rival that is not installed
-                console.print(f"{key}: not measured: {error}")
-                found[key] = None
-                continue
-            above, below = in_turn(works, args.runs)
-            found[key] = statistics.median(above) / statistics.median(below)
-            pairs = [a / b for a, b in zip(above, below, strict=True)]
-            row = [f"{found[key]:.2f}", f"{min(pairs):.2f} to {max(pairs):.2f}", aim]
-            if args.what == "data":  # of images/s, ours is the numerator
-                row += [f"{IMAGES / statistics.median(t):.0f} images/s" for t in (below, above)]
-            else:
-                row += [f"{1e3 * statistics.median(t):.0f} ms" for t in (above, below)]
-            table.add_row(key, *row)
-            console.print(key, *row)
-    if MEMORY in keys and args.only in ("", MEMORY):
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            ours, theirs = pool.map(peak_memory, (False, True), chunksize=1)
-        found[MEMORY] = ours / theirs
-        table.add_row(
-            MEMORY,
-            f"{ours / theirs:.2f}",
-            "",
-            "<= 0.40",
-            *(f"{m / 2**20:.0f} MiB" for m in (ours, theirs)),
-        )
-    console.print(table)
-    if args.what == "step" and not args.only:
-        model = model_of("convnextv2_atto")
-        step(model, *batch_of(1, 224, model.n, model.ratio))
-        optimizer = torch.optim.AdamW(model.parameters())
-        (times,) = in_turn((optimizer.step,), args.runs)
-        console.print(f"AdamW, atto: {1e3 * statistics.median(times):.1f} ms a step, not counted")
-    return found
-
-
-def growth(args: Benchmark) -> dict[str, list[dict[str, float]]]:
-    """Time of atto's step against ratio, image size and batch, others at 0.6, 224 px and 16."""
-    usual = {"ratio": 0.6, "image_size": 224, "batch": 16}
-    sweeps = {
-        "ratio": (0.0, 0.2, 0.4, 0.6, 0.75, 0.9),
-        "image_size": (128, 192, 224, 320, 448),
-        "batch": (1, 2, 4, 8, 16, 32, 64),
-    }
-    found: dict[str, list[dict[str, float]]] = {}
-    for axis, values in sweeps.items():
-        table = Table(title=f"encoder of atto against {axis}, {args.threads} threads")
-        for column in (axis, "ms an image", "visible patches", "ms a visible patch"):
-            table.add_column(column)
-        found[axis] = []
-        for value in values:
-            at = usual | {axis: value}
-            size = int(at["image_size"])
-            architecture = Architecture(name="convnextv2_atto", image_size=size)
-            encoder = Encoder(architecture)
-            b = int(at["batch"])
-            images, visible = batch_of(b, size, architecture.patches, at["ratio"])
-            (times,) = in_turn((partial(step, encoder, images, visible),), args.runs)
-            image = 1e3 * statistics.median(times) / b
-            v = int(visible[0].sum())
-            found[axis].append({axis: value, "ms_image": image, "ms_patch": image / v})
-            table.add_row(f"{value:g}", f"{image:.2f}", str(v), f"{image / v:.3f}")
-        console.print(table)
-    return found
-
-
-def draw(found: dict[str, list[dict[str, float]]], path: Path) -> None:
-    """The three curves of `growth`, time for a visible patch, each axis from zero."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, len(found), figsize=(4 * len(found), 3), sharey=True)
-    for panel, (axis, points) in zip(panels, found.items(), strict=True):
-        panel.plot([p[axis] for p in points], [p["ms_patch"] for p in points], marker="o")
-        panel.set_xlabel(axis)
-    panels[0].set(ylabel="ms a visible patch", ylim=(0, None))  # shared: once all are drawn
-    figure.tight_layout()
-    figure.savefig(path)
-
-
 def main(argv: Sequence[str]) -> None:
-    """Measure what was asked for."""
+    """Measure, and print the results."""
     args = tyro.cli(Benchmark, args=argv, description=__doc__)
-    if args.what == "data":
-        args = replace(args, threads=1)
-    torch.set_num_threads(args.threads)
-    result: dict[str, Any] = growth(args) if args.what == "growth" else compare(args)
-    if args.what == "growth" and args.plot is not None:
-        draw(result, args.plot)
+    import torch  # it takes seconds, and a help text needs none
+
+    from scripts.bench.comparison import compare
+    from scripts.bench.growth import draw, growth
+
+    threads = 1 if args.what == "data" else args.threads
+    torch.set_num_threads(threads)
+    if args.what == "growth":
+        curves = growth(args.runs, threads)
+        if args.plot is not None:
+            draw(curves, args.plot)
+        result: dict[str, Any] = curves
+    else:
+        result = compare(args.what, args.only, runs=args.runs, threads=threads)
     if args.json:
         print(json.dumps(result))
 

@@ -40,9 +40,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from data.config import DataConfig
 from fcmae.architecture import ModelConfig
 from fcmae.run.config import parse, run_program
@@ -85,14 +82,17 @@ class Part:
     """Multiply-adds of the forward pass."""
     saved: int
     """Bytes saved for backward: activations, and the copies of weights that were multiplied."""
-    held: int = 0
+    input: int = 0
     """Bytes of a stage's input, which gradient checkpointing keeps."""
     apart: int = 0
-    """Those of `held` that are not in `saved`."""
+    """Bytes of the input that are not in `saved`."""
 
 
 def block_parameters(d: int, grn: bool) -> int:
-    """7x7 depthwise kernel and bias, LayerNorm, d -> 4d -> d with biases, GRN or LayerScale."""
+    """Parameters of a block.
+
+    7x7 depthwise kernel and bias, LayerNorm, d -> 4d -> d with biases, GRN or LayerScale.
+    """
     return 49 * d + d + 2 * d + 8 * d**2 + 5 * d + (8 * d if grn else d)
 
 
@@ -108,7 +108,7 @@ def block_saved(d: int, b: int, rows: int, grn: bool, size: int) -> int:
 
 
 def encoder_parts(model: ModelConfig, b: int, v: int, n: int, size: int) -> Iterator[Part]:
-    """Stem and stages, for b images with v visible patches of n, `size` bytes a number."""
+    """The stem and the stages, for b images with v visible patches of n, `size` bytes a number."""
     grn = model.has_grn
     pixels = model.in_chans * model.stem_stride**2
     before = model.widths[0]
@@ -118,24 +118,26 @@ def encoder_parts(model: ModelConfig, b: int, v: int, n: int, size: int) -> Iter
         saved=64 * b * v * (size * pixels + 4 * before + 8),
     )
     for stage, (depth, d) in enumerate(zip(model.depths, model.widths, strict=True)):
-        rows, sites = b * v * 4 ** (3 - stage), b * n * 4 ** (3 - stage)
+        rows = b * v * 4 ** (3 - stage)
+        sites = b * n * 4 ** (3 - stage)
         parameters = depth * block_parameters(d, grn)
         macs = depth * (8 * d**2 * rows + 49 * d * sites)
         saved = depth * block_saved(d, b, rows, grn, size)
-        held = 4 * rows * before  # the residual stream is in fp32
+        inputs = 4 * rows * before  # the residual stream is in fp32
         if stage:  # LayerNorm and a 2x2 convolution, on four times the rows
-            held *= 4
+            inputs *= 4
             parameters += 2 * before + 4 * before * d + d
             macs += 4 * before * d * rows
-            saved += held + 4 * rows * (8 + size * before) + 4 * size * before * d
+            saved += inputs + 4 * rows * (8 + size * before) + 4 * size * before * d
         # a LayerNorm saves the stage's input as it is, a convolution in autocast's precision
-        yield Part(parameters, macs, saved, held, apart=0 if stage or size == 4 else held)
+        yield Part(parameters, macs, saved, inputs, apart=0 if stage or size == 4 else inputs)
         before = d
 
 
 def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
     """Projection, token, dense blocks, prediction; the loss saves prediction and target in fp32."""
-    d, d_in = model.decoder_dim, model.dim
+    d = model.decoder_dim
+    d_in = model.dim
     depth = model.decoder_depth
     k = n - v
     pixels = model.in_chans * model.patch_size**2
@@ -147,6 +149,21 @@ def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
         + depth * block_saved(d, b, b * n, True, size)
         + (0 if size == 4 else size * weights),
     )
+
+
+def recomputing_bytes(parts: Sequence[Part]) -> int:
+    """The most bytes that stand at a time where each stage is computed again for backward.
+
+    Args:
+        parts: the stem, the stages and the decoder.
+    """
+    stem, *stages, decoder = parts
+    peaks = list[int]()
+    inputs = 0
+    for stage in stages:  # one is recomputed while the inputs of those before it stand
+        peaks.append(inputs + stage.apart + stage.saved)
+        inputs += stage.input
+    return stem.saved + max(inputs + decoder.saved, *peaks)
 
 
 def check(config: PlanConfig) -> None:
@@ -209,12 +226,7 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
     forward = 2 * sum(part.macs for part in parts)
     backward = 2 * forward - 2 * stem.macs
     saved = sum(part.saved for part in parts)
-    peaks = list[int]()
-    held = 0
-    for stage in stages:  # one is recomputed while the inputs of those before it stand
-        peaks.append(held + stage.apart + stage.saved)
-        held += stage.held
-    recomputing = stem.saved + max(held + decoder.saved, *peaks)
+    recomputing = recomputing_bytes(parts)
 
     once = 4 * p * (world - 1) / world  # bytes of a gather or a scatter
     g = once / (config.network_gb_s * 1e9)
@@ -265,29 +277,38 @@ def readable(name: str, value: float) -> str:
     prefixes = iter(" kMGTPE")
     prefix = next(prefixes)
     while value >= 999.5:
-        value, prefix = value / 1000, next(prefixes)
+        value /= 1000
+        prefix = next(prefixes)
     unit = next(unit for end, unit in UNITS.items() if name.endswith(end))
     return f"{value:.3g} {prefix.strip()}{unit}"
+
+
+def show(config: PlanConfig, figures: dict[str, Numbers]) -> None:
+    """Print the figures as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    cluster = f"{config.nodes} x {config.gpus} GPUs, {config.precision}"
+    title = f"{config.model.name}, {config.optim.batch_size} images on {cluster}"
+    table = Table("", "", "DDP", "FSDP2", title=title)
+    for section in ("model", "step", "micro_batch"):
+        for name, value in figures[section].items():
+            cells = (text.replace("_", " ") for text in (section, name))
+            table.add_row(*cells, readable(name, value))
+        table.add_section()
+    for name, value in figures["ddp"].items():
+        both = (readable(name, x) for x in (value, figures["fsdp2"][name]))
+        table.add_row("process", name.replace("_", " "), *both)
+    Console().print(table)
 
 
 def main(argv: Sequence[str]) -> None:
     """Print the plan."""
     config = parse(PlanConfig, argv, description=str(__doc__))
-    found = plan(config)
-    cluster = f"{config.nodes} x {config.gpus} GPUs, {config.precision}"
-    title = f"{config.model.name}, {config.optim.batch_size} images on {cluster}"
-    table = Table("", "", "DDP", "FSDP2", title=title)
-    for section in ("model", "step", "micro_batch"):
-        for name, value in found[section].items():
-            cells = (text.replace("_", " ") for text in (section, name))
-            table.add_row(*cells, readable(name, value))
-        table.add_section()
-    for name, value in found["ddp"].items():
-        both = (readable(name, x) for x in (value, found["fsdp2"][name]))
-        table.add_row("process", name.replace("_", " "), *both)
-    Console().print(table)
+    figures = plan(config)
+    show(config, figures)
     if config.json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

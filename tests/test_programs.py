@@ -25,6 +25,7 @@ LIGHT = [
     "finetune/train.py",
     "pretrain.py",
     "scripts/baselines.py",
+    "scripts/benchmark.py",
     "scripts/make_shards.py",
     "scripts/plan.py",
     "scripts/report.py",

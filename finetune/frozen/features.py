@@ -28,7 +28,7 @@ from finetune.models.pooling import pooled
 
 @dataclass(frozen=True)
 class Features:
-    """One row a sample, in the order of the shards."""
+    """Features `x`, classes `y` and groups: one row a sample, in the order of the shards."""
 
     x: Float[Tensor, "n d"]
     y: Int[Tensor, " n"]
@@ -42,11 +42,12 @@ class Features:
 def labelled_features(
     config: ProbeConfig, accelerator: Accelerator
 ) -> tuple[Features, Features, dict[str, Any]]:
-    """Train and test features, and what they were made with.
+    """Features of the training and of the test, and what a report says of their making.
 
     Raises:
-        OSError, ValueError: shards or weights that cannot be used, missing labels, test classes
-            that the training data lacks, or see `check_classes`.
+        OSError: shards, weights or the cache cannot be used.
+        ValueError: the same; missing labels, test classes that the training data lacks, or see
+            `check_classes`.
     """
     model, metadata = backbone(config.weights, config.random)
     to_device(model, accelerator.device)
@@ -62,7 +63,7 @@ def labelled_features(
     if unknown:
         raise ValueError(f"the test data has classes {unknown} that the training data lacks")
     check_classes(train.y)
-    made = {
+    provenance = {
         "weights": config.weights,
         "model": metadata.model,
         "step": metadata.step,
@@ -73,16 +74,17 @@ def labelled_features(
         "skipped_samples": train_skipped + test_skipped,
         "classes": int(train.y.max()) + 1,
     }
-    return train, test, made
+    return train, test, provenance
 
 
 def check_classes(y: Int[Tensor, " n"]) -> None:
-    """Every class up to the largest has a sample.
+    """Check that every class up to the largest has a sample.
 
     Raises:
         ValueError: some have none.
     """
-    present, last = set(y.tolist()), int(y.max())
+    present = set(y.tolist())
+    last = int(y.max())
     lacking = last + 1 - len(present)
     if lacking:
         named = islice((c for c in range(last) if c not in present), 10)  # a label may be huge
@@ -116,13 +118,13 @@ def features_of(
         there = accelerator.is_main_process and path.exists()
         (cached,) = broadcast_object_list([load_file(path) if there else None])
     if cached is None:
-        found = extract(model, Inference(images, metadata, config.data, accelerator), config.pool)
-        cached = {"x": found.rows, "y": found.labels, "whole": found.whole}
+        outputs = extract(model, Inference(images, metadata, config.data, accelerator), config.pool)
+        cached = {"x": outputs.rows, "y": outputs.labels, "whole": outputs.whole}
         if path is not None and accelerator.is_main_process:
             with replacing(path) as partial:
                 save_file(cached, partial)
-        kept = found.whole.nonzero().flatten()
-        names = [found.groups[i] for i in kept.tolist()]
+        kept = outputs.whole.nonzero().flatten()
+        names = [outputs.groups[i] for i in kept.tolist()]
         groups = numbered(names, images.samples, kept.tolist(), group)
     else:
         kept = cached["whole"].nonzero().flatten()
@@ -170,11 +172,11 @@ def extract(model: nn.Module, inference: Inference, pool: Pool) -> Outputs:
     Raises:
         ValueError: a sample without a label, too many bad ones, or see `pooled`.
     """
-    found = inference.outputs(partial(pooled, model, pool=pool))
-    unlabelled = found.whole & (found.labels < 0)
+    outputs = inference.outputs(partial(pooled, model, pool=pool))
+    unlabelled = outputs.whole & (outputs.labels < 0)
     if unlabelled.any():
         raise ValueError(
             f"{inference.images.name(int(unlabelled.nonzero()[0]))} has no label (.cls);"
             " scripts/make_shards.py labels images by their sub-folders"
         )
-    return found
+    return outputs

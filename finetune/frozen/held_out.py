@@ -26,14 +26,14 @@ def splits(
         raise ValueError(f"seeds={seeds} must be at least 1")
     for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
-        fit, held = hold_out(train, share, generator)
-        lost = sorted(set(held.y.tolist()) - set(fit.y.tolist()))
+        fit, validation = hold_out(train, share, generator)
+        lost = sorted(set(validation.y.tolist()) - set(fit.y.tolist()))
         if lost:
             accelerator.print(
                 f"seed {seed}: all samples of classes {lost} are held out and will count as wrong;"
                 " the choice is made on the others"
             )
-        yield fit, held, generator
+        yield fit, validation, generator
 
 
 def hold_out(
@@ -57,8 +57,8 @@ def held_out(
         ValueError: one side would be empty.
     """
     every = groups.unique()
-    held = every[torch.randperm(len(every), generator=generator)[: round(share * len(every))]]
-    side = torch.isin(groups, held)
+    chosen = every[torch.randperm(len(every), generator=generator)[: round(share * len(every))]]
+    side = torch.isin(groups, chosen)
     if side.all() or not side.any():
         raise ValueError(
             f"data.held_out={share} of {len(every)} groups leaves one side empty; choose another"

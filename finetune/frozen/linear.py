@@ -46,20 +46,22 @@ def linear_probe(
     every_x, test_x = whiten(train.x, test.x)
     answers = []
     parts = splits(train, config.data.held_out, config.seeds, accelerator)
-    for seed, (fit, held, generator) in enumerate(parts):
+    for seed, (fit, validation, generator) in enumerate(parts):
         if seed % accelerator.num_processes != accelerator.process_index:
             continue  # another process trains this seed, to the same bits
-        fit_x, held_x = whiten(fit.x, held.x)
+        fit_x, validation_x = whiten(fit.x, validation.x)
         options = {"epochs": epochs, "batch_size": batch_size, "generator": generator}
-        accuracies = accuracy(train_grid(fit_x, fit.y, grid, **options), held_x, held.y)
+        layers = train_grid(fit_x, fit.y, grid, **options)
+        accuracies = accuracy(layers, validation_x, validation.y)
         best = grid[int(accuracies.argmax())]
-        answer = accuracy(train_grid(every_x, train.y, [best], **options), test_x, test.y)
+        layers = train_grid(every_x, train.y, [best], **options)
+        answer = accuracy(layers, test_x, test.y)
         chosen = {"lr": best[0], "weight_decay": best[1]}
         answers.append((seed, chosen, accuracies.max().item(), answer.item()))
-    _, chosen, held_accuracy, test_accuracy = zip(*sorted(gather_object(answers)), strict=True)
+    _, chosen, held_out_accuracy, test_accuracy = zip(*sorted(gather_object(answers)), strict=True)
     return result | {
         "chosen": list(chosen),
-        "held_out_accuracy": spread(held_accuracy),
+        "held_out_accuracy": spread(held_out_accuracy),
         "test_accuracy": spread(test_accuracy),
     }
 
@@ -115,6 +117,6 @@ def train_grid(
 def accuracy(
     layers: Float[Tensor, "g d1 k"], x: Float[Tensor, "n d"], y: Int[Tensor, " n"]
 ) -> Float[Tensor, " g"]:
-    """Share of correct answers of each layer."""
+    """The share of correct answers that each layer gives."""
     logits = x @ layers[:, :-1] + layers[:, -1:]
     return (logits.argmax(-1) == y).float().mean(1)

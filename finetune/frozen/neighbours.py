@@ -46,17 +46,17 @@ def knn(
     """
     train, test, result = labelled_features(config, accelerator)
     chosen = []
-    held_accuracy = []
-    for fit, held, _ in splits(train, config.data.held_out, config.seeds, accelerator):
+    held_out_accuracy = []
+    for fit, validation, _ in splits(train, config.data.held_out, config.seeds, accelerator):
         if not 1 <= min(ks) <= max(ks) <= len(fit.y):
             raise ValueError(f"ks={ks} must lie between 1 and the {len(fit.y)} training samples")
-        accuracy = accuracies(fit, held, ks, temperature, accelerator)
+        accuracy = accuracies(fit, validation, ks, temperature, accelerator)
         chosen.append(max(ks, key=accuracy.__getitem__))
-        held_accuracy.append(max(accuracy.values()))
+        held_out_accuracy.append(max(accuracy.values()))
     test_accuracy = accuracies(train, test, sorted(set(chosen)), temperature, accelerator)
     return result | {
         "chosen": [{"k": k} for k in chosen],
-        "held_out_accuracy": spread(held_accuracy),
+        "held_out_accuracy": spread(held_out_accuracy),
         "test_accuracy": spread([test_accuracy[k] for k in chosen]),
     }
 

@@ -31,7 +31,8 @@ def measure(task: Task, answers: Float[Tensor, "n k"], labels: Tensor) -> dict[s
         return of_classes(task.names, answers, labels)
     if task.kind == "labels":
         return of_labels(task.names, answers, labels.long())
-    x, y = answers.flatten(), labels.flatten()
+    x = answers.flatten()
+    y = labels.flatten()
     return {
         "mae": R.mean_absolute_error(x, y).item(),
         "rmse": R.mean_squared_error(x, y, squared=False).item(),
@@ -46,22 +47,22 @@ def of_classes(names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> dict
     With two classes the AUC is that of the second; with more, the mean over those that occur.
     """
     k = len(names)
-    found = {"accuracy": M.multiclass_accuracy(p, y, k, average="micro").item()}
+    values = {"accuracy": M.multiclass_accuracy(p, y, k, average="micro").item()}
     if k > TOP:
-        found["top5_accuracy"] = M.multiclass_accuracy(p, y, k, average="micro", top_k=TOP).item()
-    found["balanced_accuracy"] = M.multiclass_accuracy(p, y, k, average="macro").item()
-    found["macro_f1"] = M.multiclass_f1_score(p, y, k, average="macro").item()
+        values["top5_accuracy"] = M.multiclass_accuracy(p, y, k, average="micro", top_k=TOP).item()
+    values["balanced_accuracy"] = M.multiclass_accuracy(p, y, k, average="macro").item()
+    values["macro_f1"] = M.multiclass_f1_score(p, y, k, average="macro").item()
     scored = [1] if k == 2 else y.unique().tolist()
     each = [M.binary_auroc(p[:, c], (y == c).long()) for c in scored]
-    found["auc"] = torch.stack(each).mean().item()
-    found["calibration_error"] = M.multiclass_calibration_error(p, y, k, n_bins=BINS).item()
+    values["auc"] = torch.stack(each).mean().item()
+    values["calibration_error"] = M.multiclass_calibration_error(p, y, k, n_bins=BINS).item()
     columns = {
         "precision": M.multiclass_precision(p, y, k, average="none").tolist(),
         "recall": M.multiclass_recall(p, y, k, average="none").tolist(),
         "f1": M.multiclass_f1_score(p, y, k, average="none").tolist(),
         "samples": y.bincount(minlength=k).tolist(),
     }
-    return found | {"per_class": rows(names, columns)}
+    return values | {"per_class": rows(names, columns)}
 
 
 def of_labels(names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> dict[str, Any]:
@@ -84,7 +85,12 @@ def of_labels(names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> dict[
 
 
 def rows(names: Sequence[str], columns: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
-    """A row for each name."""
+    """The values of each name, by column, out of the columns.
+
+    Args:
+        names: of classes or labels.
+        columns: a value for each name, in their order.
+    """
     return {
         name: {column: values[i] for column, values in columns.items()}
         for i, name in enumerate(names)
@@ -92,7 +98,7 @@ def rows(names: Sequence[str], columns: dict[str, list[Any]]) -> dict[str, dict[
 
 
 def table_of(per_class: dict[str, dict[str, Any]]) -> Table:
-    """The rows, to be printed."""
+    """A table, to be printed, of the values of each class."""
     table = Table("class", *next(iter(per_class.values())))
     for name, row in per_class.items():
         cells = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())

@@ -50,19 +50,20 @@ def confusion_of(
 def of_pixels(names: Sequence[str], matrix: Int[Tensor, "k k"]) -> dict[str, Any]:
     """mIoU, pixel accuracy, and under `per_class` the IoU of each class and how many pixels it has.
 
-    IoU = pixels of a class that were found / pixels that are of it or were taken for it. A class
+    IoU = pixels that are of a class and answered as it / pixels that are one or the other. A class
     that is neither there nor answered has none, and does not count in the mean.
     """
-    found, there = matrix.diag(), matrix.sum(1)
-    union = there + matrix.sum(0) - found
-    iou = found / union
+    correct = matrix.diag()
+    truth = matrix.sum(1)
+    union = truth + matrix.sum(0) - correct
+    iou = correct / union
     columns = {
         "iou": [value if some else None for value, some in zip(iou.tolist(), union, strict=True)],
-        "pixels": there.tolist(),
+        "pixels": truth.tolist(),
     }
     return {
         "miou": iou.nanmean().item(),
-        "pixel_accuracy": (found.sum() / matrix.sum()).item(),
+        "pixel_accuracy": (correct.sum() / matrix.sum()).item(),
         "per_class": rows(names, columns),
     }
 
@@ -76,14 +77,15 @@ def draw_samples(path: Path, model: nn.Module, inference: Inference) -> None:
     items = [images[(0, i)] for i in range(min(SHOWN, len(images)))]
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
     x = normalise(torch.stack([item["image"] for item in items]).to(device))
-    truth, answers = torch.stack([item["label"] for item in items]), model(x).argmax(1).byte()
+    truth = torch.stack([item["label"] for item in items])
+    answers = model(x).argmax(1).byte()
     pixels = normalise.inverse(x).cpu()
     colours = pixels[:, :3] if metadata.in_chans >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
     save_views(torch.stack([colours, paint(truth), paint(answers.cpu())], dim=1), path)
 
 
 def paint(masks: UInt8[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
-    """A colour for each class; repeated after twenty."""
+    """Masks in colours, one for each class; after twenty classes they repeat."""
     palette = torch.tensor(colormaps["tab20"](torch.arange(256) % 20))[:, :3].float()
     palette[IGNORED] = 1
     return palette[masks.long()].permute(0, 3, 1, 2)

@@ -21,29 +21,30 @@ class Task:
     kind: Kind
     field: str
     names: tuple[str, ...]
-    """Of the classes; of the field, for a value."""
+    """Names of the classes; for a value, the name of its field."""
     mean: float = 0.0
-    """Of the training values, which are learned standardised."""
+    """Mean of the training values, which are learned standardised."""
     std: float = 1.0
+    """Standard deviation of the training values."""
 
     @staticmethod
     def of_json(text: str) -> "Task":
-        """The task in a header."""
+        """The task that a header of weights holds, as JSON."""
         fields = json.loads(text)
         return Task(**(fields | {"names": tuple(fields["names"])}))
 
     @property
     def outputs(self) -> int:
-        """Values that the head gives."""
+        """How many values the head gives."""
         return len(self.names)
 
     @property
     def target(self) -> Target:
-        """How labels are read."""
+        """What reads the labels of samples."""
         return target_of(self.kind, self.field, self.outputs)
 
     def answers(self, outputs: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-        """Probabilities of the classes, or values."""
+        """Probabilities of the classes, or values, out of what the head gives."""
         if self.kind == "class":
             return outputs.softmax(1)
         return outputs.sigmoid() if self.kind == "labels" else outputs * self.std + self.mean
@@ -75,15 +76,20 @@ class Loss:
 
     Args:
         task: what is learned.
-        config: how.
+        config: the kind of loss, label smoothing, and how classes are balanced.
         labels: of the training data, Int[n] or Float[n, k].
-        device: where the loss will be taken.
+        device: where the loss will be computed.
+
+    Raises:
+        ValueError: a loss or a balance that this kind of task has not.
     """
 
     def __init__(
         self, task: Task, config: TaskConfig, labels: Tensor, device: torch.device
     ) -> None:
-        self.task, self.smoothing, self.weight = task, config.smoothing, None
+        self.task = task
+        self.smoothing = config.smoothing
+        self.weight = None
         if config.balance and task.kind == "value":
             raise ValueError(f"task.balance={config.balance} is for classes, not for values")
         if config.balance:
@@ -121,7 +127,7 @@ def make_task(config: TaskConfig, named: Sequence[str], labels: Tensor, where: s
     """The task of these training labels.
 
     Args:
-        config: what the flags say.
+        config: the kind of task, and the number of classes if it is given.
         named: the names in classes.json, if there is one.
         labels: of the training samples, Int[n] or Float[n, k].
         where: the training shards, for errors.

@@ -33,8 +33,8 @@ def layers(model: nn.Module, by: By) -> dict[str, int]:
         return {f"{part}.{name}": layer for part, of in parts for name, layer in of.items()}
     if by == "layer":
         assert isinstance(model, TimmModel)
-        found = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
-        return cast("dict[str, int]", found)
+        layer_of = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        return cast("dict[str, int]", layer_of)
     if not isinstance(model, ConvNeXt):
         raise ValueError(
             "optim.layer_decay_by=group is for ConvNeXts: take optim.layer_decay_by=layer"

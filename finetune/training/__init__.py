@@ -1,1 +1,1 @@
-"""The loop of fine-tuning and its augmentations."""
+"""Training: configs, the loop of fine-tuning and its augmentations, and how pretraining starts."""

@@ -75,7 +75,7 @@ def train(
     config: TrainConfig,
     labelled: TrainingSamples,
     chosen: Int[Tensor, " k"],
-    held: Int[Tensor, " m"] | None,
+    validation: Int[Tensor, " m"] | None,
     processes: Processes,
     accelerator: Accelerator,
 ) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def train(
         config: of the program.
         labelled: the training samples.
         chosen: places among them to learn from.
-        held: places among them to report on; None for the test data.
+        validation: places among them to report on; None for the test data.
         processes: that were launched.
         accelerator: of these processes.
 
@@ -105,19 +105,16 @@ def train(
     crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
     images = images_of(data.train, data, metadata, task, seed=config.seed, crop=crop)
     fit(
-        directory,
         model,
         Loss(task, config.task, labelled.labels[chosen], accelerator.device),
         Chosen(images, labelled.samples[chosen]),
         config,
         metadata=metadata,
         mix=Mix(config.augment, config.task.smoothing, classes),
-        max_bad_fraction=data.max_bad_fraction,
-        workers=data.workers,
         processes=processes,
         accelerator=accelerator,
     )
-    unseen = to_report_on(data, labelled, held, metadata)
+    unseen = to_report_on(data, labelled, validation, metadata)
     outputs = Inference(unseen, metadata, data, accelerator).outputs(model)
     answers = task.answers(outputs.rows[outputs.whole])
     labels = outputs.labels[outputs.whole]
@@ -140,7 +137,7 @@ def train(
 def to_report_on(
     data: LabelledData,
     labelled: TrainingSamples,
-    held: Int[Tensor, " m"] | None,
+    validation: Int[Tensor, " m"] | None,
     metadata: Metadata,
 ) -> Chosen:
     """The samples to report on: the test data, or what is held out of the training data.
@@ -148,14 +145,14 @@ def to_report_on(
     Args:
         data: the shards, and how they are read.
         labelled: the training samples.
-        held: places among them; None for the test data.
+        validation: places among them; None for the test data.
         metadata: how the model takes images.
     """
-    if held is None:
+    if validation is None:
         images = images_of(data.test, data, metadata, labelled.task)
         return Chosen(images, torch.arange(len(images)), replace=False)
     images = images_of(data.train, data, metadata, labelled.task)
-    return Chosen(images, labelled.samples[held], replace=False)
+    return Chosen(images, labelled.samples[validation], replace=False)
 
 
 def images_of(

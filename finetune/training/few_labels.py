@@ -58,7 +58,7 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
     """
     data = config.data
     labelled = read(data, config.task, accelerator, verify=config.run.verify)
-    learned, held = sides(labelled.groups, config.report_on, data.held_out, config.seed)
+    learned, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
     curves = Curves(config.metric)
     probe: Probe | None = None  # of the start and the seed that come now
     for cell in cells(config):
@@ -67,10 +67,10 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
         (measured,) = broadcast_object_list([cached_result(cell)])
         if measured is None:
             if cell.method == "finetune":
-                measured = train(of_run(cell), labelled, chosen, held, processes, accelerator)
+                measured = train(of_run(cell), labelled, chosen, validation, processes, accelerator)
             else:
                 if probe is None or probe.config != cell.config:
-                    probe = Probe(cell.config, labelled, held, accelerator)
+                    probe = Probe(cell.config, labelled, validation, accelerator)
                 measured = probe.measure(chosen, cell.config.seed)
             if accelerator.is_main_process:
                 write_json(cell.out, {"config": to_tree(cell.config), "measured": measured})
@@ -201,7 +201,7 @@ class Probe:
     Args:
         config: with the start and the seed of the model.
         labelled: the training samples.
-        held: places among them to report on; None for the test data.
+        validation: places among them to report on; None for the test data.
         accelerator: of the processes, each of which has to make the probe.
     """
 
@@ -209,14 +209,14 @@ class Probe:
         self,
         config: FewShotConfig,
         labelled: TrainingSamples,
-        held: Int[Tensor, " m"] | None,
+        validation: Int[Tensor, " m"] | None,
         accelerator: Accelerator,
     ) -> None:
         model, metadata = classifier.create(config, labelled.task.outputs, config.seed)
         forward = partial(pooled, model.to(accelerator.device).eval(), pool="last")
         images = images_of(config.data.train, config.data, metadata, labelled.task)
         learned = Chosen(images, labelled.samples, replace=False)
-        unseen = to_report_on(config.data, labelled, held, metadata)
+        unseen = to_report_on(config.data, labelled, validation, metadata)
         train = Inference(learned, metadata, config.data, accelerator).outputs(forward)
         test = Inference(unseen, metadata, config.data, accelerator).outputs(forward)
         self.test_labels = test.labels[test.whole]

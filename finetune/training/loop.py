@@ -6,14 +6,13 @@ stopped ends as one that was not.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.bad_samples import BadSamples
-from data.order import GlobalBatches, Order
+from data.order import Order
 from data.pipeline import batch_loader
 from data.transforms import Normalise
 from fcmae.run import checkpoint
@@ -25,37 +24,34 @@ from finetune.labels.labelled import Chosen
 from finetune.models.backbone import to_device
 from finetune.models.layer_decay import parameter_groups
 from finetune.training.augment import Mix, erase, seeded
-from finetune.training.config import MAY_CHANGE, FitConfig
+from finetune.training.batches import batches_left
+from finetune.training.config import MAY_CHANGE, FitConfig, SegmentConfig, TrainConfig, run_of
 
 
 def fit(
-    directory: Path,
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
     images: Chosen,
-    config: FitConfig,
+    config: TrainConfig | SegmentConfig,
     *,
     metadata: Metadata,
     mix: Mix,
-    max_bad_fraction: float,
-    workers: int,
     processes: Processes,
     accelerator: Accelerator,
 ) -> None:
     """Train `model` in place; with an average of the weights, that is what it holds at the end.
 
+    The run lies in the directory of `config.out`, and goes on from a checkpoint that is there.
+
     Args:
-        directory: of the run: config, metrics, checkpoints; one that has some is resumed.
         model: timm's, on any device.
         loss: of outputs and targets, a mean over the batch.
         images: to learn from.
         config: of the whole program, which is what a resumed run is compared with.
         metadata: how the model takes images.
         mix: of images and targets of a batch.
-        max_bad_fraction: share of the samples that may be broken.
-        workers: processes that decode images, for each process.
         processes: that were launched.
-        accelerator: made of them.
+        accelerator: of these processes.
 
     Raises:
         OSError: the run directory cannot be written.
@@ -63,37 +59,19 @@ def fit(
         FloatingPointError: the loss is not finite.
         SystemExit: a signal came; the run is saved.
     """
-    optim = config.optim
+    directory = run_of(config.out)
     device = accelerator.device
-    bad = BadSamples(len(images), max_bad_fraction)
+    bad = BadSamples(len(images), config.data.max_bad_fraction)
     session = Session(directory, config.run, processes, accelerator, bad)
     session.compare(config, free=MAY_CHANGE)
     to_device(model, device)
-    trained = session.distribute(model)
-    learner = Learner(
-        model,
-        trained,
-        parameter_groups(model, optim.weight_decay, optim.layer_decay, optim.layer_decay_by),
-        optim,
-        samples=len(images),
-        precision=config.precision,
-        accelerator=accelerator,
-        averaged=model,
-    )
+    learner = make_learner(model, config, session, samples=len(images))
     session.resume(learner)
-    batches = GlobalBatches(
-        Order([len(images)], config.seed, window=1),
-        batch_size=optim.batch_size,
-        start=learner.state.samples_seen,
-        steps=learner.total - learner.state.step,
-        rank=processes.rank,
-        world=processes.world,
-        micro_batches=optim.accumulate,
-    )
+    batches = batches_left(Order([len(images)], config.seed, window=1), learner, processes)
     loader = batch_loader(
         images,
         batches,
-        workers=0 if learner.finished else workers,
+        workers=0 if learner.finished else config.data.workers,
         pin_memory=device.type == "cuda",
     )
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
@@ -119,7 +97,7 @@ def fit(
                 seeded("drop", config.seed, step, micro, processes.rank),
             ):
                 with learner.autocast():
-                    outputs = trained(x.contiguous(memory_format=torch.channels_last))
+                    outputs = learner.trained(x.contiguous(memory_format=torch.channels_last))
                 learner.backward(loss(outputs.float(), target))
         learner.step(measure=session.logging)
         line = session.measure()
@@ -130,3 +108,29 @@ def fit(
     if learner.averages is not None:
         checkpoint.fill(dict(model.named_parameters()), learner.averages, directory)
     model.eval()
+
+
+def make_learner(model: nn.Module, config: FitConfig, session: Session, *, samples: int) -> Learner:
+    """The learner of a model, distributed over the processes; its rates decay towards the stem.
+
+    Args:
+        model: on its device.
+        config: the optimiser and the precision.
+        session: of the run.
+        samples: images of one pass over the data.
+
+    Raises:
+        ValueError: the config makes no step, its warm-up is longer than the run, or its layer decay
+            does not fit the model.
+    """
+    optim = config.optim
+    return Learner(
+        model,
+        session.distribute(model),
+        parameter_groups(model, optim.weight_decay, optim.layer_decay, optim.layer_decay_by),
+        optim,
+        samples=samples,
+        precision=config.precision,
+        accelerator=session.accelerator,
+        averaged=model,
+    )

@@ -16,7 +16,7 @@ LENGTH = ("optim.epochs", "optim.steps")
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainRun(RunConfig):
-    """What cannot change a number."""
+    """What cannot change a number of pretraining."""
 
     dir: Path
     """Directory of the run: config, metrics, checkpoints, pictures."""

@@ -56,28 +56,27 @@ def segment(
     model, metadata = segmenter.create(config, len(names), config.head_width, config.seed)
     group = data.group if config.report_on == "held_out" else ""  # else no group has to be read
     groups = groups_of(samples, group, accelerator)
-    chosen, held = sides(groups, config.report_on, data.held_out, config.seed)
+    chosen, validation = sides(groups, config.report_on, data.held_out, config.seed)
     crop = MaskedCrop(Crop(config.augment.scale, config.augment.flip))
     target = MaskTarget(len(names), metadata.image_size)
     images = images_of(
         data.train, data, metadata, target, crop=crop, seed=config.seed, verify=verify
     )
     fit(
-        directory,
         model,
         pixel_loss,
         Chosen(images, chosen),
         config,
         metadata=metadata,
         mix=mix,
-        max_bad_fraction=data.max_bad_fraction,
-        workers=data.workers,
         processes=processes,
         accelerator=accelerator,
     )
-    spec = data.test if held is None else data.train
+    spec = data.test if validation is None else data.train
     images = images_of(spec, data, metadata, target, crop=MaskedCrop(None), verify=verify)
-    unseen = Chosen(images, torch.arange(len(images)) if held is None else held, replace=False)
+    unseen = Chosen(
+        images, torch.arange(len(images)) if validation is None else validation, replace=False
+    )
     inference = Inference(unseen, metadata, data, accelerator)
     matrix, skipped = confusion_of(model, inference, len(names))
     if accelerator.is_main_process:

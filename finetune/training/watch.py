@@ -80,14 +80,14 @@ class Watch:
         Returns:
             `collapse`, the feature distance of each block, and `knn_accuracy`, or none of them.
         """
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         watch = self.config.watch
         if watch.collapse_every and self.has_passed(watch.collapse_every):
-            found["collapse"] = self.collapse()
+            values["collapse"] = self.collapse()
         epoch = self.learner.samples / self.config.optim.batch_size
         if watch.knn_train and (self.session.last or self.has_passed(watch.knn_every * epoch)):
-            found["knn_accuracy"] = self.knn_accuracy()
-        return found
+            values["knn_accuracy"] = self.knn_accuracy()
+        return values
 
     def has_passed(self, every: float) -> bool:
         """Whether a multiple of `every` steps lies between the last line of metrics and this."""

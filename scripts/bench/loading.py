@@ -31,8 +31,7 @@ from fcmae import FCMAE
 from fcmae.masking import draw_visible
 from fcmae.run.config import parse
 from finetune.training.pretraining import PretrainConfig
-
-Work = Callable[[], object]
+from scripts.bench.timing import Work
 
 IMAGES, BATCH = 256, 32
 RECIPE = "scripts/recipes/demo.yaml"
@@ -112,7 +111,7 @@ def plain_webdataset(photographs: Photographs) -> Work:
 
 
 def against(rival: Callable[[Photographs], Work]) -> tuple[Work, Work]:
-    """The rival, and ours, on the same images."""
+    """The work of a rival, and that of our loader on the same images."""
     photographs = the_photographs()
     return rival(photographs), ours(photographs)
 

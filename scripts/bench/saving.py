@@ -15,8 +15,8 @@ import torch
 from fcmae import FCMAE, draw_visible
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState, Writer
+from scripts.bench.timing import Work
 
-Work = Callable[[], object]
 STEPS = 3
 
 
@@ -34,7 +34,7 @@ class Training:
         atexit.register(shutil.rmtree, self.run)
 
     def step(self) -> None:
-        """As pretrain.py takes it."""
+        """A step as pretrain.py takes it."""
         self.model(self.images, self.visible)[0].backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -56,7 +56,7 @@ class Training:
         self.writer.write(TrainState(1, 8), self.snapshot(), "")
 
     def snapshot(self) -> checkpoint.Files:
-        """The copy that both write."""
+        """The copy of weights and moments that is written, at once or behind."""
         return checkpoint.snapshot(self.model, self.optimizer)
 
 

@@ -11,7 +11,7 @@ from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture
 from scripts.bench.loading import IMAGES, LOADING, Photographs
 from scripts.bench.rivals import MaskedAutoencoder, products
-from scripts.benchmark import TIMES, dense, model_of
+from scripts.bench.steps import TIMES, dense, model_of
 from tests.support.runs import ROOT
 
 

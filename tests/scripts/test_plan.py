@@ -154,7 +154,7 @@ def test_recomputing_keeps_the_inputs_of_the_stages(
         )
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         kept = bytes_saved(model, partial(model, *batch_of(model, 1)))
-    assert kept == stem.saved + sum(stage.held for stage in stages) + decoder.saved
+    assert kept == stem.saved + sum(stage.input for stage in stages) + decoder.saved
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -170,7 +170,7 @@ def test_a_recomputed_stage_saves_what_its_part_says(name: str, precision: str) 
         x = norm(sparse.stem(images, conv))
         for stage, part in zip(model.encoder.stages, parts[1:5], strict=True):
             x = x.detach().requires_grad_()
-            assert x.nbytes == part.held
+            assert x.nbytes == part.input
             assert bytes_saved(stage, partial(stage, x, sparse)) == part.saved
             x = stage(x, sparse)
 
@@ -181,11 +181,11 @@ def test_recomputing_peaks_where_the_most_stands_at_a_time() -> None:
     stem, one, two, three, four, decoder = parts_of(model, config.model, size=2)
     found = plan(config)["micro_batch"]["activation_recomputing_bytes"]
     assert found == stem.saved + max(
-        one.held + one.saved,  # the input in fp32, and its copy in bf16
-        one.held + two.saved,
-        one.held + two.held + three.saved,
-        one.held + two.held + three.held + four.saved,
-        one.held + two.held + three.held + four.held + decoder.saved,
+        one.input + one.saved,  # the input in fp32, and its copy in bf16
+        one.input + two.saved,
+        one.input + two.input + three.saved,
+        one.input + two.input + three.input + four.saved,
+        one.input + two.input + three.input + four.input + decoder.saved,
     )
 
 
