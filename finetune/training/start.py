@@ -14,6 +14,7 @@ from data.pipeline import ShardImages, train_loader
 from data.shards.index import Shard, statistics
 from fcmae import FCMAE
 from fcmae.layers import Block
+from fcmae.run import fsdp
 from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.session import distribute
 from fcmae.weights.files import load_decoder, load_encoder
@@ -40,6 +41,9 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
         OSError: `init.weights` cannot be read.
         ValueError: options of the model, or weights, that do not fit; a stage that does not exist.
     """
+    sharded = fsdp.is_wanted(accelerator.num_processes)
+    if sharded and (config.precision == "fp16" or config.compile):
+        raise ValueError("FSDP2 goes with neither precision=fp16 (take bf16) nor compile=True")
     init = config.init
     model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(config.seed))
     if init.weights is not None and newest is None:
