@@ -363,7 +363,7 @@ ONLINE = """
 import sys
 from accelerate import Accelerator
 from finetune.frozen.neighbours import knn_accuracy
-from finetune.labels.labelled import LabelledData
+from finetune.labels.config import LabelledData
 from finetune.models.backbone import backbone
 from tests.support.models import TINY
 

@@ -142,28 +142,28 @@ def test_recomputing_a_stage_keeps_less(tmp_path: Path) -> None:
     assert found[0] > 1.3 * found[1] > 1.3 * found[2]
 
 
-HUNDRED = ("--optim.steps", "100", "--run.log_every", "10", "--run.save_every", "50")
-HUNDRED += ("--run.picture_every", "0")
+LONG = ("--optim.steps", "200", "--run.log_every", "20", "--run.save_every", "100")
+LONG += ("--run.picture_every", "0")
 
 
 @pytest.fixture(scope="module")
-def hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hundred steps in full precision."""
+def in_full_precision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two hundred steps in full precision."""
     run = tmp_path_factory.mktemp("runs") / "fp32"
-    done = pretrain(run, *HUNDRED)
+    done = pretrain(run, *LONG)
     assert done.returncode == 0, done.stderr
     return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_hundred_steps_in_half_precision_stay_finite_and_near(
-    precision: str, hundred: Path, tmp_path: Path
+def test_two_hundred_steps_in_half_precision_stay_finite_and_near(
+    precision: str, in_full_precision: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    done = pretrain(run, *HUNDRED, "--precision", precision)
+    done = pretrain(run, *LONG, "--precision", precision)
     assert done.returncode == 0, done.stderr
-    half, full = dict(losses(run)), dict(losses(hundred))
+    half, full = dict(losses(run)), dict(losses(in_full_precision))
     assert half.keys() == full.keys()
     assert all(abs(half[step] - full[step]) < 0.05 * full[step] for step in full)
     weights = load_file(newest(run) / checkpoint.MODEL)
