@@ -10,7 +10,7 @@ from fcmae import FCMAE
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.weights.metadata import Metadata
-from finetune.models.backbone import RandomConfig
+from finetune.models.config import RandomConfig
 from tests.support.generators import generator
 
 # The random initialisation of most tests, in Python and on a command line
