@@ -10,12 +10,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fcmae.run.config import parse, run_program, to_yaml
 from finetune.training.pretraining import LENGTH, MAY_CHANGE, PretrainConfig, PretrainRun
 
 if TYPE_CHECKING:
+    from data.pipeline import ShardImages
     from fcmae.run.processes import Processes
 
 REHEARSAL = 20  # steps of a dry run
@@ -55,7 +56,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     from fcmae.run.metrics import dry_run_summary
     from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator
     from finetune.training import start
-    from finetune.training.batches import batches_left
+    from finetune.training.batches import batches_left, names_of_step
     from finetune.training.watch import Watch
 
     accelerator = start_accelerator(processes, run.trackers, run.dir)
@@ -83,7 +84,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         bad,
         end=end,
         title=config.model.name,
-        names_of_step=start.names_of_step(loader, batches),
+        names_of_step=names_of_step(cast("ShardImages", loader.dataset), batches),
         changed=changed,
     )
     if config.dry_run and accelerator.is_main_process:

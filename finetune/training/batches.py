@@ -1,8 +1,12 @@
 """The batches that a run has still to take."""
 
+from collections.abc import Callable
+
 from data.order import GlobalBatches, Order
+from data.pipeline import ShardImages
 from fcmae.run.learner import Learner
 from fcmae.run.processes import Processes
+from finetune.labels.labelled import Chosen
 
 
 def batches_left(
@@ -26,3 +30,14 @@ def batches_left(
         world=processes.world,
         micro_batches=learner.config.accumulate,
     )
+
+
+def names_of_step(
+    images: ShardImages | Chosen, batches: GlobalBatches
+) -> Callable[[int, int], list[str]]:
+    """A function that names the samples of a step, counted from 0, on a rank."""
+
+    def names(step: int, rank: int) -> list[str]:
+        return [images.name(sample) for _, sample in batches.of_step(step, rank)]
+
+    return names

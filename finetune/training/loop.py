@@ -25,7 +25,7 @@ from finetune.labels.labelled import Chosen
 from finetune.models.backbone import to_device
 from finetune.models.layer_decay import parameter_groups
 from finetune.training.augment import Mix, erase, seeded
-from finetune.training.batches import batches_left
+from finetune.training.batches import batches_left, names_of_step
 from finetune.training.config import MAY_CHANGE, FitConfig, SegmentConfig, TrainConfig, run_of
 
 
@@ -84,7 +84,7 @@ def fit(
         bad,
         end=learner.total,
         title=metadata.model,
-        names_of_step=lambda step, rank: [images.name(i) for _, i in batches.of_step(step, rank)],
+        names_of_step=names_of_step(images, batches),
     )
     micro_batches = iter(loader)
     for step in session.steps():

@@ -1,6 +1,6 @@
 """What a pretraining run starts from: its statistics, model, learner and batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from data.order import GlobalBatches
-from data.pipeline import ShardImages, train_loader
+from data.pipeline import train_loader
 from data.shards.index import Shard, statistics
 from fcmae import FCMAE
 from fcmae.layers import Block
@@ -106,16 +106,3 @@ def make_loader(
         in_chans=config.model.in_chans,
         pin_memory=next(model.parameters()).is_cuda,
     )
-
-
-def names_of_step(
-    loader: DataLoader[dict[str, Any]], batches: GlobalBatches
-) -> Callable[[int, int], list[str]]:
-    """A function that names the samples of a step on a rank, for whoever looks for a bad one."""
-    images = loader.dataset
-    assert isinstance(images, ShardImages)
-
-    def names(step: int, rank: int) -> list[str]:
-        return [images.name(sample) for _, sample in batches.of_step(step, rank)]
-
-    return names
