@@ -26,7 +26,10 @@ from tqdm import tqdm
 
 from data.config import Encoding
 from data.making.build import Built, build_shards, plan_shards
-from data.making.listing import Entry, find_entries, label_entries, shuffle, split
+from data.making.entries import Entry
+from data.making.labels import label_entries
+from data.making.listing import find_entries
+from data.making.splitting import shuffle, split
 from data.making.workers import Engine, cores
 from data.shards.index import statistics, write_index
 from fcmae.run.config import run_program

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import Encoding
-from data.making.listing import Entry
+from data.making.entries import Entry
 from data.making.workers import Engine, over
 from data.shards.index import Shard, from_entry, to_entry
 from data.shards.moments import Moments

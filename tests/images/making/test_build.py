@@ -10,7 +10,8 @@ import torch
 
 from data.config import Encoding
 from data.making.build import build_shard, build_shards, plan_shards
-from data.making.listing import Entry, find_entries
+from data.making.entries import Entry
+from data.making.listing import find_entries
 from data.making.workers import over
 from data.shards.index import index_shard
 from data.shards.moments import Moments

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data.making.listing import Entry, find_entries, split
+from data.making.entries import Entry
+from data.making.listing import find_entries
+from data.making.splitting import split
 from tests.support.images import write_images
 
 
