@@ -145,7 +145,8 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError("--prefix val is the name of the images that --val takes out")
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
-    entries = shuffle(find_entries(args.source, args.path_column, args.label_column), args.seed)
+    listing = find_entries(args.source, args.path_column, args.label_column)
+    entries = shuffle(listing.entries, args.seed)
     file = args.out_dir / "classes.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
     entries, classes = label_entries(entries, known, file)

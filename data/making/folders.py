@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from data.config import IMAGE_SUFFIXES
-from data.making.entries import Entry, key_of
+from data.making.entries import Entry, Listing, key_of
 
 
-def list_folder(root: Path) -> list[Entry]:
+def list_folder(root: Path) -> Listing:
     """List the images of a folder; see `find_entries`."""
     names = [
         path.relative_to(root)
@@ -20,7 +20,8 @@ def list_folder(root: Path) -> list[Entry]:
             f"{root} holds {flat} images itself and {len(names) - flat} in sub-folders; put every "
             "image into the sub-folder of its class, or all of them into the folder itself"
         )
-    return [
+    entries = [
         Entry(path=root / name, key=key_of(name), label=None if flat else name.parts[0])
         for name in names
     ]
+    return Listing(entries=entries)

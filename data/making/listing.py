@@ -1,15 +1,16 @@
 """Listing the images of a folder or of a table, each under a key of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from data.config import IMAGE_SUFFIXES
-from data.making.entries import Entry
+from data.making.entries import Listing
 from data.making.folders import list_folder
 from data.making.tables import READERS, list_table
 
 
-def find_entries(source: Path, path_column: str, label_column: str | None) -> list[Entry]:
-    """List the images of a folder or of a table, sorted by key.
+def find_entries(source: Path, path_column: str, label_column: str | None) -> Listing:
+    """List the images of a folder or of a table, sorted by key, and what was not taken.
 
     Args:
         source: A folder, whose hidden files and folders are left out, or a table: CSV with a
@@ -26,20 +27,20 @@ def find_entries(source: Path, path_column: str, label_column: str | None) -> li
         ModuleNotFoundError: A Parquet table needs the extra `parquet`, which is not installed.
     """
     if source.is_dir():
-        entries = list_folder(source)
+        listing = list_folder(source)
     elif source.suffix.lower() in READERS and source.is_file():
-        entries = list_table(source, path_column, label_column)
+        listing = list_table(source, path_column, label_column)
     else:
         raise ValueError(f"{source} is no folder and no table ({', '.join(READERS)}) of images")
-    if not entries:
+    if not listing.entries:
         kinds = ", ".join(f".{suffix}" for suffix in IMAGE_SUFFIXES)
         raise ValueError(f"{source} holds no images; files named {kinds} are taken")
     by_key: dict[str, Path] = {}
-    for entry in entries:
+    for entry in listing.entries:
         other = by_key.setdefault(entry.key, entry.path)
         if other is not entry.path:
             raise ValueError(
                 f"{other} and {entry.path} would both have the key {entry.key!r}; "
                 "rename one of them"
             )
-    return sorted(entries, key=lambda entry: entry.key)
+    return replace(listing, entries=sorted(listing.entries, key=lambda entry: entry.key))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from data.config import IMAGE_SUFFIXES
-from data.making.entries import Entry, key_of
+from data.making.entries import Entry, Listing, key_of
 
 
-def list_table(table: Path, path_column: str, label_column: str | None) -> list[Entry]:
+def list_table(table: Path, path_column: str, label_column: str | None) -> Listing:
     """List the images that a table names; see `find_entries`."""
     try:
         rows = READERS[table.suffix.lower()](table)
@@ -52,8 +52,10 @@ def list_table(table: Path, path_column: str, label_column: str | None) -> list[
         number = next(n for n, entry in enumerate(entries, 1) if entry.label is None)
         raise ValueError(f"{table}: row {number} has no {label_column!r}; label all rows or none")
     if all(is_integer(label) for label in labels):  # labels already
-        return [replace(e, label=None if e.label is None else int(e.label)) for e in entries]
-    return [replace(entry, label=str(entry.label)) for entry in entries]
+        entries = [replace(e, label=None if e.label is None else int(e.label)) for e in entries]
+    else:
+        entries = [replace(entry, label=str(entry.label)) for entry in entries]
+    return Listing(entries=entries)
 
 
 def is_integer(label: str | int) -> bool:

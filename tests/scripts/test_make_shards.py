@@ -244,7 +244,7 @@ def test_a_label_column_that_is_not_there_is_refused(tmp_path):
     (tmp_path / "t.csv").write_text("path,grade\nimage0.png,1\n")
     done = make(tmp_path / "t.csv", tmp_path / "o", "--label-column", "diagnosis")
     assert_fails(done, "t.csv has no column 'diagnosis'; its columns are path, grade: name the one")
-    (entry,) = find_entries(tmp_path / "t.csv", "path", None)
+    (entry,) = find_entries(tmp_path / "t.csv", "path", None).entries
     assert entry.label is None
 
 

@@ -1,6 +1,7 @@
 """Shards from a plan: another plan, workers that meet or die, sums of pixels."""
 
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,8 @@ from data.shards.moments import Moments
 from tests.support.images import write_images
 
 
-def find_entries_of(paths: list[Path]) -> list[Entry]:
-    return find_entries(paths[0].parent, "path", None)
+def find_entries_of(paths: list[Path]) -> Sequence[Entry]:
+    return find_entries(paths[0].parent, "path", None).entries
 
 
 def test_another_plan_in_the_same_place_is_refused_with_what_differs(tmp_path):

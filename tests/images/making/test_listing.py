@@ -41,7 +41,7 @@ def test_json_lines_end_at_line_feeds_alone(tmp_path):
     write_images(tmp_path, 1)
     row = {"path": "image0.png", "note": "one\u2028two"}
     (tmp_path / "t.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
-    (entry,) = find_entries(tmp_path / "t.jsonl", "path", None)
+    (entry,) = find_entries(tmp_path / "t.jsonl", "path", None).entries
     assert entry.metadata == {"note": "one\u2028two"}
 
 
