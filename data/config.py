@@ -12,6 +12,27 @@ Pixels = Literal["uint8", "float32"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """How the values that a file stores become the pixels that a model takes."""
+
+    pixels: Pixels = "uint8"
+    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost."""
+    range: tuple[float, float] | None = None
+    """The stored values that become 0 and 1 (float32), or 0 and 255 (uint8); values beyond them are
+    clipped. None: the whole range of 8 or 16 bits; floats stay as they are."""
+    nodata: float | None = None
+    """The stored value of pixels where nothing was measured. Like NaN, it becomes the channel's
+    mean."""
+    background: tuple[int, int, int] = (255, 255, 255)
+    """Red, green and blue, from 0 to 255, of what shows where pictures are transparent, unless the
+    model takes alpha as its fourth channel."""
+
+
+EIGHT_BITS = PixelConfig()
+MEASURED = PixelConfig(pixels="float32")  # how values are measured, and checked, without a loss
+
+
+@dataclass(frozen=True, kw_only=True)
 class Encoding:
     """How images are stored in shards."""
 
@@ -48,7 +69,7 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(PixelConfig):
     """Where the images come from and how they become tensors."""
 
     train: tuple[str, ...]
@@ -61,8 +82,6 @@ class DataConfig:
     """Share of the image's area that a random crop keeps: from, to."""
     flip: bool = True
     """Mirror half of the images left to right."""
-    pixels: Pixels = "uint8"
-    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost."""
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Mean of each channel on the scale 0 to 1, or one value for all; none: the shards' own, which
     scripts/make_shards.py keeps in their index."""

@@ -21,7 +21,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from data.config import IMAGE_SUFFIXES, Pixels
+from data.config import EIGHT_BITS, IMAGE_SUFFIXES, PixelConfig, Pixels
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_PIXELS = 89_478_485  # the limit of PIL, too: more is taken for a decompression bomb
@@ -64,7 +64,7 @@ class Picture:
         width: The width in pixels.
         reducible: The largest reduction that `decode` can do; 1 for none.
         decode: `decode(k, exact)` gives the pixels [h/k, w/k, c], rounded up, for a reduction k.
-        in_chans, pixels: See `open_image`.
+        in_chans, config: See `open_image`.
     """
 
     height: int
@@ -72,7 +72,7 @@ class Picture:
     reducible: int
     decode: Callable[[int, bool], np.ndarray]
     in_chans: int | None
-    pixels: Pixels
+    config: PixelConfig
 
     def read(
         self, box: Box, size: tuple[int, int] = (0, 0)
@@ -96,12 +96,12 @@ class Picture:
         with named_errors("the image"):
             decoded = self.decode(k, size == (0, 0))
         decoded = decoded[top // k :, left // k :][: height // k, : width // k]
-        decoded = to_type(to_channels(decoded, self.in_chans), self.pixels)
+        decoded = to_type(to_channels(decoded, self.in_chans), self.config.pixels)
         return torch.from_numpy(decoded).permute(2, 0, 1)
 
 
 def open_image(
-    encoded: bytes, suffix: str, in_chans: int | None = None, pixels: Pixels = "uint8"
+    encoded: bytes, suffix: str, in_chans: int | None = None, config: PixelConfig = EIGHT_BITS
 ) -> Picture:
     """Open an image, which reads its size but does not decode it yet.
 
@@ -110,8 +110,8 @@ def open_image(
         suffix: One of IMAGE_SUFFIXES.
         in_chans: The number of channels; None for that of the file. 8-bit images become grey (1),
             RGB (3) or RGBA (4), grey ones of any depth RGB; others must have as many channels.
-        pixels: "uint8" gives 8 bits, which of 16 bits are the upper ones. "float32" scales the
-            range of 8 or 16 bits to 0 to 1, and leaves floats as they are.
+        config: The type "uint8" gives 8 bits, which of 16 bits are the upper ones. "float32" scales
+            the range of 8 or 16 bits to 0 to 1, and leaves floats as they are.
 
     Raises:
         ValueError: The bytes are no image of this kind.
@@ -126,24 +126,24 @@ def open_image(
         elif suffix in ("tif", "tiff"):
             opened = open_tiff(encoded, in_chans)
         else:
-            refuse_deep_colour(encoded, pixels)
+            refuse_deep_colour(encoded, config.pixels)
             jpeg = open_jpeg(encoded, in_chans) if suffix in ("jpg", "jpeg") else None
             opened = jpeg or open_pil(encoded, in_chans)
     height, width, *_ = opened
     if height * width > MAX_PIXELS:
         raise OversizedImage(f"{height} x {width} pixels exceed the limit of {MAX_PIXELS}")
-    return Picture(*opened, in_chans, pixels)
+    return Picture(*opened, in_chans, config)
 
 
 def decode(
-    encoded: bytes, suffix: str, in_chans: int | None = None, pixels: Pixels = "uint8"
+    encoded: bytes, suffix: str, in_chans: int | None = None, config: PixelConfig = EIGHT_BITS
 ) -> UInt8[Tensor, "c h w"] | Float32[Tensor, "c h w"]:
     """Decode a whole image to exact pixels. The arguments are those of `open_image`.
 
     Raises:
         ValueError, ModuleNotFoundError: See `open_image` and `Picture.read`.
     """
-    picture = open_image(encoded, suffix, in_chans, pixels)
+    picture = open_image(encoded, suffix, in_chans, config)
     return picture.read((0, 0, picture.height, picture.width))
 
 

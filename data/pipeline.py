@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data.bad_samples import BadSample
-from data.config import DataConfig, Pixels
+from data.config import EIGHT_BITS, DataConfig, PixelConfig
 from data.decode import Picture, encoded_image, open_image
 from data.order import GlobalBatches
 from data.shards.index import Shard
@@ -39,7 +39,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         samples: The samples that hold the images.
         size: Height and width in pixels.
         in_chans: The number of channels.
-        pixels: "uint8" or "float32".
+        pixels: How stored values become pixels.
         seed: The seed, which determines crop and flip together with epoch and sample.
         crop: A random crop; None for the centre crop.
         joint_crop: Crops image and label together where labels have pixels; used instead of `crop`.
@@ -58,7 +58,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         *,
         size: tuple[int, int],
         in_chans: int,
-        pixels: Pixels = "uint8",
+        pixels: PixelConfig = EIGHT_BITS,
         seed: int = 0,
         crop: Crops | None = None,
         joint_crop: JointCrops | None = None,
@@ -69,7 +69,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         self.samples = samples
         self.size = size
         self.in_chans = in_chans
-        self.pixels: Pixels = pixels
+        self.pixels = pixels
         self.seed = seed
         self.crop = crop
         self.joint_crop = joint_crop
@@ -102,7 +102,7 @@ class ShardImages(Dataset[dict[str, Any]]):
             image, label = self.decode(members, random.Random(f"{self.seed} {epoch} {place}"))
         except ValueError as error:
             bad = (self.samples.bad(sample, key, error),)
-            image = torch.zeros(self.in_chans, *self.size, dtype=getattr(torch, self.pixels))
+            image = torch.zeros(self.in_chans, *self.size, dtype=getattr(torch, self.pixels.pixels))
             label = self.target.missing
         if self.group and not bad:
             with suppress(ValueError):  # the member is no JSON
@@ -186,7 +186,7 @@ def train_loader(
         ShardSamples(shards, config.source),
         size=size,
         in_chans=in_chans,
-        pixels=config.pixels,
+        pixels=config,
         seed=batches.order.seed,
         crop=Crop(config.scale, config.flip),
         target=Unlabelled(),

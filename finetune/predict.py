@@ -11,13 +11,13 @@ from typing import Annotated
 
 import tyro
 
-from data.config import Pixels
+from data.config import PixelConfig
 from fcmae.run.config import parse, run_program
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Predict classes, labels or values of image files."""
+class PredictConfig(PixelConfig):
+    """Predict classes, labels or values of image files, whose pixels are read as in training."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Image files, and folders of them."""
@@ -27,9 +27,6 @@ class PredictConfig:
     """How many classes to name, the most probable ones."""
     json: bool = False
     """Print one JSON object a line in place of a table."""
-    pixels: Pixels = "uint8"
-    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost. The same
-    as data.pixels of the fine-tuning."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     from finetune.labels.prediction import predict  # torch and timm take seconds
 
     failures = predict(
-        config.images, config.weights, top=config.top, pixels=config.pixels, as_json=config.json
+        config.images, config.weights, top=config.top, pixels=config, as_json=config.json
     )
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)

@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from data.config import Encoding
+from data.config import MEASURED, Encoding
 from data.making.build import Built, build_shards, plan_shards
 from data.making.entries import Entry
 from data.making.labels import label_entries
@@ -81,7 +81,7 @@ def channels_of_first(entries: list[Entry]) -> int:
     for entry in entries:
         try:
             suffix = entry.path.suffix.lower()[1:]
-            return decode(entry.path.read_bytes(), suffix, pixels="float32").shape[0]
+            return decode(entry.path.read_bytes(), suffix, config=MEASURED).shape[0]
         except ValueError:
             continue
     raise ValueError(f"none of the {len(entries)} images can be decoded")

@@ -8,7 +8,7 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from data.config import Encoding, Pixels
+from data.config import MEASURED, Encoding
 from data.decode import decode
 from data.shards.moments import Moments
 from data.transforms import resize
@@ -26,8 +26,7 @@ def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
     """
     content = path.read_bytes()
     suffix = path.suffix.lower()[1:]
-    pixels: Pixels = "float32"
-    image = decode(content, suffix, encoding.in_chans, pixels)
+    image = decode(content, suffix, encoding.in_chans, MEASURED)
     if encoding.max_side is not None and max(image.shape[1:]) > encoding.max_side:
         stored = eight_bits(content, suffix)
         if stored is not None:
@@ -36,7 +35,7 @@ def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
             colours = "GRAY" if rows.shape[2] == 1 else "RGB"
             content = simplejpeg.encode_jpeg(rows, quality=encoding.quality, colorspace=colours)
             suffix = "jpg"
-            image = decode(content, suffix, encoding.in_chans, pixels)
+            image = decode(content, suffix, encoding.in_chans, MEASURED)
     return content, {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix), Moments.of(image.numpy())
 
 
@@ -52,7 +51,5 @@ def eight_bits(content: bytes, suffix: str) -> Tensor | None:
     if suffix in ("npy", "tif", "tiff"):
         return None
     image = decode(content, suffix)
-    deep = suffix == "png" and not torch.equal(
-        image / 255, decode(content, suffix, None, "float32")
-    )
+    deep = suffix == "png" and not torch.equal(image / 255, decode(content, suffix, None, MEASURED))
     return None if deep or image.shape[0] not in (1, 3) else image

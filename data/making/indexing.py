@@ -8,6 +8,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.bad_samples import BadSample
+from data.config import MEASURED
 from data.decode import decode, encoded_image
 from data.shards.index import Shard, index_shard
 from data.shards.moments import Moments
@@ -60,7 +61,7 @@ def moments_of(shard: Shard, in_chans: int | None) -> Moments:
     for i in range(shard.samples):
         members = read_sample(shard, i)
         try:
-            image = decode(*encoded_image(members), in_chans, "float32")
+            image = decode(*encoded_image(members), in_chans, MEASURED)
         except ValueError as error:
             bad = BadSample(shard.url, str(members["__key__"]), str(error))
             tqdm.write(f"left out of the statistics: {bad}", file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.config import MEASURED
 from data.decode import OversizedImage, decode, image_suffix
 from data.making.workers import over
 from data.shards.index import Shard
@@ -119,7 +120,7 @@ def faults_of_sample(where: str, members: dict[str, bytes]) -> list[tuple[str, s
         faults.append(("orphan", f"{where} has no image, only {', '.join(members)}"))
     else:
         try:
-            decode(members[suffix], suffix, None, "float32")
+            decode(members[suffix], suffix, None, MEASURED)
         except OversizedImage as error:
             faults.append(("oversized", f"{where}: {error}"))
         except ValueError as error:

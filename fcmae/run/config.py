@@ -118,15 +118,43 @@ def to_tree(config: Any) -> dict[str, Any]:
 
 def to_yaml(config: Any) -> str:
     """Write a config as a recipe, which `parse` reads back to an equal config."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in cast("dict[str, Any]", value).items()}
-        if isinstance(value, list | tuple):
-            return [plain(v) for v in cast("Sequence[Any]", value)]
-        return str(value) if isinstance(value, Path) else value
-
     return yaml.safe_dump(plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def plain(value: Any) -> Any:
+    """Turn tuples into lists and paths into text, as YAML holds them."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in cast("Sequence[Any]", value)]
+    return str(value) if isinstance(value, Path) else value
+
+
+def completed(tree: Mapping[str, Any], config: type) -> dict[str, Any]:
+    """Complete a config that was written before some fields of its dataclass existed.
+
+    Args:
+        tree: the written config, as `to_tree` gives it.
+        config: the dataclass.
+
+    Returns:
+        The config with dotted keys, and with the default of each field that it does not have: what
+        the fields stand for today is what their defaults do.
+    """
+    return dict(defaults(config)) | flatten(tree)
+
+
+def defaults(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Iterate over the dotted names and the default values of all fields that have a default."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from defaults(cast("type", kind), f"{prefix}{field.name}.")
+        elif field.default is not dataclasses.MISSING:
+            yield prefix + field.name, plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            yield prefix + field.name, plain(field.default_factory())
 
 
 def differences(

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from fcmae.run import checkpoint
-from fcmae.run.config import differences, to_tree, to_yaml
+from fcmae.run.config import completed, differences, to_tree, to_yaml
 from fcmae.run.files import write_text
 from fcmae.run.metrics import drop_metrics_after
 
@@ -51,7 +51,7 @@ def compare(
     written = run / checkpoint.CONFIG
     if checkpoint.latest(run) is None or not written.exists():
         return []
-    old = yaml.safe_load(written.read_text())
+    old = completed(yaml.safe_load(written.read_text()), type(config))
     new = to_tree(config)
     refused = differences(old, new, ignore=free + length)
     if refused:

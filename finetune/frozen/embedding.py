@@ -65,7 +65,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
         ShardSamples(open_shards(shards, source=config.data.source), config.data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=config.data.pixels,
+        pixels=config.data,
     )
     pieces = pieces_of(len(images), config.piece, config.data.batch_size, folder)
     plan = {

@@ -137,14 +137,15 @@ def cache_name(
 ) -> str:
     """The file that the cache has the features of these images in.
 
-    It is a hash of what they depend on: shards, weights, metadata, pooling, the share of bad
-    samples that was let pass.
+    It is a hash of what they depend on: shards, weights, metadata, pooling, how pixels are
+    read, the share of bad samples that was let pass.
     """
     data = config.data
     # with the share, since features made under a laxer one may have too many bad samples
     shards = [shard.sha256 for shard in images.samples.shards]
     made_by = sha256_of(model, metadata)
-    made_of = (made_by, config.pool, data.pixels, data.max_bad_fraction, shards)
+    pixels = (data.pixels, data.range, data.nodata, data.background)
+    made_of = (made_by, config.pool, pixels, data.max_bad_fraction, shards)
     key = hashlib.sha256(repr(made_of).encode())
     return f"{key.hexdigest()[:32]}.safetensors"
 
@@ -159,7 +160,7 @@ def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledDat
         ShardSamples(open_shards(spec, source=data.source), data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=data.pixels,
+        pixels=data,
         group=data.group,
     )
 

@@ -5,13 +5,13 @@ Features are whitened on the file itself, for untrained encoders as for trained 
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.config import PixelConfig
 from fcmae.weights.timm_models import load_timm
 from finetune.frozen.feature_file import FeatureTable
 from finetune.frozen.neighbours import neighbours
@@ -131,6 +131,6 @@ def feature_of(image: Path, weights: Path, table: FeatureTable) -> Float[Tensor,
         )
     if not image.is_file():
         raise FileNotFoundError(f"image {image} does not exist")
-    pixels: Any = table.provenance["pixels"]
+    pixels = PixelConfig(pixels=table.provenance["pixels"])
     with torch.no_grad():
         return pooled(model, read_image(image, metadata, pixels), "last")[0]

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data.config import Pixels, SourceConfig
+from data.config import PixelConfig, SourceConfig
 
 Kind = Literal["class", "labels", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
-    """How images are read, and how many a model takes at a time."""
+class InferenceConfig(PixelConfig):
+    """How images are read, as in the pretraining, and how many a model takes at a time."""
 
     batch_size: int = 128
     """Images at a time, on each process."""
@@ -18,9 +18,6 @@ class InferenceConfig:
     """Processes that decode images, for each process."""
     max_bad_fraction: float = 0.01
     """Share of the samples that may be broken. They are left out, counted and named."""
-    pixels: Pixels = "uint8"
-    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost. The same
-    as data.pixels of the pretraining."""
     source: SourceConfig = field(default_factory=SourceConfig)
 
 

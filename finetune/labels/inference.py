@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
-from data.config import Pixels
+from data.config import PixelConfig
 from data.decode import open_image
 from data.pipeline import Samples, eval_loader
 from data.transforms import Normalise, centre_crop
@@ -105,7 +105,7 @@ class Inference:
         return len(met)
 
 
-def read_image(path: Path, metadata: Metadata, pixels: Pixels) -> Float[Tensor, "1 c h w"]:
+def read_image(path: Path, metadata: Metadata, pixels: PixelConfig) -> Float[Tensor, "1 c h w"]:
     """An image file as the model takes it: its centre, resized and normalised, on the CPU.
 
     Raises:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from data.config import IMAGE_SUFFIXES, Pixels
+from data.config import IMAGE_SUFFIXES, PixelConfig
 from fcmae.weights.metadata import Metadata
 from finetune.labels.inference import read_image, suffix_of
 from finetune.labels.tasks import Task
@@ -21,7 +21,7 @@ Row = tuple[Path, list[tuple[str, float]]]  # an image, and the names with the l
 
 
 def predict(
-    images: Sequence[Path], weights: Path, *, top: int, pixels: Pixels, as_json: bool
+    images: Sequence[Path], weights: Path, *, top: int, pixels: PixelConfig, as_json: bool
 ) -> list[str]:
     """Print the answers for image files, and return why others have none.
 
@@ -29,7 +29,7 @@ def predict(
         images: files, and folders of them.
         weights: of a fine-tuned model.
         top: how many classes to name.
-        pixels: "uint8" or "float32".
+        pixels: how stored values become pixels.
         as_json: print one JSON object a line in place of a table.
 
     Returns:
@@ -81,7 +81,7 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 
 @torch.no_grad()
 def answers_to(
-    model: nn.Module, metadata: Metadata, task: Task, path: Path, pixels: Pixels
+    model: nn.Module, metadata: Metadata, task: Task, path: Path, pixels: PixelConfig
 ) -> Float[Tensor, " k"]:
     """Probabilities of the classes, or the value, for one file.
 

@@ -181,7 +181,7 @@ def images_of(
         ShardSamples(open_shards(spec, source=data.source), data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=data.pixels,
+        pixels=data,
         seed=seed,
         crop=crop,
         target=task.target,

@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Int
 from torch import Tensor
 
-from fcmae.run.config import differences, to_tree
+from fcmae.run.config import completed, differences, to_tree
 from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
 from fcmae.weights.files import read_metadata
@@ -178,8 +178,9 @@ def cached_result(cell: Cell) -> dict[str, Any] | None:
     if not cell.out.is_file():
         return None
     cached = json.loads(cell.out.read_text())
+    written = completed(cached["config"], type(cell.config))
     may_change = (*MAY_CHANGE, *TABLE)
-    differing = differences(cached["config"], to_tree(cell.config), ignore=may_change)
+    differing = differences(written, to_tree(cell.config), ignore=may_change)
     if differing:
         raise ValueError(
             f"{cell.out} was made with another config ({'; '.join(differing)}); choose another"

@@ -154,7 +154,7 @@ def images_of(
         ShardSamples(open_shards(spec, verify, data.source), data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=data.pixels,
+        pixels=data,
         seed=seed,
         joint_crop=crop,
         target=target,

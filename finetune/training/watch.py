@@ -123,6 +123,9 @@ class Watch:
             workers=self.config.data.workers,
             max_bad_fraction=self.config.data.max_bad_fraction,
             pixels=self.config.data.pixels,
+            range=self.config.data.range,
+            nodata=self.config.data.nodata,
+            background=self.config.data.background,
             source=self.config.data.source,
         )
         weights = checkpoint.whole(self.model.encoder.state_dict(), keep=True)

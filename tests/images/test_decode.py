@@ -15,6 +15,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from data.config import MEASURED, PixelConfig
 from data.decode import MAX_PIXELS, OversizedImage, decode, open_image
 from data.transforms import Crop
 
@@ -75,7 +76,7 @@ def test_16_bits_keep_the_upper_8_or_become_a_share_of_the_range(suffix):
     ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
     content = encoded(ramp, suffix)
     assert np.array_equal(decode(content, suffix, 1)[0].numpy(), ramp >> 8)
-    whole = decode(content, suffix, 1, "float32")
+    whole = decode(content, suffix, 1, MEASURED)
     np.testing.assert_allclose(whole[0].numpy(), ramp / 65535, atol=1e-7)
 
 
@@ -85,14 +86,14 @@ def test_a_satellite_tile_of_13_bands_keeps_them_all(options, compression):
     bands = noise(16, 12, 13, dtype=np.uint16)
     stored = bands.transpose(2, 0, 1) if options["planarconfig"] == "separate" else bands
     content = encoded(stored, "tif", compression=compression, **options)
-    tile = decode(content, "tif", 13, "float32")
+    tile = decode(content, "tif", 13, MEASURED)
     np.testing.assert_allclose(tile.numpy(), bands.transpose(2, 0, 1) / 65535, atol=1e-7)
 
 
 def test_floats_stay_as_they_are():
     image = noise(5, 6, 2, dtype=np.float64)
     np.testing.assert_allclose(
-        decode(encoded(image, "npy"), "npy", 2, "float32").permute(1, 2, 0).numpy(),
+        decode(encoded(image, "npy"), "npy", 2, MEASURED).permute(1, 2, 0).numpy(),
         image.astype(np.float32),
     )
 
@@ -111,7 +112,7 @@ def test_floats_stay_as_they_are():
 )
 def test_what_cannot_be_had_is_named(image, suffix, in_chans, pixels, message):
     with pytest.raises(ValueError, match=message):
-        decode(encoded(image, suffix), suffix, in_chans, pixels)
+        decode(encoded(image, suffix), suffix, in_chans, PixelConfig(pixels=pixels))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "npy"])
@@ -155,7 +156,7 @@ def test_an_array_that_promises_more_than_its_bytes_is_refused_without_allocatin
 @pytest.mark.parametrize("layout", ["C", "F"])
 def test_arrays_of_any_byte_order_and_layout_keep_their_pixels(order, layout):
     image = np.asarray(noise(5, 6, 4, dtype=np.uint16).astype(order), order=layout)
-    pixels = decode(encoded(image, "npy"), "npy", 4, "float32").permute(1, 2, 0).numpy()
+    pixels = decode(encoded(image, "npy"), "npy", 4, MEASURED).permute(1, 2, 0).numpy()
     np.testing.assert_allclose(pixels, image.astype("=u2") / 65535, atol=1e-7)
 
 
@@ -175,7 +176,7 @@ def test_16_bit_colours_of_a_png_are_not_cut_to_8_bits_unasked():
     content = bytes(imagecodecs.png_encode(noise(4, 5, 3, dtype=np.uint16)))
     assert decode(content, "png", 3).shape == (3, 4, 5)
     with pytest.raises(ValueError, match="would lose 8 bits: store a TIFF"):
-        decode(content, "png", 3, "float32")
+        decode(content, "png", 3, MEASURED)
 
 
 @pytest.mark.parametrize("in_chans", [1, 3])

@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 from webdataset.compat import WebDataset
 
+from data.config import MEASURED
 from data.making.listing import find_entries
 from data.pipeline import ShardImages
 from data.shards.index import index_shard, statistics
@@ -290,7 +291,7 @@ def test_satellite_tiles_of_13_bands_are_taken(tmp_path):
         ShardSamples(shards),
         size=(8, 8),
         in_chans=13,
-        pixels="float32",
+        pixels=MEASURED,
         crop=Crop((0.5, 1.0), True),
     )
     assert {images[(0, i)]["image"].shape for i in range(3)} == {(13, 8, 8)}

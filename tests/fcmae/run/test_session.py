@@ -193,6 +193,21 @@ def test_a_restart_may_change_what_is_free_and_the_length(tmp_path: Path) -> Non
     assert said == ["optim.steps: None -> 9: the schedule is that of the new length from here on"]
 
 
+def test_a_run_that_is_older_than_a_field_resumes_with_the_default_of_the_field(
+    tmp_path: Path,
+) -> None:
+    go(session_of(tmp_path, learner_of()))
+    written = tmp_path / "config.yaml"
+    older = "".join(
+        line for line in written.read_text().splitlines(True) if "output_dim" not in line
+    )
+    assert older != written.read_text()
+    written.write_text(older)
+    assert compare(tmp_path, Config(), []) == []
+    with pytest.raises(ValueError, match=r"another config \(output_dim: 3 -> 4\)"):
+        compare(tmp_path, Config(output_dim=4), [])
+
+
 def test_a_free_field_frees_no_field_whose_name_begins_like_it(tmp_path: Path) -> None:
     go(session_of(tmp_path, learner_of()))
     with pytest.raises(ValueError, match=r"another config \(output_dim: 3 -> 4\)"):
