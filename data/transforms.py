@@ -44,19 +44,23 @@ class Crop:
         return self.box(h, w, rng), rng.random() < self.flip / 2
 
     def box(self, h: int, w: int, rng: random.Random) -> Box:
-        """Draw a box: after ten boxes that do not fit, the largest centred one is taken."""
+        """Draw a box: after ten boxes that do not fit, the largest of 3/4 to 4/3 has its place drawn.
+
+        So every part of a long picture is seen, though no box of the wanted area may fit into it.
+        """
         for _ in range(10):
             area = h * w * rng.uniform(*self.scale)
             aspect = math.exp(rng.uniform(*LOG_ASPECT))
             height = round(math.sqrt(area / aspect))
             width = round(math.sqrt(area * aspect))
             if 0 < height <= h and 0 < width <= w:
-                # not randrange, whose numbers may differ between versions of Python
-                top, left = (int(rng.random() * (room + 1)) for room in (h - height, w - width))
-                return top, left, height, width
-        height = min(h, round(w * 4 / 3))
-        width = min(w, round(h * 4 / 3))
-        return (h - height) // 2, (w - width) // 2, height, width
+                break
+        else:
+            height = min(h, round(w * 4 / 3))
+            width = min(w, round(h * 4 / 3))
+        # not randrange, whose numbers may differ between versions of Python
+        top, left = (int(rng.random() * (room + 1)) for room in (h - height, w - width))
+        return top, left, height, width
 
 
 def centre_crop(picture: Picture, size: tuple[int, int]) -> Image:

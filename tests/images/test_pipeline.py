@@ -1,6 +1,7 @@
 """The order of samples, and crops that depend on nothing but (seed, epoch, sample)."""
 
 import io
+import math
 import random
 from pathlib import Path
 
@@ -69,11 +70,35 @@ def test_crop_boxes_keep_to_scale_and_image() -> None:
         assert 0.7 <= w / h <= 1.45
 
 
-def test_a_tall_image_falls_back_to_a_centred_box() -> None:
-    top, left, h, w = Crop((0.9, 1.0), False).box(1000, 10, random.Random(0))
-    assert (left, w) == (0, 10)
-    assert h == 13
-    assert top == 493
+def test_boxes_that_fit_are_those_of_ten_tries_at_most() -> None:
+    """The rule in other words: the first of ten boxes that fits, with the same draws."""
+    for seed in range(300):
+        rng = random.Random(seed)
+        for _ in range(10):
+            area = 50 * 70 * rng.uniform(0.2, 1.0)
+            aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+            h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+            if h <= 50 and w <= 70:
+                break
+        else:
+            continue
+        wanted = int(rng.random() * (51 - h)), int(rng.random() * (71 - w)), h, w
+        assert Crop((0.2, 1.0), True).box(50, 70, random.Random(seed)) == wanted
+
+
+@pytest.mark.parametrize(("height", "width"), [(1000, 10), (10, 1000), (200, 3000)])
+def test_crops_of_a_long_picture_are_seen_all_over_it(height: int, width: int) -> None:
+    crop, rng = Crop((0.2, 1.0), False), random.Random(0)
+    boxes = [crop.box(height, width, rng) for _ in range(1000)]
+    short, long = sorted((height, width))
+    assert {sorted(box[2:])[0] for box in boxes} == {short}
+    assert {sorted(box[2:])[1] for box in boxes} == {round(short * 4 / 3)}
+    places = [max(top, left) for top, left, _, _ in boxes]
+    room = long - round(short * 4 / 3)
+    assert min(places) < 0.01 * room
+    assert max(places) > 0.99 * room
+    counts = np.histogram(places, 4, (0, room + 1))[0]
+    assert counts.min() > 200  # of the 250 that a uniform place has in each quarter
 
 
 def picture(image: np.ndarray) -> Picture:
