@@ -4,8 +4,10 @@
 
 SOURCE is a folder, with a sub-folder for each class (`SOURCE/CLASS/.../image.jpg`) or of images
 alone, or a table of them (.csv, .jsonl, .parquet): a column of paths, perhaps one of labels, and
-metadata. The label of a class is its place in `OUT_DIR/classes.json`: the sorted names of the first
-labelled images, to which later ones, such as a test set, must keep; labels that are integers stay.
+metadata. Folders `SOURCE/train/CLASS`, `SOURCE/val/CLASS` and `SOURCE/test/CLASS` become shards of
+these names. The label of a class is its place in `OUT_DIR/classes.json`: the sorted names of the
+first labelled images, to which later ones, such as a test set, must keep. Names that are all whole
+numbers, of folders as in tables, are the labels themselves.
 The bytes of JPEG, PNG, WebP, TIFF and .npy files are copied and not encoded again.
 
 Shards are made in parallel. A command that was killed can be repeated: it makes the missing shards,
@@ -13,9 +15,11 @@ with the same bytes as without the kill.
 """
 
 import json
+import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,12 +30,13 @@ from tqdm import tqdm
 
 from data.config import MEASURED, Encoding
 from data.making.build import Built, build_shards, plan_shards
-from data.making.entries import Entry
-from data.making.labels import label_entries
+from data.making.entries import Entry, Listing
+from data.making.labels import label_entries, refuse_numbered
 from data.making.listing import find_entries
-from data.making.splitting import shuffle, split
+from data.making.splitting import by_prefix, shuffle
+from data.making.walking import suffix_of
 from data.making.workers import Engine, cores
-from data.shards.index import statistics, write_index
+from data.shards.index import Shard, statistics, write_index
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 
@@ -50,9 +55,11 @@ class MakeShards:
     """First part of the shards' names: PREFIX-000000.tar."""
     val: float = 0.0
     """Share of the images that go into validation shards, val-000000.tar and so on."""
+    test: float = 0.0
+    """Share of the images that go into test shards, test-000000.tar and so on."""
     split: Literal["hashed", "stratified"] = "hashed"
-    """How validation images are chosen. hashed: by their keys, so that an image stays on its side
-    when others are added. stratified: the same share of each class."""
+    """How images for validation and test are chosen. hashed: by their keys, so that an image stays
+    on its side when others are added. stratified: the same share of each class."""
     path_column: str = "path"
     """Column of a table with the paths of images; relative paths start at the table's folder."""
     label_column: str | None = None
@@ -87,28 +94,28 @@ def channels_of_first(entries: list[Entry]) -> int:
     raise ValueError(f"none of the {len(entries)} images can be decoded")
 
 
-def build(args: MakeShards, entries: list[Entry]) -> list[Built]:
-    """Build all shards, and return them sorted by URL.
+def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, list[Built]]:
+    """Build the shards of each part, and return them by prefix, each sorted by URL.
 
     Raises:
         ChildProcessError: a worker was killed.
         OSError: a shard cannot be written.
         ValueError: too many images are broken, or the shards there are of another command.
     """
-    rest, taken = split(entries, args.val, args.split) if args.val else (entries, [])
-    jobs = [
-        job
-        for part, prefix in ((rest, args.prefix), (taken, "val"))
-        for job in plan_shards(part, args.out_dir, prefix, args.shard_size, args.encoding)
-    ]
+    planned = {
+        prefix: plan_shards(part, args.out_dir, prefix, args.shard_size, args.encoding)
+        for prefix, part in parts.items()
+    }
+    jobs = [job for part in planned.values() for job in part]
+    images = sum(map(len, parts.values()))
     staging = args.out_dir / f".{args.prefix}.plan"
     finished: list[Built] = []
     broken = 0
-    options = {name: getattr(args, name) for name in ("seed", "val", "split", "shard_size")}
+    options = {name: getattr(args, name) for name in ("seed", "val", "test", "split", "shard_size")}
     with (
         # closed, so that no worker writes any more when the shards are taken back
         closing(build_shards(jobs, options, staging, args.workers, args.engine)) as shards,
-        tqdm(total=len(entries), unit=" images", disable=None) as bar,
+        tqdm(total=images, unit=" images", disable=None) as bar,
     ):
         for built in shards:
             finished.append(built)
@@ -116,17 +123,25 @@ def build(args: MakeShards, entries: list[Entry]) -> list[Built]:
             broken += len(built.broken)
             for path, why in built.broken:
                 tqdm.write(f"skipped {path}: {why}", file=sys.stderr)
-            if broken > args.max_broken * len(entries):
+            if broken > args.max_broken * images:
                 break
-    if broken > args.max_broken * len(entries):
+    if broken > args.max_broken * images:
         for job in jobs:
             job.path.unlink(missing_ok=True)
         shutil.rmtree(staging)
         raise ValueError(
-            f"{broken} of {len(entries)} images cannot be decoded, more than the share "
+            f"{broken} of {images} images cannot be decoded, more than the share "
             f"--max-broken {args.max_broken}; repair or remove them, or raise the share"
         )
-    return sorted(finished, key=lambda built: built.shard.url)
+    by_url = {built.shard.url: built for built in finished}
+    return {prefix: [by_url[str(job.path)] for job in part] for prefix, part in planned.items()}
+
+
+def pattern_of(shards: Sequence[Shard]) -> str:
+    """The pattern that names these shards, whose numbers run from 0 on, quoted for a shell."""
+    first, _, suffix = shards[0].url.rpartition("000000")
+    every = f"{{000000..{len(shards) - 1:06d}}}" if len(shards) > 1 else "000000"
+    return shlex.quote(f"{first}{every}{suffix}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -138,31 +153,64 @@ def main(argv: Sequence[str]) -> None:
         ValueError: a flag is out of range, or too many images are broken.
     """
     args = tyro.cli(MakeShards, description=__doc__, args=list(argv))
-    for name, share in (("max-broken", args.max_broken), ("val", args.val)):
+    shares = {"val": args.val, "test": args.test}
+    for name, share in {"max-broken": args.max_broken, **shares}.items():
         if not 0 <= share < 1:
             raise ValueError(f"--{name} {share} must be a share, 0 <= share < 1")
-    if args.val and args.prefix == "val":
-        raise ValueError("--prefix val is the name of the images that --val takes out")
+    if shares.get(args.prefix):
+        message = f"--prefix {args.prefix} is the name of the images that --{args.prefix} takes out"
+        raise ValueError(message)
+    if sum(shares.values()) >= 1:
+        raise ValueError(f"--val {args.val} and --test {args.test} leave nothing to train on")
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
     listing = find_entries(args.source, args.path_column, args.label_column)
     entries = shuffle(listing.entries, args.seed)
     file = args.out_dir / "classes.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    entries, classes = label_entries(entries, known, file)
-    print(f"{len(entries)} images, {len(classes) or 'no'} classes", flush=True)
+    entries, classes, notes = label_entries(entries, known, file)
+    if classes and not known:
+        refuse_numbered(args.out_dir)
+    for line in (*listing.notes, *notes):
+        print(line)
+    labels = {entry.label for entry in entries} - {None}
+    print(f"{len(entries)} images, {len(labels) or 'no'} classes", flush=True)
+    parts = by_prefix(entries, args.prefix, shares, args.split)
     if args.encoding.in_chans is None:
         encoding = replace(args.encoding, in_chans=channels_of_first(entries))
         args = replace(args, encoding=encoding)
-    finished = build(args, entries)
+    finished = build(args, parts)
     if classes:
         write_json(file, classes, compact=True)
-    shards = [built.shard for built in finished]
-    write_index(shards)
+    shards = {prefix: [built.shard for built in part] for prefix, part in finished.items()}
+    write_index([shard for part in shards.values() for shard in part])
     shutil.rmtree(args.out_dir / f".{args.prefix}.plan")
-    total = sum(shard.samples for shard in shards)
-    mean, std = statistics(shards)
-    print(f"{total} images in {len(shards)} shards, {len(entries) - total} skipped: {args.out_dir}")
+    report(args, shards, skipped(listing, finished))
+
+
+def skipped(listing: Listing, finished: Mapping[str, Sequence[Built]]) -> Counter[tuple[str, str]]:
+    """Count the files that are in no shard, by suffix and reason."""
+    broken = (path for part in finished.values() for built in part for path, _ in built.broken)
+    return listing.left_out + Counter(
+        (suffix_of(Path(path)), "cannot be decoded as an image") for path in broken
+    )
+
+
+def report(
+    args: MakeShards, shards: Mapping[str, Sequence[Shard]], skipped: Counter[tuple[str, str]]
+) -> None:
+    """Print what was written, what was not, and the flags that name the shards."""
+    samples = {prefix: sum(shard.samples for shard in part) for prefix, part in shards.items()}
+    print(
+        f"{sum(samples.values())} images in {sum(map(len, shards.values()))} shards,"
+        f" {skipped.total()} skipped: {args.out_dir}"
+    )
+    for (suffix, reason), count in sorted(skipped.items()):
+        print(f"  skipped {count} {suffix or 'without a suffix'}: {reason}")
+    for prefix, part in shards.items():
+        side = "test" if prefix in ("val", "test") else "train"
+        print(f"  {prefix}: {samples[prefix]} images, --data.{side} {pattern_of(part)}")
+    mean, std = statistics(next(iter(shards.values())))
     print(f"mean {' '.join(f'{x:.4f}' for x in mean)}  std {' '.join(f'{x:.4f}' for x in std)}")
 
 

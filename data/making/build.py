@@ -96,7 +96,11 @@ def build_shards(
     wanted = fingerprint(jobs, options)
     if plan.exists():
         begun = json.loads(plan.read_text(encoding="utf-8"))
-        differing = [f"{k}: {begun[k]} -> {v}" for k, v in wanted.items() if begun[k] != v]
+        differing = [
+            f"{name}: {begun.get(name)} -> {value}"  # a plan of an earlier version may lack it
+            for name, value in wanted.items()
+            if begun.get(name) != value
+        ]
         if differing:
             raise ValueError(
                 f"{staging} is the plan of unfinished, different shards ({'; '.join(differing)});"

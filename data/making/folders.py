@@ -1,27 +1,216 @@
-"""Listing the images of a flat folder, or of a folder with one sub-folder a class."""
+"""Listing the images of a folder: flat, with a sub-folder for each class, or split already."""
 
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from data.config import IMAGE_SUFFIXES
 from data.making.entries import Entry, Listing, key_of
+from data.making.walking import find_images
+
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth"} | {
+    *("truth", "segmentation", "segmentations", "segmentationclass", "seg")
+}
+MASK_OF = re.compile(r"(.+?)[_\-. ]?(mask|seg|segmentation|gt|label|labels)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an image lies: its file, and the names of the folders from some folder on."""
+
+    path: Path
+    parts: tuple[str, ...]
+
+    def inside(self) -> "Place":
+        """The same place, seen from one folder further in."""
+        return Place(self.path, self.parts[1:])
 
 
 def list_folder(root: Path) -> Listing:
-    """List the images of a folder; see `find_entries`."""
-    names = [
-        path.relative_to(root)
-        for path in root.rglob("*")
-        if path.suffix.lower()[1:] in IMAGE_SUFFIXES and path.is_file()
+    """List the images of a folder; see `find_entries`.
+
+    A sub-folder is a class. Sub-folders that are named like splits hold classes, or images without
+    labels, and are the prefixes of the shards; so are they in each class. A folder that holds
+    nothing but the folder of the classes is stepped into. Names are compared, and become keys and
+    classes, in the composed form of Unicode (NFC).
+
+    Raises:
+        OSError: A folder cannot be read.
+        ValueError: The layout can be read in two ways.
+    """
+    found = find_images(root)
+    places = [
+        Place(root / name, tuple(unicodedata.normalize("NFC", part) for part in name.parts))
+        for name in found.images
     ]
-    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    flat = sum(len(name.parts) == 1 for name in names)
-    if 0 < flat < len(names):
-        raise ValueError(
-            f"{root} holds {flat} images itself and {len(names) - flat} in sub-folders; put every "
-            "image into the sub-folder of its class, or all of them into the folder itself"
-        )
+    twins = [*found.notes, *two_forms(root, found.images)]
+    base, places, notes = unwrap(root, places)
+    keys = {place.path: key_of(Path(*place.parts)) for place in places}
+    placed, more = by_splits(base, places)
     entries = [
-        Entry(path=root / name, key=key_of(name), label=None if flat else name.parts[0])
-        for name in names
+        Entry(path=place.path, key=keys[place.path], label=label, split=split)
+        for place, label, split in placed
     ]
-    return Listing(entries=entries)
+    return Listing(entries=entries, left_out=found.left_out, notes=[*twins, *notes, *more])
+
+
+Labelled = tuple[Place, str | None, str | None]  # an image, its class and its split
+
+
+def by_splits(root: Path, places: Sequence[Place]) -> tuple[list[Labelled], list[str]]:
+    """Tell splits from classes.
+
+    Returns:
+        The images with their classes and splits, and what was assumed.
+
+    Raises:
+        ValueError: See `list_folder`.
+    """
+    refuse_masks(root, places)
+    tops = sorted({place.parts[0] for place in places if len(place.parts) > 1})
+    outer = {name: SPLITS.get(name.lower()) for name in tops}
+    if tops and all(outer.values()):
+        refuse_twice(root, outer)
+        groups: defaultdict[str, list[Place]] = defaultdict(list)
+        for place in places:
+            groups[place.parts[0] if len(place.parts) > 1 else ""].append(place)
+        if "" in groups:
+            raise ValueError(mixed(root, len(groups[""]), len(places)))
+        listed: list[Labelled] = []
+        notes = [f"{root}: {', '.join(tops)} are taken as splits, not as classes"]
+        for name, group in groups.items():
+            base, inside, more = unwrap(root / name, [place.inside() for place in group])
+            notes += more
+            refuse_masks(base, inside)
+            listed += [(place, label, outer[name]) for place, label in by_classes(base, inside)]
+        return listed, notes
+    inner = {
+        name: SPLITS.get(name.lower())
+        for name in sorted({place.parts[1] for place in places if len(place.parts) > 2})
+    }
+    if len(set(inner.values()) - {None}) > 1:
+        if None in inner.values() or any(len(place.parts) < 3 for place in places):
+            raise ValueError(ambiguous(root, inner))
+        refuse_twice(root, inner)
+        notes = [f"{root}: {', '.join(inner)} in each class are taken as splits"]
+        return [(p, p.parts[0], inner[p.parts[1]]) for p in places], notes
+    like_splits = {name for name in tops if outer[name]}
+    deep = all(len(place.parts) > 2 for place in places if place.parts[0] in like_splits)
+    if len({outer[name] for name in like_splits}) > 1 or (like_splits and deep):
+        raise ValueError(ambiguous(root, outer))
+    return [(place, label, None) for place, label in by_classes(root, places)], []
+
+
+def by_classes(root: Path, places: Sequence[Place]) -> list[tuple[Place, str | None]]:
+    """Give images the name of their sub-folder as their class; none, if there are no sub-folders.
+
+    Raises:
+        ValueError: Images lie both in the folder itself and in sub-folders.
+    """
+    flat = sum(len(place.parts) == 1 for place in places)
+    if 0 < flat < len(places):
+        raise ValueError(mixed(root, flat, len(places)))
+    return [(place, None if flat else place.parts[0]) for place in places]
+
+
+def unwrap(root: Path, places: Sequence[Place]) -> tuple[Path, Sequence[Place], list[str]]:
+    """Step into a folder that holds all images, in two or more sub-folders or in those of splits.
+
+    Returns:
+        The folder that holds the classes, the images as seen from it, and what was assumed.
+    """
+    notes: list[str] = []
+    while places and all(len(place.parts) > 2 for place in places):
+        tops = {place.parts[0] for place in places}
+        inner = {place.parts[1] for place in places}
+        (top, *others) = tops
+        if others or top.lower() in SPLITS:
+            break
+        if len(inner) == 1 and not any(name.lower() in SPLITS for name in inner):
+            break
+        notes.append(f"{root} holds {top} alone: the classes are the {len(inner)} folders in it")
+        root = root / top
+        places = [place.inside() for place in places]
+    return root, places, notes
+
+
+def refuse_masks(root: Path, places: Sequence[Place]) -> None:
+    """Check that no masks stand beside the images that they belong to.
+
+    Raises:
+        ValueError: A folder is named like one of masks and its files like the images of another, or
+            files are named like the masks of others beside them.
+    """
+    stems: defaultdict[str, set[str]] = defaultdict(set)
+    for place in places:
+        stems[place.parts[0] if len(place.parts) > 1 else ""].add(Path(place.parts[-1]).stem)
+    way_out = "write the masks into a folder of their own and name it with --masks"
+    for name in sorted(stems):
+        if not MASKS & set(re.split(r"[^a-z]+", name.lower())):
+            continue
+        bases = {stem if (m := MASK_OF.fullmatch(stem)) is None else m[1] for stem in stems[name]}
+        for other in sorted(set(stems) - {name}):
+            if 2 * len((bases | stems[name]) & stems[other]) > len(stems[name]):
+                raise ValueError(
+                    f"{root / name} seems to hold the masks of the images in {root / other}, whose"
+                    f" names are the same, and no class: give {root / other} as the source, with"
+                    f" --masks {root / name}; or rename {name}"
+                )
+    files = {(place.parts[:-1], Path(place.parts[-1]).stem) for place in places}
+    for folder, stem in sorted(files):
+        match = MASK_OF.fullmatch(stem)
+        if match is not None and (folder, match[1]) in files:
+            raise ValueError(
+                f"{root.joinpath(*folder)}: {stem} seems to be the mask of {match[1]} beside it:"
+                f" {way_out}, or rename them"
+            )
+
+
+def refuse_twice(root: Path, splits: dict[str, str | None]) -> None:
+    """Check that no two folders are the same split.
+
+    Raises:
+        ValueError: Two are.
+    """
+    for split, count in Counter(splits.values()).items():
+        if count > 1:
+            names = " and ".join(name for name, other in splits.items() if other == split)
+            raise ValueError(f"{root}: {names} both name the split {split!r}: rename one of them")
+
+
+def two_forms(root: Path, names: Sequence[Path]) -> list[str]:
+    """Say which folders have one name in two forms of Unicode, a line each."""
+    forms: defaultdict[str, set[str]] = defaultdict(set)
+    for folder in {name.parent for name in names}:
+        forms[unicodedata.normalize("NFC", str(folder))].add(str(folder))
+    return [
+        f"{root}: {len(both)} folders are named {name!r}, in different forms of Unicode: they are"
+        " taken as one"
+        for name, both in sorted(forms.items())
+        if len(both) > 1
+    ]
+
+
+def mixed(root: Path, flat: int, every: int) -> str:
+    """The error of a folder with images both in itself and in sub-folders."""
+    return (
+        f"{root} holds {flat} images itself and {every - flat} in sub-folders; put every image into"
+        " the sub-folder of its class, or all of them into the folder itself"
+    )
+
+
+def ambiguous(root: Path, names: dict[str, str | None]) -> str:
+    """The error of a folder in which some names are those of splits and others are not."""
+    like = ", ".join(name for name, split in names.items() if split)
+    others = ", ".join(name for name, split in names.items() if not split) or "images"
+    return (
+        f"{root}: {like} may be splits or classes, beside {others}: give one split as the source,"
+        " with --prefix, or move or rename folders"
+    )

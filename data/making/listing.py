@@ -13,7 +13,7 @@ def find_entries(source: Path, path_column: str, label_column: str | None) -> Li
     """List the images of a folder or of a table, sorted by key, and what was not taken.
 
     Args:
-        source: A folder, whose hidden files and folders are left out, or a table: CSV with a
+        source: A folder, see `data.making.folders.list_folder`, or a table: CSV with a
             header, JSON lines, or Parquet. Relative paths in a table start at its folder.
         path_column: The column of a table with the paths.
         label_column: The column with the labels; None for "label", if there is such a column. All
@@ -21,7 +21,7 @@ def find_entries(source: Path, path_column: str, label_column: str | None) -> Li
 
     Raises:
         ValueError: `source` is neither a folder nor a table, or holds no images, or two images
-            have the same key. A folder has images both in itself and in its sub-folders. A table
+            have the same key. A folder can be read in two ways. A table
             is damaged, has no such label column, or lacks a path or some of the labels.
         FileNotFoundError: A table names a file that does not exist.
         ModuleNotFoundError: A Parquet table needs the extra `parquet`, which is not installed.
@@ -34,7 +34,11 @@ def find_entries(source: Path, path_column: str, label_column: str | None) -> Li
         raise ValueError(f"{source} is no folder and no table ({', '.join(READERS)}) of images")
     if not listing.entries:
         kinds = ", ".join(f".{suffix}" for suffix in IMAGE_SUFFIXES)
-        raise ValueError(f"{source} holds no images; files named {kinds} are taken")
+        others = ", ".join(f"{n} {suffix} ({why})" for (suffix, why), n in listing.left_out.items())
+        raise ValueError(
+            f"{source} holds no images; files of the kinds {kinds} are taken"
+            + (f", not {others}" if others else "")
+        )
     by_key: dict[str, Path] = {}
     for entry in listing.entries:
         other = by_key.setdefault(entry.key, entry.path)

@@ -115,7 +115,13 @@ def test_broken_image_is_skipped_and_named_up_to_the_stated_share(labelled, tmp_
     done = make(labelled, tmp_path / "out", "--max-broken", 0.1)
     assert done.returncode == 0, done.stderr
     assert f"skipped {labelled / 'ant' / 'no.1.jpg'}: " in done.stderr
-    assert "29 images in 1 shards, 1 skipped" in done.stdout
+    assert "29 images in 1 shards, 3 skipped" in done.stdout
+    for line in (
+        "skipped 1 .jpg: cannot be decoded as an image",
+        "skipped 1 .png: hidden",
+        "skipped 1 .txt: no image",
+    ):
+        assert f"  {line}\n" in done.stdout
     done = make(labelled, tmp_path / "strict")
     assert_fails(done, "1 of 30 images cannot be decoded, more than the share --max-broken 0.01")
     assert list((tmp_path / "strict").glob("*.tar")) == []
@@ -227,6 +233,43 @@ def test_a_table_gives_paths_labels_and_metadata(kind, tmp_path):
     samples = {sample["__key__"]: sample for sample in samples_in(f"{tmp_path}/o/train-000000.tar")}
     assert samples["image3"]["cls"] == b"1"
     assert json.loads(samples["image3"]["json"]) == {"place": "p3"}
+
+
+def test_one_call_makes_train_val_and_test_and_prints_the_flags_that_name_them(labelled, tmp_path):
+    out = tmp_path / "o"
+    done = make(
+        labelled, out, "--val", 0.1, "--test", 0.2, "--split", "stratified", "--shard-size", 12
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-4:-1] == [
+        f"  train: 21 images, --data.train '{out}/train-{{000000..000001}}.tar'",
+        f"  val: 3 images, --data.test {out}/val-000000.tar",
+        f"  test: 6 images, --data.test {out}/test-000000.tar",
+    ]
+    assert len(samples_in(f"{out}/train-{{000000..000001}}.tar")) == 21
+    assert Counter(s["cls"] for s in samples_in(f"{out}/test-000000.tar")) == {
+        b"0": 2,
+        b"1": 2,
+        b"2": 2,
+    }
+    failed = make(labelled, tmp_path / "p", "--val", 0.5, "--test", 0.5)
+    assert_fails(failed, "--val 0.5 and --test 0.5 leave nothing to train on")
+
+
+def test_folders_of_splits_become_shards_of_their_names_and_numbered_ones_keep_their_value(
+    tmp_path,
+):
+    for split, count in (("train", 12), ("val", 11)):
+        for c in range(count):
+            make_image(tmp_path / "in" / split / str(c) / f"{c}.png", seed=c)
+    done = make(tmp_path / "in", tmp_path / "o")
+    assert done.returncode == 0, done.stderr
+    assert f"{tmp_path}/in: train, val are taken as splits, not as classes\n" in done.stdout
+    for split, count in (("train", 12), ("val", 11)):
+        samples = samples_in(f"{tmp_path}/o/{split}-000000.tar")
+        labels = {sample["__key__"]: sample["cls"] for sample in samples}
+        assert labels == {f"{split}/{c}/{c}": str(c).encode() for c in range(count)}
+    assert not (tmp_path / "o" / "classes.json").exists()
 
 
 def test_integer_labels_of_a_table_stay(tmp_path):

@@ -3,13 +3,14 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data.making.entries import Entry
 from data.making.listing import find_entries
-from data.making.splitting import split
+from data.making.splitting import by_prefix, split
 from tests.support.images import write_images
 
 
@@ -54,14 +55,34 @@ def entries(classes: int, each: int) -> list[Entry]:
 
 
 def test_a_stratified_split_takes_the_share_of_each_class():
-    rest, taken = split(entries(5, 20), 0.1, "stratified")
-    assert Counter(entry.label for entry in taken) == dict.fromkeys(range(5), 2)
-    assert len(rest) == 90
+    parts = split(entries(5, 20), "train", {"val": 0.1, "test": 0.2}, "stratified")
+    counts = {name: Counter(entry.label for entry in part) for name, part in parts.items()}
+    assert counts == {
+        "train": dict.fromkeys(range(5), 14),
+        "val": dict.fromkeys(range(5), 2),
+        "test": dict.fromkeys(range(5), 4),
+    }
 
 
 def test_a_hashed_split_keeps_every_image_on_its_side_when_others_come():
-    _, few = split(entries(2, 50), 0.2, "hashed")
-    rest, many = split(entries(4, 80), 0.2, "hashed")
+    few = split(entries(2, 50), "train", {"val": 0.2}, "hashed")["val"]
+    rest, many, _ = split(entries(4, 80), "train", {"val": 0.2, "test": 0.3}, "hashed").values()
     assert {entry.key for entry in few} <= {entry.key for entry in many}
     assert 0.12 < len(many) / 320 < 0.28
     assert not {entry.key for entry in few} & {entry.key for entry in rest}
+
+
+def test_splits_of_the_source_are_prefixes_and_shares_are_taken_of_the_first():
+    given = [
+        replace(entry, split="test" if i % 2 else "train") for i, entry in enumerate(entries(2, 20))
+    ]
+    parts = by_prefix(given, "train", {"val": 0.5, "test": 0.0}, "stratified")
+    assert {name: len(part) for name, part in parts.items()} == {"train": 10, "test": 20, "val": 10}
+    with pytest.raises(
+        ValueError, match="--test takes out images, but there is a part 'test' already"
+    ):
+        by_prefix(given, "train", {"test": 0.1}, "hashed")
+    with pytest.raises(ValueError, match="--val takes images of 'other', which has none"):
+        by_prefix(given, "other", {"val": 0.1}, "hashed")
+    with pytest.raises(ValueError, match=r"--val 0.01 of 40 images leaves 'val' without any"):
+        by_prefix(entries(2, 20), "train", {"val": 0.01}, "stratified")
