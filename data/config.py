@@ -73,7 +73,11 @@ class DataConfig(PixelConfig):
     """Where the images come from and how they become tensors."""
 
     train: tuple[str, ...]
-    """Shards: paths, URLs (http, s3, gs, hf) or patterns, as 'DIR/train-{000000..000003}.tar'."""
+    """Shards: paths, URLs (http, s3, gs, hf) or patterns, as 'DIR/train-{000000..000003}.tar' or
+    'DIR/*.tar', whose matches are sorted."""
+    image: str = ""
+    """Suffix of the members that are the images, as input.jpg of 000.input.jpg. Empty: the first of
+    jpg, jpeg, png and so on that a sample has."""
     window: int = 64
     """Shards whose samples are mixed, and which a node has to have at hand at a time."""
     max_bad_fraction: float = 0.01

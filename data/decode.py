@@ -10,7 +10,7 @@ import io
 import math
 import struct
 import tokenize
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,6 +22,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from data.config import EIGHT_BITS, IMAGE_SUFFIXES, PixelConfig, Pixels
+from data.formats.sniffing import kind_of
+from data.shards.members import image_suffix
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 MAX_PIXELS = 89_478_485  # the limit of PIL, too: more is taken for a decompression bomb
@@ -32,22 +34,25 @@ JPEG_COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # CMYK is left to PIL
 Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 
 
-def image_suffix(members: Container[str]) -> str | None:
-    """The suffix of a sample's image: the first of IMAGE_SUFFIXES that it has, or None."""
-    return next((suffix for suffix in IMAGE_SUFFIXES if suffix in members), None)
-
-
-def encoded_image(members: Mapping[str, str | bytes]) -> tuple[bytes, str]:
+def encoded_image(members: Mapping[str, str | bytes], image: str = "") -> tuple[bytes, str]:
     """The encoded image of a sample and its suffix.
+
+    Args:
+        members: The members of the sample by suffix.
+        image: The suffix that the image has, such as "input.jpg", in which case its content tells
+            the format; "" for the first of IMAGE_SUFFIXES that is there.
 
     Raises:
         ValueError: The sample has no image.
     """
-    suffix = image_suffix(members)
+    suffix = image_suffix(members, image)
     if suffix is None:
-        raise ValueError(f"no image: expected one of {', '.join(IMAGE_SUFFIXES)}")
+        wanted = f"a member {image!r}" if image else f"one of {', '.join(IMAGE_SUFFIXES)}"
+        raise ValueError(f"no image: expected {wanted}")
     encoded = members[suffix]
     assert isinstance(encoded, bytes)  # only __key__ is a str
+    if image:
+        suffix = kind_of(encoded) or suffix.rpartition(".")[2]
     return encoded, suffix
 
 

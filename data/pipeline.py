@@ -45,6 +45,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         joint_crop: Crops image and label together where labels have pixels; used instead of `crop`.
         target: The kind of labels.
         group: The field of the json member that becomes the item's `group`; None without it.
+        image: The suffix of the members that are the images; "" for any of IMAGE_SUFFIXES.
         replace: Whether bad samples are replaced, as pretraining needs it.
 
     Raises:
@@ -64,6 +65,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         joint_crop: JointCrops | None = None,
         target: Target = CLASS,
         group: str = "",
+        image: str = "",
         replace: bool = False,
     ) -> None:
         self.samples = samples
@@ -75,6 +77,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         self.joint_crop = joint_crop
         self.target = target
         self.group = group
+        self.image = image
         self.replace = replace
 
     def __len__(self) -> int:
@@ -124,7 +127,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         Raises:
             ValueError: The sample is bad.
         """
-        picture = open_image(*encoded_image(members), self.in_chans, self.pixels)
+        picture = open_image(*encoded_image(members, self.image), self.in_chans, self.pixels)
         if self.joint_crop is not None:
             return self.joint_crop(picture, self.target(members), self.size, rng)
         if self.crop is not None:
@@ -190,6 +193,7 @@ def train_loader(
         seed=batches.order.seed,
         crop=Crop(config.scale, config.flip),
         target=Unlabelled(),
+        image=config.image,
         replace=True,
     )
     return batch_loader(images, batches, workers=config.workers, pin_memory=pin_memory)

@@ -81,17 +81,18 @@ def channels_of_first(entries: list[Entry]) -> int:
     """Count the channels of the first image that can be decoded.
 
     Raises:
-        ValueError: no image can be decoded.
+        ValueError: no image can be decoded; the message has the reason of the first.
     """
     from data.decode import decode  # here: it brings torch, which the help text does without
 
+    first = ""
     for entry in entries:
         try:
             suffix = entry.path.suffix.lower()[1:]
             return decode(entry.path.read_bytes(), suffix, config=MEASURED).shape[0]
-        except ValueError:
-            continue
-    raise ValueError(f"none of the {len(entries)} images can be decoded")
+        except ValueError as error:
+            first = first or f"{entry.path}: {error}"
+    raise ValueError(f"none of the {len(entries)} images can be decoded; the first is {first}")
 
 
 def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, list[Built]]:

@@ -10,14 +10,19 @@ from tqdm import tqdm
 from data.bad_samples import BadSample
 from data.config import MEASURED
 from data.decode import decode, encoded_image
-from data.shards.index import Shard, index_shard
+from data.shards.index import Shard
 from data.shards.moments import Moments
 from data.shards.reading import LOCAL, check_shard, read_sample
+from data.shards.scanning import Scanned, report, scan
 
 
 def index_shards(
-    paths: Sequence[Path], listed: Mapping[Path, Shard], statistics: bool, in_chans: int | None
-) -> list[Shard]:
+    paths: Sequence[Path],
+    listed: Mapping[Path, Shard],
+    statistics: bool,
+    in_chans: int | None,
+    image: str = "",
+) -> tuple[list[Shard], list[str]]:
     """Scan shards for an index. An unchanged shard keeps the statistics that its index has.
 
     Args:
@@ -25,49 +30,62 @@ def index_shards(
         listed: The shards that an index lists already, by path.
         statistics: Whether every image is decoded to compute the statistics again.
         in_chans: The number of channels of the statistics; None for that of the first image.
+        image: The suffix of the images; "" for any of IMAGE_SUFFIXES.
+
+    Returns:
+        The shards, and what is to be said of those that were scanned, as lines.
 
     Raises:
         OSError: A shard cannot be read.
-        ValueError: A shard is damaged, or none of its images can be decoded.
+        ValueError: A shard is damaged or is no shard, see `data.shards.scanning.scan`; or none of
+            its images can be decoded.
     """
-    shards = []
+    shards: list[Shard] = []
+    scans: list[Scanned] = []
     for path in tqdm(paths, desc="indexing", unit="shard", disable=None):
         known = listed.get(path)
         if known is not None and path.suffix == ".gz":
             shard = check_shard(known, True, LOCAL)
         else:
-            shard = index_shard(path)
+            with path.open("rb") as file:
+                scans.append(scan(file, str(path), image))
+            shard = scans[-1].shard
         if known is not None and known.sha256 == shard.sha256:
             shard = replace(shard, moments=known.moments)
         if statistics:
-            moments = moments_of(shard, in_chans)
+            moments = moments_of(shard, in_chans, image)
             shard = replace(shard, moments=moments)
             in_chans = in_chans or len(moments.sums)
         shards.append(shard)
-    return shards
+    return shards, report(scans) if scans else []
 
 
-def moments_of(shard: Shard, in_chans: int | None) -> Moments:
+def moments_of(shard: Shard, in_chans: int | None, image: str = "") -> Moments:
     """The moments of all images of a shard. Broken ones are left out, and named on standard error.
 
     Args:
         shard: A shard on this machine.
         in_chans: The number of channels to decode; None for that of the first image.
+        image: The suffix of the images; "" for any of IMAGE_SUFFIXES.
 
     Raises:
         ValueError: None of the images can be decoded.
     """
     parts: list[Moments] = []
+    first: BadSample | None = None
     for i in range(shard.samples):
         members = read_sample(shard, i)
         try:
-            image = decode(*encoded_image(members), in_chans, MEASURED)
+            pixels = decode(*encoded_image(members, image), in_chans, MEASURED)
         except ValueError as error:
             bad = BadSample(shard.url, str(members["__key__"]), str(error))
+            first = first or bad
             tqdm.write(f"left out of the statistics: {bad}", file=sys.stderr)
             continue
-        in_chans = image.shape[0]
-        parts.append(Moments.of(image.numpy()))
+        in_chans = pixels.shape[0]
+        parts.append(Moments.of(pixels.numpy()))
     if not parts:
-        raise ValueError(f"none of the {shard.samples} samples of {shard.url} can be decoded")
+        raise ValueError(
+            f"none of the {shard.samples} samples of {shard.url} can be decoded ({first})"
+        )
     return Moments.merge(parts)

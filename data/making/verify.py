@@ -10,10 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.config import MEASURED
-from data.decode import OversizedImage, decode, image_suffix
+from data.decode import OversizedImage, decode, encoded_image
 from data.making.workers import over
 from data.shards.index import Shard
-from data.shards.members import check_end, split_name
+from data.shards.members import check_end, image_suffix, is_stray, split_name
 from fcmae.run.files import file_sha256
 
 LISTED = 20  # how many faults of each kind are printed
@@ -28,19 +28,21 @@ class Findings:
 
 
 def verify(
-    paths: Sequence[Path], listed: Mapping[Path, Shard], workers: int
+    paths: Sequence[Path], listed: Mapping[Path, Shard], workers: int, image: str = ""
 ) -> tuple[int, Counter[str]]:
     """Check shards and print their faults.
 
     The kinds of faults are: unreadable (no whole tar), replaced (not the size or hash of the
-    index), unlisted (in no index), duplicate (a member twice in a sample, or a key in two places),
-    orphan (a member without a key, or a sample without an image), undecodable (an image, or a label
-    that is no integer), oversized (an image with too many pixels).
+    index), unlisted (in no index), link (a member without content of its own), duplicate (a member
+    twice in a sample, or a key in two places), orphan (a member without a key, or a sample without
+    an image), undecodable (an image, or a label that is no integer), oversized (an image with too
+    many pixels).
 
     Args:
         paths: The shards.
         listed: The shards that an index lists, by path.
         workers: The number of processes.
+        image: The suffix of the images; "" for any of IMAGE_SUFFIXES.
 
     Returns:
         The number of samples, and how often each kind of fault occurs.
@@ -48,7 +50,7 @@ def verify(
     samples = 0
     kinds: Counter[str] = Counter()
     places: dict[str, str] = {}
-    jobs = [(path, listed.get(path)) for path in paths]
+    jobs = [(path, listed.get(path), image) for path in paths]
     results = over(verify_shard, jobs, workers)
     by_path = dict(tqdm(results, "verifying", len(jobs), unit="shard", disable=None))
     for path in paths:  # in this order, so that messages do not depend on which shard came first
@@ -66,9 +68,9 @@ def verify(
     return samples, kinds
 
 
-def verify_shard(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
-    """Check one shard. The job is its path, and what the index says about it, if anything."""
-    path, listed = job
+def verify_shard(job: tuple[Path, Shard | None, str]) -> tuple[Path, Findings]:
+    """Check one shard. The job is its path, what the index says about it, and `verify`'s image."""
+    path, listed, image = job
     faults: list[tuple[str, str]] = []
     if listed is None:
         faults.append(("unlisted", f"{path}: in no index; run python -m data.shards index {path}"))
@@ -80,16 +82,17 @@ def verify_shard(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
 
     def close() -> None:
         if current is not None:
-            faults.extend(faults_of_sample(f"{path}: sample {current!r}", members))
+            faults.extend(faults_of_sample(f"{path}: sample {current!r}", members, image))
 
     try:
         with tarfile.open(path) as tar:
             for member in tar:
-                split = split_name(member.name)
-                if not member.isreg():
-                    continue
+                if member.islnk() or member.issym():
+                    what = f"{member.name!r} is a link to {member.linkname!r} and is not read"
+                    faults.append(("link", f"{path}: {what}"))
+                split = split_name(member.name) if member.isreg() else None
                 if split is None:
-                    if not member.name.rpartition("/")[2].startswith(("._", "__")):
+                    if is_stray(member):
                         faults.append(("orphan", f"{path}: {member.name!r} belongs to no sample"))
                     continue
                 key, suffix = split
@@ -112,15 +115,14 @@ def verify_shard(job: tuple[Path, Shard | None]) -> tuple[Path, Findings]:
     return path, Findings(tuple(keys), tuple(faults))
 
 
-def faults_of_sample(where: str, members: dict[str, bytes]) -> list[tuple[str, str]]:
+def faults_of_sample(where: str, members: Mapping[str, bytes], image: str) -> list[tuple[str, str]]:
     """The faults of a sample, whose image is decoded; `where` begins their descriptions."""
     faults = []
-    suffix = image_suffix(members)
-    if suffix is None:
+    if image_suffix(members, image) is None:
         faults.append(("orphan", f"{where} has no image, only {', '.join(members)}"))
     else:
         try:
-            decode(members[suffix], suffix, None, MEASURED)
+            decode(*encoded_image(members, image), None, MEASURED)
         except OversizedImage as error:
             faults.append(("oversized", f"{where}: {error}"))
         except ValueError as error:

@@ -17,11 +17,14 @@ class Index:
     """Write an index.json beside shards, whoever made them."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
-    """Paths or brace patterns of uncompressed tars, or of .tar.gz that an index lists already."""
+    """Paths or patterns of uncompressed tars, or of .tar.gz that an index lists already."""
     statistics: bool = False
     """Decode every image, and keep the mean and standard deviation of each channel."""
     in_chans: int | None = None
     """Number of channels for --statistics. By default, as many as the first image has."""
+    image: str = ""
+    """Suffix of the members that are the images, such as input.jpg of 000.input.jpg. By default,
+    any known one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,9 @@ class Verify:
     """Read everything in the shards (tars, members, images) and fail if anything is wrong."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
-    """Paths or brace patterns of shards, like 'DIR/train-{000000..000003}.tar'."""
+    """Paths or patterns of shards, like 'DIR/train-{000000..000003}.tar' or 'DIR/*.tar'."""
+    image: str = ""
+    """Suffix of the members that are the images; by default, any known one."""
     workers: int = cores()
     """Number of processes that read the shards."""
 
@@ -45,33 +50,30 @@ def main(argv: Sequence[str]) -> None:
         {"index": Index, "verify": Verify}, prog="python -m data.shards", args=list(argv)
     )
     # here: the images are decoded with torch, which the help text does without
-    from braceexpand import braceexpand
-
     from data.making.indexing import index_shards
     from data.making.verify import verify
     from data.shards.index import read_index, statistics, write_index
-    from data.shards.reading import check_file
+    from data.shards.patterns import expand
     from data.shards.sources import is_remote
 
-    urls = [url for pattern in config.shards for url in braceexpand(pattern)]
+    urls = expand(config.shards)
     if any(is_remote(url) for url in urls):
         raise ValueError(
             "shards are indexed and verified where they lie on a disk: copy them first"
         )
     paths = [Path(url) for url in urls]
-    for path in paths:
-        check_file(path, config.shards)
     indexes = [read_index(directory) for directory in {str(path.parent) for path in paths}]
     listed = {Path(shard.url): shard for index in indexes for shard in index.values()}
     if isinstance(config, Verify):
-        samples, faults = verify(paths, listed, config.workers)
+        samples, faults = verify(paths, listed, config.workers, config.image)
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items()))
         print(f"{samples} samples in {len(paths)} shards: {counts or 'all is well'}")
         sys.exit(1 if faults else 0)
-    shards = index_shards(paths, listed, config.statistics, config.in_chans)
+    shards, said = index_shards(paths, listed, config.statistics, config.in_chans, config.image)
     write_index(shards)
     for shard in shards:
         print(f"{shard.url}: {shard.samples} samples, {shard.size} bytes")
+    print(*said, sep="\n")
     if config.statistics:
         mean, std = statistics(shards)
         print(f"mean {' '.join(f'{x:.4f}' for x in mean)}  std {' '.join(f'{x:.4f}' for x in std)}")

@@ -1,21 +1,16 @@
-"""Where the samples of a shard lie: found by scanning a tar, kept in `index.json` beside it.
+"""Where the samples of a shard lie, kept in `index.json` beside it.
 
 The index lists the size and SHA-256 of every shard and the byte offset of every sample. The order
 of samples, resuming and every read rely on it.
 """
 
-import hashlib
 import json
-import os
-import tarfile
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from data.shards.members import check_end, sample_members
 from data.shards.moments import Moments
 from fcmae.run.files import write_json
 
@@ -52,64 +47,6 @@ class Shard:
         return len(self.offsets) - 1
 
 
-def index_shard(path: Path) -> Shard:
-    """Scan an uncompressed tar, whoever made it, for its samples.
-
-    A sample is a run of regular members that share a key (see `split_name`). Other members are
-    skipped.
-
-    Raises:
-        ValueError: The file is truncated, damaged or compressed, has no sample, or repeats a member
-            within a sample.
-    """
-    with path.open("rb") as file:
-        return scan(file, str(path))
-
-
-def scan(file: BufferedReader, url: str) -> Shard:
-    """Scan an open tar for its samples, as `index_shard` does.
-
-    Args:
-        file: The open tar.
-        url: Where the shard lies, for the result and for errors.
-
-    Raises:
-        ValueError: See `index_shard`.
-    """
-    offsets = array("q")
-    current = None
-    suffixes: set[str] = set()
-    end = 0
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for key, suffix, member in sample_members(tar):
-                if key != current:
-                    offsets.append(member.offset)
-                    current = key
-                    suffixes = set()
-                if suffix in suffixes:
-                    raise ValueError(
-                        f"{url}: sample {key!r} has two members {suffix!r}; "
-                        "every name in a shard must be unique"
-                    )
-                suffixes.add(suffix)
-                end = tar.offset
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers
-            check_end(tar)
-    except tarfile.TarError as error:
-        raise ValueError(
-            f"{url} is truncated, damaged or no uncompressed tar ({error}); "
-            "copy or build it again, or decompress it"
-        ) from error
-    if not offsets:
-        raise ValueError(f"{url} holds no samples: members must be named KEY.png, KEY.cls, ...")
-    offsets.append(end)
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Shard(url=url, size=size, sha256=sha256, offsets=offsets)
-
-
 def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
     """Read the shards that `directory/index.json` lists, by file name.
 
@@ -125,6 +62,11 @@ def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
         if not Path(path).exists():
             return {}
         text = Path(path).read_text(encoding="utf-8")
+    if text.lstrip().startswith("<"):
+        raise ValueError(
+            f"{path} is a page of HTML and no index; the server answers with it for a file that is"
+            " missing or needs a login: correct the URL, or put the index there"
+        )
     try:
         entries = json.loads(text)["shards"]
         return {name: from_entry(f"{directory}/{name}", entry) for name, entry in entries.items()}

@@ -2,7 +2,9 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+
+from data.config import IMAGE_SUFFIXES
 
 BLOCK = 512  # bytes; a tar is a sequence of blocks of this size and ends with blocks of zeros
 
@@ -26,6 +28,24 @@ def split_name(name: str) -> tuple[str, str] | None:
     ):
         return None
     return f"{directory}{slash}{stem}", suffix.lower()
+
+
+def is_stray(member: tarfile.TarInfo) -> bool:
+    """Whether a member belongs to no sample, although it is a file and no hidden one."""
+    if not member.isreg() or split_name(member.name) is not None:
+        return False
+    return not member.name.rpartition("/")[2].startswith(("._", "__"))
+
+
+def image_suffix(members: Container[str], image: str = "") -> str | None:
+    """The suffix of a sample's image, or None if it has none.
+
+    Args:
+        members: The suffixes of the sample's members.
+        image: The suffix that the image has; "" for the first of IMAGE_SUFFIXES that is there.
+    """
+    suffixes = (image,) if image else IMAGE_SUFFIXES
+    return next((suffix for suffix in suffixes if suffix in members), None)
 
 
 def plain_header(block: bytes) -> tuple[str, int] | None:
@@ -90,16 +110,31 @@ def unpack(content: bytes) -> Iterator[tuple[str, str, bytes]]:
 
 
 def check_end(tar: tarfile.TarFile) -> None:
-    """Check that a tar of which all members were read is whole.
+    """Check that a tar of which all members were read is whole, and that nothing follows its end.
 
-    tarfile takes an unreadable header for the end of the archive, which is a block of zeros.
+    tarfile takes an unreadable header for the end of the archive, which is a block of zeros, and
+    reads nothing behind it. A file that ends right behind a member may be cut there, which cannot
+    be told from a tar whose end was never written.
 
     Raises:
-        tarfile.ReadError: Something else than a block of zeros follows the last member.
+        tarfile.ReadError: The end is missing, or something else than zeros stands there or later.
     """
-    assert tar.fileobj is not None  # it is open
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(BLOCK) != bytes(BLOCK):
+    file = tar.fileobj
+    assert file is not None  # it is open
+    file.seek(tar.offset)
+    block = file.read(BLOCK)
+    if not block:
+        raise tarfile.ReadError(
+            f"it ends at byte {tar.offset} after a whole member, without the two blocks of zeros"
+            " that end an archive; if nothing is missing, add them: head -c 1024 /dev/zero >> FILE"
+        )
+    if block != bytes(BLOCK):
         raise tarfile.ReadError(
             f"byte {tar.offset} begins neither a tar header nor the end of the archive"
         )
+    while block := file.read(2**20):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(
+                f"the archive ends at byte {tar.offset} and more data follows, as in tars that were"
+                " joined with cat; join them with tar --concatenate"
+            )

@@ -20,14 +20,15 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from braceexpand import braceexpand
 from filelock import FileLock
 from tqdm import tqdm
 
 from data.config import SourceConfig
 from data.shards.cache import open_cached, rename_cached
-from data.shards.index import INDEX, Shard, from_entry, index_shard, read_index, scan, to_entry
+from data.shards.index import INDEX, Shard, from_entry, read_index, to_entry
 from data.shards.members import unpack
+from data.shards.patterns import expand, not_found
+from data.shards.scanning import index_shard, scan
 from data.shards.sources import info, is_remote, read_all, read_range
 from fcmae.run.files import file_sha256, text_sha256, write_json
 
@@ -35,7 +36,10 @@ LOCAL = SourceConfig()  # for shards on this machine, which need no settings
 
 
 def open_shards(
-    spec: str | Sequence[str], verify: bool = True, source: SourceConfig = LOCAL
+    spec: str | Sequence[str],
+    verify: bool = True,
+    source: SourceConfig = LOCAL,
+    image: str = "",
 ) -> list[Shard]:
     """Find shards and check them against the `index.json` beside them.
 
@@ -43,41 +47,33 @@ def open_shards(
     in `source.cache`.
 
     Args:
-        spec: A path or URL, a brace pattern such as `DIR/train-{000000..000003}.tar`, or a list of
-            these.
+        spec: A path or URL, a pattern such as `DIR/train-{000000..000003}.tar` or `DIR/*.tar`, or a
+            list of these.
         verify: Whether shards on this machine must have the SHA-256 that is in the index. Remote
             ones are hashed when they are fetched. The size is always checked.
         source: How remote shards are read.
+        image: The suffix of the images in shards that are scanned, as `scan` takes it.
 
     Returns:
         The shards in the order of `spec`.
 
     Raises:
-        FileNotFoundError: A shard does not exist.
-        ValueError: A shard or an index is damaged, a shard is named twice, or `spec` names none.
+        FileNotFoundError, ValueError: See `data.shards.patterns.expand`.
+        ValueError: A shard or an index is damaged.
         OSError: A server does not answer, see `data.shards.sources`.
     """
-    patterns = [spec] if isinstance(spec, str) else list(spec)
-    urls = [url for pattern in patterns for url in braceexpand(pattern) if url]
-    if not urls:
-        raise ValueError(
-            f"{spec!r} names no shard; "
-            "give a path or a pattern like 'DIR/train-{000000..000003}.tar'"
-        )
-    places: set[str] = set()
-    for url in urls:
-        if not is_remote(url):
-            check_file(Path(url), spec)
-        place = url if is_remote(url) else str(Path(url).resolve())
-        if place in places:
-            raise ValueError(f"shard {url} is named twice in {spec!r}; name every shard once")
-        places.add(place)
+    urls = expand(spec)
     directories = {directory_of(url) for url in urls}
     indexes = {directory: open_index(directory, source) for directory in directories}
     listed = [indexes[directory_of(url)].get(url.rpartition("/")[2]) for url in urls]
 
-    def open_one(url: str, shard: Shard | None) -> Shard:
-        return index_unlisted(url, source) if shard is None else check_shard(shard, verify, source)
+    def open_one(url: str, shard: Shard | None) -> Shard | None:
+        try:
+            if shard is None:
+                return index_unlisted(url, source, image)
+            return check_shard(shard, verify, source)
+        except FileNotFoundError:  # on a server; all of them are named together
+            return None
 
     unlisted = listed.count(None)
     with (
@@ -87,11 +83,14 @@ def open_shards(
             total=unlisted, desc="indexing shards", unit="shard", disable=None if unlisted else True
         ) as bar,
     ):
-        shards = []
+        opened: list[Shard | None] = []
         for shard, entry in zip(pool.map(open_one, urls, listed), listed, strict=True):
-            shards.append(shard)
+            opened.append(shard)
             bar.update(entry is None)
-        return shards
+    missing = [url for url, shard in zip(urls, opened, strict=True) if shard is None]
+    if missing:
+        raise not_found(missing, len(urls), spec)
+    return [shard for shard in opened if shard is not None]
 
 
 def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str, str | bytes]:
@@ -140,7 +139,7 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
     return sample
 
 
-def index_unlisted(url: str, config: SourceConfig) -> Shard:
+def index_unlisted(url: str, config: SourceConfig, image: str = "") -> Shard:
     """Scan a shard that no index.json lists, and keep the result in the cache.
 
     The scan is skipped if the cache has the result for this version of the shard. Otherwise a
@@ -169,34 +168,12 @@ def index_unlisted(url: str, config: SourceConfig) -> Shard:
         if remote:
             unknown = Shard(url=url, size=size, sha256="", offsets=array("q"))
             with os.fdopen(open_cached(unknown, config), "rb") as copy:
-                shard = scan(copy, url)
+                shard = scan(copy, url, image).shard
             rename_cached(unknown, shard, config)
         else:
-            shard = index_shard(Path(url))
+            shard = index_shard(Path(url), image)
         write_json(file, to_entry(shard), compact=True)
     return shard
-
-
-def check_file(path: Path, spec: str | Sequence[str]) -> None:
-    """Check that the path of a shard is a file.
-
-    Args:
-        path: The path of the shard.
-        spec: What the user gave, for errors.
-
-    Raises:
-        ValueError: The path is a folder.
-        FileNotFoundError: The file does not exist.
-    """
-    if path.is_dir():
-        raise ValueError(
-            f"{path} is a directory; name its shards, like '{path}/train-{{000000..000003}}.tar'"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"shard {path} does not exist; check the pattern {spec!r}, or build it "
-            "(scripts/make_shards.py; the embedded set: python -m data.demo build)"
-        )
 
 
 def directory_of(url: str) -> str:

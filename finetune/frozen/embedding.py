@@ -62,16 +62,21 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
         "weights_sha256": sha256_of(model, metadata),
     }
     images = ShardImages(
-        ShardSamples(open_shards(shards, source=config.data.source), config.data.source),
+        ShardSamples(
+            open_shards(shards, source=config.data.source, image=config.data.image),
+            config.data.source,
+        ),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=config.data,
+        image=config.data.image,
     )
     pieces = pieces_of(len(images), config.piece, config.data.batch_size, folder)
     plan = {
         **provenance,
         "batch_size": config.data.batch_size,
         "piece": config.piece,
+        "image": config.data.image,
         **contents_of(images.samples),
     }
     bad = BadSamples(len(images), config.data.max_bad_fraction)

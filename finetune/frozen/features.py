@@ -138,13 +138,13 @@ def cache_name(
     """The file that the cache has the features of these images in.
 
     It is a hash of what they depend on: shards, weights, metadata, pooling, how pixels are
-    read, the share of bad samples that was let pass.
+    read and from which member, the share of bad samples that was let pass.
     """
     data = config.data
     # with the share, since features made under a laxer one may have too many bad samples
     shards = [shard.sha256 for shard in images.samples.shards]
     made_by = sha256_of(model, metadata)
-    pixels = (data.pixels, data.range, data.nodata, data.background)
+    pixels = (data.image, data.pixels, data.range, data.nodata, data.background)
     made_of = (made_by, config.pool, pixels, data.max_bad_fraction, shards)
     key = hashlib.sha256(repr(made_of).encode())
     return f"{key.hexdigest()[:32]}.safetensors"
@@ -157,10 +157,11 @@ def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledDat
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
     return ShardImages(
-        ShardSamples(open_shards(spec, source=data.source), data.source),
+        ShardSamples(open_shards(spec, source=data.source, image=data.image), data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=data,
+        image=data.image,
         group=data.group,
     )
 

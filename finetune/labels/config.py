@@ -18,6 +18,9 @@ class InferenceConfig(PixelConfig):
     """Processes that decode images, for each process."""
     max_bad_fraction: float = 0.01
     """Share of the samples that may be broken. They are left out, counted and named."""
+    image: str = ""
+    """Suffix of the members that are the images, as input.jpg of 000.input.jpg. Empty: the first of
+    jpg, jpeg, png and so on that a sample has."""
     source: SourceConfig = field(default_factory=SourceConfig)
 
 
@@ -26,7 +29,7 @@ class LabelledData(InferenceConfig):
     """Labelled shards."""
 
     train: tuple[str, ...]
-    """Shards to learn from: paths or brace patterns."""
+    """Shards to learn from: paths, or patterns such as 'DIR/train-{000000..000003}.tar'."""
     test: tuple[str, ...]
     """Shards to report on, looked at once."""
     group: str = ""

@@ -54,7 +54,7 @@ def read(
         OSError: shards cannot be read.
         ValueError: a sample has no label or group, or labels and classes do not fit.
     """
-    samples = ShardSamples(open_shards(data.train, verify, data.source), data.source)
+    samples = ShardSamples(open_shards(data.train, verify, data.source, data.image), data.source)
     named = class_names(samples)
     target = target_of(task.kind, task.field, task.classes or len(named))
     labelled = None
@@ -178,10 +178,11 @@ def images_of(
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
     return ShardImages(
-        ShardSamples(open_shards(spec, source=data.source), data.source),
+        ShardSamples(open_shards(spec, source=data.source, image=data.image), data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=data,
+        image=data.image,
         seed=seed,
         crop=crop,
         target=task.target,

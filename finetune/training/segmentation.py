@@ -51,7 +51,7 @@ def segment(
     verify = config.run.verify
     directory = run_of(config.out)
     mix = Mix(config.augment, 0.0, None)
-    samples = ShardSamples(open_shards(data.train, verify, data.source), data.source)
+    samples = ShardSamples(open_shards(data.train, verify, data.source, data.image), data.source)
     names = names_of(class_names(samples), config.classes)
     model, metadata = segmenter.create(config, len(names), config.head_width, config.seed)
     group = data.group if config.report_on == "held_out" else ""  # else no group has to be read
@@ -151,10 +151,11 @@ def images_of(
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
     return ShardImages(
-        ShardSamples(open_shards(spec, verify, data.source), data.source),
+        ShardSamples(open_shards(spec, verify, data.source, data.image), data.source),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=data,
+        image=data.image,
         seed=seed,
         joint_crop=crop,
         target=target,

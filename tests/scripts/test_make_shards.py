@@ -17,9 +17,10 @@ from webdataset.compat import WebDataset
 from data.config import MEASURED
 from data.making.listing import find_entries
 from data.pipeline import ShardImages
-from data.shards.index import index_shard, statistics
+from data.shards.index import statistics
 from data.shards.reading import open_shards, read_sample
 from data.shards.samples import ShardSamples
+from data.shards.scanning import index_shard
 from data.transforms import Crop
 from tests.support.images import FORMATS, make_image, write_images
 from tests.support.programs import run, start, wait_for

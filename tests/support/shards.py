@@ -1,12 +1,24 @@
-"""Small labelled shards."""
+"""Small labelled shards, and tars of any members."""
 
-from collections.abc import Collection
+import io
+import tarfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data.shards.writing import write_shards
 from tests.support.images import coloured, encoded
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    """A tar of members with these names and contents, in this order."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
 
 
 def write_colours(

@@ -14,8 +14,8 @@ from data.making.build import build_shard, build_shards, plan_shards
 from data.making.entries import Entry
 from data.making.listing import find_entries
 from data.making.workers import over
-from data.shards.index import index_shard
 from data.shards.moments import Moments
+from data.shards.scanning import index_shard
 from tests.support.images import write_images
 
 

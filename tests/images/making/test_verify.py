@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import tarfile
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,10 +12,11 @@ from data.making.indexing import moments_of
 from data.making.verify import verify
 from data.pipeline import ShardImages
 from data.shards.__main__ import main
-from data.shards.index import index_shard
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
+from data.shards.scanning import index_shard
 from tests.support.programs import run
+from tests.support.shards import write_tar
 
 
 def picture(shade: int = 7) -> bytes:
@@ -30,15 +30,6 @@ def bomb() -> bytes:
     small = picture()
     at = small.index(b"\xff\xc0") + 5  # height and width in the frame header
     return small[:at] + (60_000).to_bytes(2, "big") * 2 + small[at + 4 :]
-
-
-def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return path
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -123,6 +114,23 @@ def test_shards_of_img2dataset_are_adopted_without_a_byte_changed(tmp_path):
     assert all(item["whole"] for item in items)
 
 
+def test_a_link_whose_image_is_lost_is_a_fault(tmp_path):
+    path = write_tar(tmp_path / "s.tar", GOOD)
+    with tarfile.open(path, "a") as tar:
+        link = tarfile.TarInfo("c.jpg")
+        link.type = tarfile.SYMTYPE
+        link.linkname = "a.jpg"
+        tar.addfile(link)
+    _, faults = verify([path], {}, 1)
+    assert faults == {"unlisted": 1, "link": 1}
+
+
+def test_an_image_member_can_be_named(tmp_path):
+    path = write_tar(tmp_path / "s.tar", [("0.in.jpg", picture()), ("1.in.jpg", b"broken")])
+    assert verify([path], {}, 1)[1] == {"unlisted": 1, "orphan": 2}
+    assert verify([path], {}, 1, "in.jpg")[1] == {"unlisted": 1, "undecodable": 1}
+
+
 def test_a_damaged_header_does_not_pass_for_the_end_of_the_archive(tmp_path):
     path = write_tar(tmp_path / "s.tar", GOOD)
     content = bytearray(path.read_bytes())
@@ -144,8 +152,10 @@ def test_statistics_leave_out_and_name_what_is_broken(tmp_path, capsys):
         f"left out of the statistics: {shard.url}: sample 'd': no image: expected one of"
         " jpg, jpeg, png, webp, tif, tiff, npy",
     ]
-    bad = index_shard(write_tar(tmp_path / "bad.tar", members[-2:]))
-    with pytest.raises(ValueError, match=r"none of the 2 samples of .*bad\.tar can be decoded"):
+    bad = index_shard(write_tar(tmp_path / "bad.tar", [members[-2], ("e.jpg", b"nor this")]))
+    with pytest.raises(
+        ValueError, match=r"none of the 2 samples .*bad\.tar can.* \(.*'c': 8 bytes"
+    ):
         moments_of(bad, None)
 
 

@@ -12,9 +12,10 @@ import pytest
 from PIL import Image
 from webdataset.compat import WebDataset
 
-from data.shards.index import INDEX, index_shard
+from data.shards.index import INDEX
 from data.shards.members import plain_header, split_name
 from data.shards.reading import open_shards, read_sample
+from data.shards.scanning import index_shard
 from data.shards.writing import write_shards
 from tests.support.programs import kill, run, start, wait_for
 
@@ -172,13 +173,6 @@ def test_index_of_others_shards_is_written_by_the_command(tmp_path):
     assert len(failed.stderr.splitlines()) == 1
 
 
-def test_missing_shard_is_named_with_the_way_out(tmp_path):
-    write_shards(samples(2), tmp_path, "train", 2)
-    spec = f"{tmp_path}/train-{{000000..000001}}.tar"
-    with pytest.raises(FileNotFoundError, match=r"train-000001\.tar does not exist; .*make_shards"):
-        open_shards(spec)
-
-
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("verify", [False, True])
 def test_truncated_shard_is_refused_even_without_hashing(tmp_path, compress, verify):
@@ -244,8 +238,12 @@ def test_what_is_no_shard_is_refused(tmp_path):
     zipped = tmp_path / "theirs.tar.gz"
     with tarfile.open(zipped, "w:gz") as tar:
         tar.add(text, "a.png")
-    with pytest.raises(ValueError, match=r"theirs\.tar\.gz .*or decompress it"):
+    with pytest.raises(ValueError, match=r"theirs\.tar\.gz is no plain tar but .*gunzip"):
         open_shards(str(zipped))
+    page = tmp_path / "page.tar"
+    page.write_text("<!doctype html><title>Sign in</title>" * 40)
+    with pytest.raises(ValueError, match=r"page\.tar is no plain tar but a page of HTML"):
+        open_shards(str(page))
     empty = write_tar(tmp_path / "empty.tar", {"README": b""})
     with pytest.raises(ValueError, match=r"empty\.tar holds no samples"):
         open_shards(str(empty))
@@ -268,6 +266,9 @@ def test_bad_specs_are_refused(tmp_path):
         (tmp_path / INDEX).write_text(damaged)
         with pytest.raises(ValueError, match=r"index\.json is no index of shards"):
             open_shards(shard.url)
+    (tmp_path / INDEX).write_text("\n<html>Not found</html>")
+    with pytest.raises(ValueError, match=r"index\.json is a page of HTML and no index"):
+        open_shards(shard.url)
 
 
 def test_bad_samples_are_refused_and_nothing_is_left(tmp_path):

@@ -1,0 +1,110 @@
+"""Patterns of shards: braces and wildcards are expanded, and every shard must be there."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from data.shards.sources import is_remote
+
+LISTED = 10  # how many missing shards an error names
+
+
+def expand(spec: str | Sequence[str]) -> list[str]:
+    """The paths and URLs that patterns of shards stand for, in their order.
+
+    Braces such as `{000000..000003}` are expanded first. Then each wildcard (`*`, `?`, `[0-9]`) of
+    a path gives the files that match it, sorted by name. A file whose own name has such characters
+    is taken as it is.
+
+    Args:
+        spec: A path or URL, a pattern, or a list of these.
+
+    Raises:
+        ValueError: `spec` names no shard, names one twice, names a folder, or has a wildcard in a
+            URL, whose server cannot be asked for a list.
+        FileNotFoundError: Shards do not exist; the message names them. Or a wildcard matches none.
+    """
+    patterns = [spec] if isinstance(spec, str) else list(spec)
+    urls = [
+        url for pattern in patterns for brace in braceexpand(pattern) for url in matching(brace)
+    ]
+    if not urls:
+        raise ValueError(
+            f"{spec!r} names no shard; "
+            "give a path or a pattern like 'DIR/train-{000000..000003}.tar'"
+        )
+    refuse_missing([Path(url) for url in urls if not is_remote(url)], spec)
+    places: set[str] = set()
+    for url in urls:
+        place = url if is_remote(url) else str(Path(url).resolve())
+        if place in places:
+            raise ValueError(f"shard {url} is named twice in {spec!r}; name every shard once")
+        places.add(place)
+    return urls
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that match a pattern without braces, sorted; itself if it has no wildcard.
+
+    Raises:
+        ValueError: The pattern is a URL with a wildcard.
+        FileNotFoundError: Nothing matches.
+    """
+    if not pattern:
+        return []
+    if not glob.has_magic(pattern) or Path(pattern).exists():
+        return [pattern]
+    if is_remote(pattern):
+        if "*" not in pattern:  # "?" begins the query of a URL
+            return [pattern]
+        raise ValueError(
+            f"{pattern} has a wildcard, and servers do not list their shards; give the numbers in"
+            " braces, like 'train-{000000..000003}.tar'"
+        )
+    found = sorted(glob.glob(pattern))  # noqa: PTH207  # a pattern may be absolute
+    if not found:
+        raise FileNotFoundError(f"no shard matches {pattern!r}; check the folder and the pattern")
+    return found
+
+
+def refuse_missing(paths: Sequence[Path], spec: str | Sequence[str]) -> None:
+    """Check that all these paths are files.
+
+    Args:
+        paths: The paths of shards.
+        spec: What the user gave, for errors.
+
+    Raises:
+        ValueError: A path is a folder.
+        FileNotFoundError: Files do not exist.
+    """
+    for path in paths:
+        if path.is_dir():
+            raise ValueError(
+                f"{path} is a directory; name its shards, like '{path}/*.tar' or"
+                f" '{path}/train-{{000000..000003}}.tar'"
+            )
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise not_found(missing, len(paths), spec)
+
+
+def not_found(missing: Sequence[str], total: int, spec: str | Sequence[str]) -> FileNotFoundError:
+    """The error that names shards which do not exist.
+
+    Args:
+        missing: The paths or URLs of these shards.
+        total: The number of shards that were asked for.
+        spec: What the user gave.
+    """
+    if len(missing) == 1:
+        what = f"shard {missing[0]} does not exist"
+    else:
+        more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
+        what = f"{len(missing)} of {total} shards do not exist: {', '.join(missing[:LISTED])}{more}"
+    return FileNotFoundError(
+        f"{what}; check the pattern {spec!r}, or build what is missing (scripts/make_shards.py;"
+        " the embedded set: python -m data.demo build)"
+    )
