@@ -3,10 +3,11 @@
     python scripts/make_shards.py SOURCE OUT_DIR
 
 SOURCE is a folder, with a sub-folder for each class (`SOURCE/CLASS/.../image.jpg`) or of images
-alone, or a table of them (.csv, .jsonl, .parquet): a column of paths, perhaps one of labels, and
-metadata. Folders `SOURCE/train/CLASS`, `SOURCE/val/CLASS` and `SOURCE/test/CLASS` become shards of
-these names. The label of a class is its place in `OUT_DIR/classes.json`: the sorted names of the
-first labelled images, to which later ones, such as a test set, must keep. Names that are all whole
+alone, or a table (.csv, .tsv, .json, .jsonl, .parquet): a column of paths or of images, perhaps one
+of labels, and metadata; or a data set of the Hugging Face hub, or of its library `datasets`.
+Folders `SOURCE/train/CLASS`, `SOURCE/val/CLASS` and `SOURCE/test/CLASS` become shards of these
+names. The label of a class is its place in `OUT_DIR/classes.json`: the sorted names of the first
+labelled images, to which later ones, such as a test set, must keep. Names that are all whole
 numbers, of folders as in tables, are the labels themselves.
 The bytes of JPEG, PNG, WebP, TIFF and .npy files are copied and not encoded again.
 
@@ -29,8 +30,10 @@ import tyro
 from tqdm import tqdm
 
 from data.config import MEASURED, Encoding
+from data.making.arrow_tables import unpack
 from data.making.build import Built, build_shards, plan_shards
 from data.making.entries import Entry, Listing
+from data.making.hub import fetched
 from data.making.labels import label_entries, refuse_numbered
 from data.making.listing import find_entries
 from data.making.splitting import by_prefix, shuffle
@@ -46,7 +49,8 @@ class MakeShards:
     """The flags of make_shards."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-    """A folder of images, or a table of them: .csv with a header, .jsonl or .parquet."""
+    """A folder of images, or a table of them: .csv or .tsv with a header, .json, .jsonl, .parquet,
+    .arrow; a folder of tables, as `datasets` saves it; or hf://datasets/ORG/NAME."""
     out_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT_DIR")]
     """Directory for the shards, index.json and classes.json. Shards there are never replaced."""
     shard_size: int = 1000
@@ -61,7 +65,8 @@ class MakeShards:
     """How images for validation and test are chosen. hashed: by their keys, so that an image stays
     on its side when others are added. stratified: the same share of each class."""
     path_column: str = "path"
-    """Column of a table with the paths of images; relative paths start at the table's folder."""
+    """Column of a table with the paths of images, which start at the table's folder or else at the
+    current one, or with the images themselves: by default the one column of images."""
     label_column: str | None = None
     """Column of a table with the labels; by default `label`, if there is one. The other columns
     become the json member of the samples."""
@@ -165,17 +170,18 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"--val {args.val} and --test {args.test} leave nothing to train on")
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
-    listing = find_entries(args.source, args.path_column, args.label_column)
+    listing = find_entries(fetched(args.source), args.path_column, args.label_column)
     entries = shuffle(listing.entries, args.seed)
     file = args.out_dir / "classes.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
-    entries, classes, notes = label_entries(entries, known, file)
-    if classes and not known:
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    entries, classes, notes = label_entries(entries, stored or listing.classes, file)
+    if classes and not stored:
         refuse_numbered(args.out_dir)
     for line in (*listing.notes, *notes):
         print(line)
     labels = {entry.label for entry in entries} - {None}
     print(f"{len(entries)} images, {len(labels) or 'no'} classes", flush=True)
+    entries = unpack(entries, args.out_dir / f".{args.prefix}.plan" / "cells")
     parts = by_prefix(entries, args.prefix, shares, args.split)
     if args.encoding.in_chans is None:
         encoding = replace(args.encoding, in_chans=channels_of_first(entries))

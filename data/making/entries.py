@@ -7,17 +7,26 @@ from pathlib import Path
 from typing import Any
 
 
+@dataclass(frozen=True)
+class Cell:
+    """Where an image lies in a table whose cells are images: its column, and its row from 0."""
+
+    column: str
+    row: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """An image that goes into a shard.
 
     Attributes:
-        path: The file.
+        path: The file; with a cell, that of its table.
         key: The key of the sample.
         label: The name of the class, or its number; None without a label.
         split: The prefix of the shards that it belongs to, where the source says it: "train", "val"
             or "test".
         metadata: The other columns of a table.
+        cell: The cell of the table `path` that holds the image, until `unpack` has given it a file.
     """
 
     path: Path
@@ -25,6 +34,7 @@ class Entry:
     label: str | int | None = None
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    cell: Cell | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +45,13 @@ class Listing:
         entries: The images.
         left_out: How many files were not taken, by suffix (with its dot, or empty) and reason.
         notes: What was assumed, a line each.
+        classes: The names of the classes in the order of their numbers, where the source has them.
     """
 
     entries: Sequence[Entry]
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     notes: Sequence[str] = ()
+    classes: Sequence[str] = ()
 
 
 def key_of(name: Path) -> str:

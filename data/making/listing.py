@@ -6,30 +6,35 @@ from pathlib import Path
 from data.config import IMAGE_SUFFIXES
 from data.making.entries import Listing
 from data.making.folders import list_folder
-from data.making.tables import READERS, list_table
+from data.making.table_folders import tables_of
+from data.making.tables import READERS, list_tables
 
 
 def find_entries(source: Path, path_column: str, label_column: str | None) -> Listing:
     """List the images of a folder or of a table, sorted by key, and what was not taken.
 
     Args:
-        source: A folder, see `data.making.folders.list_folder`, or a table: CSV with a
-            header, JSON lines, or Parquet. Relative paths in a table start at its folder.
+        source: A folder, see `data.making.folders.list_folder`, or a table: CSV with a header, JSON
+            (lines, or a list of objects), Parquet or Arrow, or a folder of such tables. Relative
+            paths in a table start at its folder, or at the current one if all files are there.
         path_column: The column of a table with the paths.
         label_column: The column with the labels; None for "label", if there is such a column. All
             other columns become metadata.
 
     Raises:
         ValueError: `source` is neither a folder nor a table, or holds no images, or two images
-            have the same key. A folder can be read in two ways. A table
-            is damaged, has no such label column, or lacks a path or some of the labels.
+            have the same key. A folder can be read in two ways. A table is damaged, has no such
+            label column, lacks a path, or names a file twice.
         FileNotFoundError: A table names a file that does not exist.
         ModuleNotFoundError: A Parquet table needs the extra `parquet`, which is not installed.
     """
-    if source.is_dir():
+    tables = tables_of(source) if source.is_dir() else {}
+    if tables:
+        listing = list_tables(tables, path_column, label_column)
+    elif source.is_dir():
         listing = list_folder(source)
     elif source.suffix.lower() in READERS and source.is_file():
-        listing = list_table(source, path_column, label_column)
+        listing = list_tables({source: None}, path_column, label_column)
     else:
         raise ValueError(f"{source} is no folder and no table ({', '.join(READERS)}) of images")
     if not listing.entries:

@@ -1,110 +1,162 @@
-"""Listing the images that a table names: CSV, JSON lines or Parquet."""
+"""Listing the images that tables name or hold, with their labels and what else is known of them."""
 
 import csv
-import json
-from collections.abc import Callable
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from data.config import IMAGE_SUFFIXES
-from data.making.entries import Entry, Listing, key_of
+from data.formats.sniffing import FIRST_BYTES, kind_of
+from data.making.arrow_tables import read_columns
+from data.making.entries import Cell, Entry, Listing, key_of
+from data.making.table_files import TEXTS, Rows
+from data.making.table_labels import is_missing, refuse_lists, understand_labels
+from data.making.table_paths import find_files
+
+READERS = TEXTS | {".parquet": read_columns, ".arrow": read_columns}
 
 
-def list_table(table: Path, path_column: str, label_column: str | None) -> Listing:
-    """List the images that a table names; see `find_entries`."""
+def list_tables(
+    tables: Mapping[Path, str | None], path_column: str, label_column: str | None
+) -> Listing:
+    """List the images of tables that have the same columns and share the names of their classes.
+
+    Args:
+        tables: The tables, each with the split of its rows, or None.
+        path_column: See `find_entries`.
+        label_column: See `find_entries`.
+
+    Raises:
+        FileNotFoundError, ModuleNotFoundError, ValueError: See `find_entries`.
+    """
+    column = label_column or "label"
+    entries: list[Entry] = []
+    labels: list[Any] = []
+    notes: list[str] = []
+    classes: Sequence[str] | None = None
+    labelled = False
+    for table, part in tables.items():
+        read = read_rows(table)
+        columns = dict.fromkeys(name for row in read.rows for name in row)
+        if label_column is not None and columns and column not in columns:
+            raise ValueError(
+                f"{table} has no column {column!r}; its columns are {', '.join(columns)}: name"
+                " the one with the labels (--label-column)"
+            )
+        labelled |= column in columns
+        own = [row.get(column) for row in read.rows]
+        refuse_lists(own, column, table)
+        names = read.classes.get(column, ())
+        if classes is not None and names != classes:
+            raise ValueError(f"{table} has other names of classes than the tables before it")
+        classes = names
+        labels += [name_of(label, names) for label in own] if names else own
+        listed, assumed = list_rows(table, read, path_column)
+        notes += [*read.notes, *assumed]
+        for entry in listed:
+            rest = {k: v for k, v in entry.metadata.items() if k != column}
+            key = f"{part}/{entry.key}" if part and entry.cell else entry.key
+            entries.append(replace(entry, key=key, split=part, metadata=rest))
+    refuse_repeated(entries)
+    if labelled:
+        labels, assumed = understand_labels(labels, column, bool(classes))
+        notes += assumed
+        entries = [replace(e, label=label) for e, label in zip(entries, labels, strict=True)]
+    return Listing(entries=entries, notes=notes, classes=classes or ())
+
+
+def read_rows(table: Path) -> Rows:
+    """Read the rows of a table; its suffix, one of READERS, says what it is.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is damaged or no such table, or two of its columns have one name.
+        ModuleNotFoundError: The extra `parquet` is not installed, and the table needs it.
+    """
     try:
-        rows = READERS[table.suffix.lower()](table)
+        return READERS[table.suffix.lower()](table)
     except (ValueError, csv.Error) as error:  # those of pyarrow are ValueErrors, too
         raise ValueError(f"{table} is damaged or no such table: {error}") from error
-    if label_column is None:
-        label_column = "label"
-    elif rows and not any(label_column in row for row in rows):
-        raise ValueError(
-            f"{table} has no column {label_column!r}; its columns are {', '.join(rows[0])}: name"
-            " the one with the labels (--label-column)"
-        )
-    entries = []
-    for number, row in enumerate(rows, 1):
-        if not row.get(path_column):
+
+
+def list_rows(table: Path, read: Rows, path_column: str) -> tuple[list[Entry], list[str]]:
+    """The images of the rows of a table, with all its other columns as metadata.
+
+    Returns:
+        The images, without labels, and a line for each thing that was assumed.
+
+    Raises:
+        FileNotFoundError, ValueError: See `find_entries`.
+    """
+    known = dict.fromkeys(name for row in read.rows for name in row)
+    if path_column in read.pictures or (path_column not in known and len(read.pictures) == 1):
+        pictures = path_column if path_column in read.pictures else read.pictures[0]
+        stem = table.stem.replace(".", "_")
+        entries = [
+            Entry(
+                path=table,
+                cell=Cell(pictures, number),
+                key=f"{stem}/{number:06d}",
+                metadata=row,
+            )
+            for number, row in enumerate(read.rows)
+        ]
+        notes = [f"{table}: its images are the cells of {pictures!r}"]
+        notes += left_out(table, [name for name in read.pictures if name != pictures])
+        return entries, notes
+    for number, row in enumerate(read.rows, 1):
+        if is_missing(row.get(path_column)):
             raise ValueError(
-                f"{table}: row {number} has no {path_column!r}; its columns are {', '.join(row)}:"
+                f"{table}: row {number} has no {path_column!r}; its columns are"
+                f" {', '.join([*known, *read.pictures])}:"
                 " name the one with the paths (--path-column)"
             )
-        name = Path(str(row[path_column]))
-        if not (table.parent / name).is_file():
-            raise FileNotFoundError(f"{table}: row {number} names {name}, which does not exist")
+    found, base, assumed = find_files([row[path_column] for row in read.rows], table)
+    entries = []
+    for number, (row, name) in enumerate(zip(read.rows, found, strict=True), 1):
         if name.suffix.lower()[1:] not in IMAGE_SUFFIXES:
-            raise ValueError(f"{table}: row {number}: {name} has the suffix of no image")
-        label = row.get(label_column)
-        rest = {k: v for k, v in row.items() if k not in (path_column, label_column)}
+            with (base / name).open("rb") as file:
+                if kind_of(file.read(FIRST_BYTES)) is None:
+                    raise ValueError(f"{table}: row {number}: {name} is no image that is known")
         parts = [part for part in name.parts if part not in (name.anchor, "..")]
-        entries.append(
-            Entry(
-                path=table.parent / name,
-                key=key_of(Path(*parts)),
-                label=None if label in (None, "") else label,
-                metadata=rest,
-            )
-        )
-    labels = [entry.label for entry in entries if entry.label is not None]
-    if 0 < len(labels) < len(entries):
-        number = next(n for n, entry in enumerate(entries, 1) if entry.label is None)
-        raise ValueError(f"{table}: row {number} has no {label_column!r}; label all rows or none")
-    if all(is_integer(label) for label in labels):  # labels already
-        entries = [replace(e, label=None if e.label is None else int(e.label)) for e in entries]
-    else:
-        entries = [replace(entry, label=str(entry.label)) for entry in entries]
-    return Listing(entries=entries)
+        rest = {k: v for k, v in row.items() if k != path_column}
+        entries.append(Entry(path=base / name, key=key_of(Path(*parts)), metadata=rest))
+    return entries, [*assumed, *left_out(table, read.pictures)]
 
 
-def is_integer(label: str | int) -> bool:
-    """Whether a label is a number already, perhaps as text."""
-    return isinstance(label, int) or (label.isascii() and label.isdigit())
+def left_out(table: Path, columns: Sequence[str]) -> list[str]:
+    """A line on columns whose cells are bytes, and which no sample gets; none without any."""
+    return [f"{table}: the bytes in {', '.join(columns)} are left out"] if columns else []
 
 
-def read_csv(table: Path) -> list[dict[str, Any]]:
-    """Read the rows of a CSV file with a header."""
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        rows = []
-        for row in reader:
-            if None in row:
-                raise ValueError(f"line {reader.line_num} has more fields than the header")
-            rows.append(row)
-        return rows
+def name_of(label: Any, names: Sequence[str]) -> str | None:
+    """The name of a class by its number; None for -1, by which `datasets` means no label.
+
+    Raises:
+        ValueError: There is no such class.
+    """
+    if is_missing(label) or label == -1:
+        return None
+    if not 0 <= label < len(names):
+        raise ValueError(f"label {label} is beyond the {len(names)} names of classes of its table")
+    return names[label]
 
 
-def read_jsonl(table: Path) -> list[dict[str, Any]]:
-    """Read the rows of a file with a JSON object in each line."""
-    rows = []
-    # not splitlines, which also cuts at characters that JSON strings may hold, such as U+2028
-    for number, line in enumerate(table.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} is no JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is no object of columns: {line[:40]}")
-        rows.append(row)
-    return rows
+def refuse_repeated(entries: Sequence[Entry]) -> None:
+    """Check that no file comes twice.
 
-
-def read_parquet(table: Path) -> list[dict[str, Any]]:
-    """Read the rows of a Parquet file, with values that JSON can hold."""
-    try:
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        message = "Parquet tables need the extra: pip install 'fcmae[parquet]'"
-        raise ModuleNotFoundError(message) from error
-    rows = parquet.read_table(table).to_pylist()
-    return json.loads(json.dumps(rows, default=str))  # dates and the like become text
-
-
-READERS: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
-    ".csv": read_csv,
-    ".jsonl": read_jsonl,
-    ".parquet": read_parquet,
-}
+    Raises:
+        ValueError: Two rows name one file.
+    """
+    rows: dict[str, int] = {}
+    for number, entry in enumerate(entries, 1):
+        if entry.cell is None:
+            other = rows.setdefault(os.path.normpath(entry.path), number)
+            if other != number:
+                raise ValueError(
+                    f"rows {other} and {number} both name {entry.path}: an image has one row;"
+                    " make one of them, with a list in a column of another name than `label` if it"
+                    " has several labels (--task.kind labels)"
+                )

@@ -1,0 +1,77 @@
+"""Folders of tables, as the library `datasets` and the Hugging Face hub store data sets."""
+
+import json
+import re
+from pathlib import Path
+
+from data.making.folders import SPLITS
+
+PART = re.compile(r"(.+)-(\d+)-of-(\d+)\.parquet")
+
+
+def tables_of(root: Path) -> dict[Path, str | None]:
+    """The tables of a folder, each with its split ("train", "val" or "test") if it has one.
+
+    The folder is one that `save_to_disk` of `datasets` has written, or it holds Parquet files such
+    as `train-00000-of-00002.parquet`, perhaps in one sub-folder.
+
+    Returns:
+        The tables in their order; none if the folder is of another kind.
+
+    Raises:
+        FileNotFoundError: A table is missing.
+        ValueError: Parquet files lie in several folders, or a split has another name.
+    """
+    if (root / "dataset_dict.json").is_file():
+        parts = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        tables = {table: split_of(part, root) for part in parts for table in saved(root / part)}
+    elif (root / "state.json").is_file():
+        tables = dict.fromkeys(saved(root))
+    else:
+        tables = parquet_files(root)
+    missing = [table for table in tables if not table.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{missing[0]} is missing: copy the whole of {root} again")
+    return tables
+
+
+def saved(folder: Path) -> list[Path]:
+    """The Arrow files of a folder that `Dataset.save_to_disk` has written."""
+    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return [folder / file["filename"] for file in state["_data_files"]]
+
+
+def parquet_files(root: Path) -> dict[Path, str | None]:
+    """The Parquet files in a folder and below it, with those that their names say are missing."""
+    found = sorted(root.rglob("*.parquet"))
+    folders = sorted({table.parent for table in found})
+    if len(folders) > 1:
+        raise ValueError(
+            f"{root} has Parquet tables in {len(folders)} folders, such as {folders[0]} and"
+            f" {folders[1]}: name the folder that is wanted"
+        )
+    tables: dict[Path, str | None] = {}
+    for table in found:
+        part = PART.fullmatch(table.name)
+        if part is None:
+            tables[table] = None
+        else:
+            name, digits, count = part[1], len(part[2]), part[3]
+            for number in range(int(count)):
+                whole = table.with_name(f"{name}-{number:0{digits}d}-of-{count}.parquet")
+                tables[whole] = split_of(name, root)
+    return tables
+
+
+def split_of(name: str, root: Path) -> str:
+    """The prefix of the shards of a split.
+
+    Raises:
+        ValueError: It is not one of SPLITS.
+    """
+    if name not in SPLITS:
+        raise ValueError(
+            f"{root} has the split {name!r}, which is none of {', '.join(SPLITS)}: name its tables"
+            " one by one, with --prefix"
+        )
+    return SPLITS[name]

@@ -1,0 +1,167 @@
+"""Tables as people have them: dialects of CSV, odd labels, odd paths; each has one meaning."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.making.entries import Entry, Listing
+from data.making.listing import find_entries
+from tests.support.images import make_image, write_images
+
+
+def listed(table: Path, content: str | bytes, **columns: Any) -> Listing:
+    table.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return find_entries(table, columns.get("path", "path"), columns.get("label"))
+
+
+def labels(listing: Listing) -> list[str | int | None]:
+    return [entry.label for entry in listing.entries]
+
+
+def csv_of(*cells: str) -> str:
+    """A table of image0.png, image1.png and so on with these labels."""
+    return "path,label\n" + "".join(f"image{i}.png,{cell}\n" for i, cell in enumerate(cells))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", "path, label, note\nimage0.png, cat, a b\nimage1.png, dog, c"),
+        ("t.csv", "path;label;note\nimage0.png;cat;a b\nimage1.png;dog;c"),
+        ("t.csv", "path\tlabel\tnote\nimage0.png\tcat\ta b\nimage1.png\tdog\tc"),
+        ("t.tsv", "path\tlabel\tnote\r\nimage0.png\tcat\ta b\r\nimage1.png\tdog\tc\r\n"),
+        ("t.csv", "path,label,note\nimage0.png,cat,a b\nimage1.png,dog,c\n".encode("utf-16")),
+        ("t.csv", '\ufeff"path","label","note"\n"image0.png","cat","a b"\nimage1.png,dog,c\n'),
+        (
+            "t.json",
+            '[{"path": "image0.png", "label": "cat", "note": "a b"},'
+            ' {"path": "image1.png", "label": "dog", "note": "c"}]',
+        ),
+    ],
+)
+def test_every_dialect_gives_the_same_rows(name, content, tmp_path):
+    write_images(tmp_path, 2)
+    found = listed(tmp_path / name, content)
+    assert labels(found) == ["cat", "dog"]
+    assert [entry.metadata for entry in found.entries] == [{"note": "a b"}, {"note": "c"}]
+
+
+def test_a_table_that_is_no_utf8_is_read_as_windows_1252_and_this_is_said(tmp_path):
+    write_images(tmp_path, 1)
+    found = listed(tmp_path / "t.csv", "path,label\nimage0.png,Löwe\n".encode("cp1252"))
+    assert labels(found) == ["Löwe"]
+    assert found.notes == [f"{tmp_path}/t.csv is no UTF-8: read as Windows-1252 (Latin-1)"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (("2.0", "0.0", ""), [2, 0, None]),  # as pandas writes a column of integers with a gap
+        (("cat", "nan", "dog"), ["cat", None, "dog"]),
+        (("-1", "0", "1"), ["-1", "0", "1"]),
+        (("01", "1", "2"), ["01", "1", "2"]),
+        (("0.5", "1.5", "2"), ["0.5", "1.5", "2"]),
+        (("10", "2", "0"), [10, 2, 0]),
+        (("cat", "7", "none"), ["cat", "7", "none"]),
+    ],
+)
+def test_labels_of_csv_and_json_have_the_same_meaning(cells, expected, tmp_path):
+    write_images(tmp_path, 3)
+    from_csv = listed(tmp_path / "t.csv", csv_of(*cells))
+    assert labels(from_csv) == expected
+    values: list[Any] = []
+    for cell in cells:
+        try:
+            values.append(json.loads(cell.replace("nan", "NaN").replace("none", '"none"')))
+        except ValueError:
+            values.append(cell or None)
+    rows = [{"path": f"image{i}.png", "label": value} for i, value in enumerate(values)]
+    from_json = listed(tmp_path / "t.jsonl", "\n".join(map(json.dumps, rows)))
+    assert labels(from_json) == expected
+    assert from_json.notes == from_csv.notes
+
+
+def test_what_was_assumed_of_labels_is_said(tmp_path):
+    write_images(tmp_path, 3)
+    found = listed(tmp_path / "t.csv", csv_of("cat", "", "nan"))
+    assert found.notes == [
+        "2 of 3 rows have no 'label' (empty, null or nan): their images are taken without a label"
+    ]
+    (note,) = listed(tmp_path / "t.csv", csv_of("-1", "0", "1")).notes
+    assert note.startswith("'-1' in 'label' is no number of a class (0, 1, ...), so all labels are")
+    assert listed(tmp_path / "t.csv", csv_of("0", "1", "2")).notes == []
+
+
+def entry_of(table: Path, path: str) -> tuple[Entry, list[str]]:
+    found = listed(table, json.dumps([{"path": path}]))
+    (entry,) = found.entries
+    return entry, list(found.notes)
+
+
+def test_paths_of_every_kind_are_found(tmp_path, monkeypatch):
+    image = tmp_path / "home" / "deep er" / "0a.1b.png"
+    make_image(image, 0)
+    (tmp_path / "tables").mkdir()
+    table = tmp_path / "tables" / "t.json"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "tables")
+    for path in (
+        str(image),
+        f" {image}",
+        "~/deep er/0a.1b.png",
+        f"file://{tmp_path}/home/deep%20er/0a.1b.png",
+    ):
+        entry, notes = entry_of(table, path)
+        assert entry.path == image
+        assert notes == []
+    entry, notes = entry_of(table, r"..\home\deep er\0a.1b.png")
+    assert entry.path.samefile(image)
+    assert entry.key == "home/deep er/0a_1b"
+    assert notes == [rf"{table}: its paths are of Windows: \ is read as /"]
+    entry, notes = entry_of(table, "../home/deep er/0a.1b")
+    assert entry.key == "home/deep er/0a_1b"
+    assert notes == [f"{table}: its paths lack suffixes: those of the one image of each name"]
+    monkeypatch.chdir(tmp_path / "home")
+    entry, notes = entry_of(table, "deep er/0a.1b.png")
+    assert entry.path.samefile(image)
+    assert notes == [f"{table}: its paths start at the current directory, not at its own"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"path": "https://a.org/x.png"}],
+            "row 1 names https://a.org/x.png, an address: download",
+        ),
+        ([{"path": "image0"}], "row 1: image0 may be image0.jpg or image0.png: write the suffix"),
+        ([{"path": "image0.png"}, {"path": "./image0.png"}], "rows 1 and 2 both name"),
+        ([{"path": "image0.png", "label": [0, 1]}], "row 1 has several values in 'label', [0, 1]"),
+        ([{"path": "image0.png", "label": "[0, 1]"}], "row 1 has several values in 'label'"),
+        ([{"path": "notes.txt"}], "row 1: notes.txt is no image that is known"),
+        ([{"path": float("nan")}], "row 1 has no 'path'"),
+    ],
+)
+def test_what_has_no_one_meaning_is_refused_by_row(rows, message, tmp_path):
+    write_images(tmp_path, 1)
+    make_image(tmp_path / "image0.jpg", 0)
+    (tmp_path / "notes.txt").write_text("an image follows")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        listed(tmp_path / "t.json", json.dumps(rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", "path,label,label\nimage0.png,1,2\n"),
+        ("t.csv", "path,label, label\nimage0.png,1,2\n"),
+        ("t.jsonl", '{"path": "image0.png", "label": 1, "label": 2}'),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(name, content, tmp_path):
+    write_images(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"two columns have the name 'label': rename or remove"):
+        listed(tmp_path / name, content)
