@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from data.config import MEASURED, Encoding
-from data.decode import decode
+from data.decode import decode, open_image
+from data.formats.alpha import ALPHA
+from data.formats.sniffing import kind_of
 from data.shards.moments import Moments
 from data.transforms import resize
 
@@ -36,7 +38,7 @@ def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
             content = simplejpeg.encode_jpeg(rows, quality=encoding.quality, colorspace=colours)
             suffix = "jpg"
             image = decode(content, suffix, encoding.in_chans, MEASURED)
-    return content, {"jpeg": "jpg", "tiff": "tif"}.get(suffix, suffix), Moments.of(image.numpy())
+    return content, kind_of(content) or suffix, Moments.of(image.numpy())
 
 
 def shrink(image: Tensor, max_side: int) -> Tensor:
@@ -47,9 +49,10 @@ def shrink(image: Tensor, max_side: int) -> Tensor:
 
 
 def eight_bits(content: bytes, suffix: str) -> Tensor | None:
-    """The pixels, UInt8[c, h, w], of an 8-bit grey or RGB image; None for any other image."""
-    if suffix in ("npy", "tif", "tiff"):
+    """The pixels, UInt8[c, h, w], of an opaque 8-bit grey or RGB image; None for any other."""
+    picture = open_image(content, suffix, None, MEASURED)
+    if kind_of(content) in ("npy", "tif") or ALPHA in picture.opened.remarks:
         return None
-    image = decode(content, suffix)
-    deep = suffix == "png" and not torch.equal(image / 255, decode(content, suffix, None, MEASURED))
-    return None if deep or image.shape[0] not in (1, 3) else image
+    stored = picture.whole()
+    plain = stored.dtype == np.uint8 and stored.shape[2] in (1, 3)
+    return torch.from_numpy(stored).permute(2, 0, 1) if plain else None

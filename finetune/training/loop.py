@@ -64,8 +64,7 @@ def fit(
     device = accelerator.device
     bad = BadSamples(len(images), config.data.max_bad_fraction)
     newest = newest_checkpoint(directory, accelerator)
-    shards = images.images.samples.shards
-    compare(directory, config, accelerator.print, free=MAY_CHANGE, shards=shards)
+    compare(directory, config, accelerator.print, free=MAY_CHANGE)
     to_device(model, device)
     learner = make_learner(model, config, accelerator, samples=len(images))
     resume(learner, directory, newest)
@@ -86,7 +85,6 @@ def fit(
         end=learner.total,
         title=metadata.model,
         names_of_step=names_of_step(images, batches),
-        shards=shards,
     )
     micro_batches = iter(loader)
     for step in session.steps():

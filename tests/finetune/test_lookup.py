@@ -210,7 +210,9 @@ def test_an_image_is_looked_up_with_the_weights_of_the_file(
         main([*flags, str(wrong), "--image", str(image)])
     with pytest.raises(FileNotFoundError, match=r"image .*none.png does not exist"):
         main([*flags, str(weights), "--image", str(tmp_path / "none.png")])
-    with pytest.raises(ValueError, match=r"out.parquet: 'parquet' is no image: expected one of"):
+    with pytest.raises(
+        ValueError, match=r"out.parquet: .*no known format, though its name ends in .parquet"
+    ):
         main([*flags, str(weights), "--image", str(out)])
     image.write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"query.png: 7 bytes cannot be decoded as an image"):

@@ -61,12 +61,11 @@ def test_json_has_the_most_probable_classes_of_each_image(tmp_path: Path, capsys
 
 def test_predictions_are_those_of_the_model(tmp_path: Path, capsys) -> None:
     from data.decode import open_image
-    from data.fitting import Fitted
-    from data.transforms import Normalise
+    from data.transforms import Normalise, centre_crop
 
     weights, folder = save(tmp_path), images(tmp_path)
     model, metadata, _ = classifier.load(weights)
-    image = Fitted()(open_image(png(0), "png", 3), (16, 16))[None]
+    image = centre_crop(open_image(png(0), "png", 3), (16, 16))[None]
     normalise = Normalise(metadata.mean, metadata.std, 3)
     with torch.no_grad():
         expected = model.eval()(normalise(image)).softmax(1)[0]
@@ -89,7 +88,8 @@ def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys
     assert status == 1
     assert len(out.splitlines()) == 2
     assert err.splitlines() == [
-        f"error: {folder}/broken.png: 8 bytes cannot be decoded as an image (no known format)"
+        f"error: {folder}/broken.png: 8 bytes cannot be decoded as an image (no known format,"
+        " though its name ends in .png)"
     ]
 
 

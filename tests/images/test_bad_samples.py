@@ -31,7 +31,7 @@ def test_the_next_sample_of_the_shard_takes_the_place_of_a_broken_one(tmp_path):
     shards = write(tmp_path, {3, 4, 15})
     images = ShardImages(ShardSamples(shards), size=(16, 16), in_chans=3, crop=CROP, replace=True)
     item = images[(2, 3)]
-    why = "8 bytes cannot be decoded as an image (no known format)"
+    why = "8 bytes cannot be decoded as an image (no known format, though its name ends in .png)"
     assert item["bad"] == tuple(BadSample("train-000000.tar", key, why) for key in ("s3", "s4"))
     assert item["whole"]
     assert item["sample"] == 3

@@ -18,12 +18,23 @@ from torchvision.transforms.v2 import functional as F
 from data.config import MEASURED, PixelConfig
 from data.decode import MAX_PIXELS, OversizedImage, decode, open_image
 from data.transforms import Crop
-from tests.support.images import photograph
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
     top = 1 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
     return (np.random.default_rng(0).random(shape) * top).astype(dtype)
+
+
+def photograph(height: int, width: int) -> np.ndarray:
+    """Noise over all scales, as photographs have it."""
+    rng, image = np.random.default_rng(0), np.zeros((height, width, 3))
+    for scale in (3, 8, 20, 50, 120, 300):
+        small = rng.normal(size=(3, scale, scale)).astype(np.float32)
+        for c in range(3):
+            layer = Image.fromarray(small[c]).resize((width, height), Image.Resampling.BICUBIC)
+            image[..., c] += np.asarray(layer) / scale**0.7
+    image -= image.min()
+    return (image * 255 / image.max()).astype(np.uint8)
 
 
 def encoded(image: np.ndarray, suffix: str, **options: Any) -> bytes:
@@ -91,10 +102,14 @@ def test_floats_stay_as_they_are():
     ("image", "suffix", "in_chans", "pixels", "message"),
     [
         (noise(4, 4, 13), "npy", 3, "uint8", "has 13 channels of uint8, not in_chans=3"),
-        (noise(4, 4, 3), "png", 13, "uint8", "in_chans=13: PNG, JPEG and WebP images decode to"),
+        (noise(4, 4, 3), "png", 13, "uint8", "in_chans=13: images of this format decode to"),
         (noise(4, 4, dtype=np.float32), "npy", 1, "uint8", "float32 pixels do not fit into 8 bits"),
         (noise(4, 4, dtype=np.int32), "npy", 1, "float32", "int32 pixels have no known range"),
-        (np.full((4, 4), np.nan), "npy", 1, "float32", "not finite"),
+        (np.full((4, 4), np.inf), "npy", 1, "float32", "some pixels are infinite"),
+        (np.full((4, 4), np.nan), "npy", 1, "uint8", "float64 pixels do not fit into 8 bits"),
+        (noise(60, 64, 64), "npy", 3, "uint8", r"may be a stack of 60 images"),
+        (noise(60, 64, 64), "tif", 3, "uint8", r"it is a stack of 60 images"),
+        (noise(4, 4, 4), "npy", 3, "uint8", "has 4 channels of uint8, not in_chans=3"),
         (noise(4), "npy", 1, "uint8", r"shape \(4,\) is no image"),
         (noise(2, 4, 4, 5), "tif", 1, "uint8", "rows, columns, bands wanted"),
     ],
@@ -161,11 +176,22 @@ def test_tiffs_of_indices_inks_or_inverted_grey_become_the_colours_they_show(mod
     assert np.array_equal(decode(inverted, "tif", 1)[0].numpy(), 255 - grey)
 
 
-def test_16_bit_colours_of_a_png_are_not_cut_to_8_bits_unasked():
-    content = bytes(imagecodecs.png_encode(noise(4, 5, 3, dtype=np.uint16)))
-    assert decode(content, "png", 3).shape == (3, 4, 5)
-    with pytest.raises(ValueError, match="would lose 8 bits: store a TIFF"):
-        decode(content, "png", 3, MEASURED)
+@pytest.mark.parametrize("encode", [imagecodecs.png_encode, imagecodecs.jpeg2k_encode])
+def test_colours_of_16_bits_keep_them_where_they_are_asked_for(encode):
+    image = noise(40, 50, 3, dtype=np.uint16)
+    options = {"level": 0, "reversible": True} if encode is imagecodecs.jpeg2k_encode else {}
+    content = bytes(encode(image, **options))
+    upper = decode(content, "png", 3).permute(1, 2, 0).numpy()
+    assert np.array_equal(upper, image >> 8)
+    whole = decode(content, "png", 3, MEASURED).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(whole, image / 65535, atol=1e-7)
+
+
+def test_colours_of_16_bits_in_a_ppm_are_refused_where_they_would_be_cut():
+    content = b"P6 # of a camera\n5 4\n65535\n" + noise(4, 5, 3, dtype=np.uint16).tobytes()
+    assert decode(content, "ppm", 3).shape == (3, 4, 5)
+    with pytest.raises(ValueError, match="would lose 8 bits: store a PNG, TIFF"):
+        decode(content, "ppm", 3, MEASURED)
 
 
 @pytest.mark.parametrize("in_chans", [1, 3])
@@ -184,7 +210,7 @@ def test_a_jpeg_with_stray_bytes_is_read_as_pil_reads_it(in_chans):
 
 
 def test_other_formats_under_these_suffixes_are_refused():
-    with pytest.raises(ValueError, match="no known format"):
+    with pytest.raises(ValueError, match=r"no known format, though its name ends in .png"):
         decode(encoded(noise(8, 8, 3), "eps"), "png", 3)
 
 

@@ -8,6 +8,7 @@ import tarfile
 import pytest
 from PIL import Image
 
+from data.config import IMAGE_SUFFIXES
 from data.making.indexing import moments_of
 from data.making.verify import verify
 from data.pipeline import ShardImages
@@ -148,9 +149,9 @@ def test_statistics_leave_out_and_name_what_is_broken(tmp_path, capsys):
     assert moments_of(shard, None) == moments_of(sound, None)
     assert capsys.readouterr().err.splitlines() == [
         f"left out of the statistics: {shard.url}: sample 'c': 8 bytes cannot be decoded as an"
-        " image (no known format)",
+        " image (no known format, though its name ends in .jpg)",
         f"left out of the statistics: {shard.url}: sample 'd': no image: expected one of"
-        " jpg, jpeg, png, webp, tif, tiff, npy",
+        f" {', '.join(IMAGE_SUFFIXES)}",
     ]
     bad = index_shard(write_tar(tmp_path / "bad.tar", [members[-2], ("e.jpg", b"nor this")]))
     with pytest.raises(

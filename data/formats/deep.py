@@ -1,0 +1,62 @@
+"""Colours of more than 8 bits, which PIL cuts to 8: PNG and JPEG 2000 by imagecodecs."""
+
+import re
+
+import numpy as np
+
+from data.config import PixelConfig
+from data.formats.alpha import ALPHA, on_background
+from data.formats.opened import MAX_VALUES, Opened, OversizedImage
+from data.formats.pil import open_pil
+
+CODESTREAM = b"\xff\x4f\xff\x51"  # of a JPEG 2000: the start, and the segment of sizes
+PPM = re.compile(rb"P[36]\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*(\d+)")
+
+
+def open_still(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfig) -> Opened:
+    """Open a PNG, JPEG 2000 or PPM, with PIL unless that would lose bits that are asked for.
+
+    Raises:
+        ValueError: See `open_pil`; or a PPM has such colours.
+        ModuleNotFoundError: See `open_pil`; or the extra `tiff` is needed, and not installed.
+    """
+    # PIL rounds those of JPEG 2000 up, so that the brightest of them turn black
+    wanted = config.pixels == "float32" or config.range is not None or kind == "jp2"
+    opened = open_pil(encoded, kind, in_chans, config)
+    if not wanted or not has_deep_colours(encoded, kind):
+        return opened
+    if kind == "ppm":
+        raise ValueError("16-bit colours of a PPM would lose 8 bits: store a PNG, TIFF or .npy")
+    if 4 * opened.height * opened.width > MAX_VALUES:
+        raise OversizedImage(f"{opened.height} x {opened.width} pixels exceed the limit")
+    try:
+        import imagecodecs
+    except ModuleNotFoundError as error:
+        message = "colours of 16 bits need the extra: pip install 'fcmae[tiff]'"
+        raise ModuleNotFoundError(message) from error
+    read = imagecodecs.png_decode if kind == "png" else imagecodecs.jpeg2k_decode
+
+    def decode(*_: int) -> np.ndarray:
+        image = np.asarray(read(encoded))
+        image = image if image.ndim == 3 else image[..., None]
+        return on_background(image, config) if ALPHA in opened.remarks else image
+
+    return Opened(
+        height=opened.height,
+        width=opened.width,
+        decode=decode,
+        turn=opened.turn,
+        remarks=opened.remarks,
+    )
+
+
+def has_deep_colours(encoded: bytes, kind: str) -> bool:
+    """Whether an image has colours, or grey with alpha, of more than 8 bits."""
+    if kind == "png":
+        return encoded[24:25] == b"\x10" and encoded[25:26] != b"\x00"  # 16 bits, not grey
+    if kind == "ppm":
+        header = PPM.match(encoded)
+        return header is not None and int(header[1]) > 255
+    at = encoded.find(CODESTREAM) + 2
+    components = int.from_bytes(encoded[at + 38 : at + 40], "big")
+    return components > 1 and encoded[at + 40] & 0x7F > 7  # bits less 1, and whether signed

@@ -1,0 +1,80 @@
+"""Stored values of any depth to pixels: the channels, the range and the type that are asked for."""
+
+import numpy as np
+from PIL import Image
+
+from data.config import PixelConfig
+from data.formats.pil import MODES
+
+Range = tuple[float, float]
+
+
+def to_channels(image: np.ndarray, in_chans: int | None) -> np.ndarray:
+    """Convert an image, [h, w, c], to `in_chans` channels; None for those that it has.
+
+    Raises:
+        ValueError: It has other channels than grey or red, green and blue.
+    """
+    chans = image.shape[2]
+    if in_chans in (None, chans):
+        return image
+    if image.dtype == np.uint8 and chans in (1, 3) and in_chans in MODES:
+        picture = Image.fromarray(image.squeeze(2) if chans == 1 else image)
+        return np.array(picture.convert(MODES[in_chans])).reshape(*image.shape[:2], in_chans)
+    if chans == 1 and in_chans == 3:
+        return image.repeat(3, axis=2)
+    raise ValueError(f"the image has {chans} channels of {image.dtype}, not in_chans={in_chans}")
+
+
+def own_range(dtype: np.dtype) -> Range:
+    """The stored values of a type that become 0 and 1 where no range is given."""
+    if dtype == np.uint8:
+        return 0.0, 255.0
+    return (0.0, 65535.0) if dtype == np.uint16 else (0.0, 1.0)
+
+
+def to_floats(image: np.ndarray, config: PixelConfig) -> np.ndarray:
+    """Scale stored values to float32, where NaN stands for values that are missing.
+
+    The range that `config` gives, or else that of 8 or 16 bits, becomes 0 to 1. Without a range,
+    floats and other integers stay as they are.
+
+    Raises:
+        ValueError: Some values are infinite.
+    """
+    low, high = config.range or own_range(image.dtype)
+    floats = image.astype(np.float32)
+    if image.dtype.kind == "f" and np.isinf(floats).any():
+        raise ValueError("some pixels are infinite: store NaN where nothing was measured")
+    if config.nodata is not None:
+        floats[image == config.nodata] = np.nan
+    if low:
+        floats -= np.float32(low)
+    if high - low != 1:
+        floats /= np.float32(high - low)
+    return floats.clip(0, 1, out=floats) if config.range else floats
+
+
+def to_type(image: np.ndarray, config: PixelConfig) -> np.ndarray:
+    """Convert stored values to the type that `config.pixels` names, on the scale of `to_floats`.
+
+    Raises:
+        ValueError: They have no known range, or do not fit into 8 bits; or see `to_floats`.
+    """
+    kind = image.dtype
+    known = kind in (np.uint8, np.uint16) or config.range is not None
+    if not known and kind.kind != "f":
+        raise ValueError(f"{kind} pixels have no known range: give data.range, such as 0 4095")
+    if config.pixels == "float32":
+        return to_floats(image, config)
+    if config.range is None and config.nodata is None:
+        if not known:
+            raise ValueError(
+                f"{kind} pixels do not fit into 8 bits: take data.pixels float32, or give"
+                " data.range LO HI"
+            )
+        return image if kind == np.uint8 else (image >> 8).astype(np.uint8)
+    floats = to_floats(image, config)
+    if np.isnan(floats).any():
+        raise ValueError("missing pixels do not fit into 8 bits: take data.pixels float32")
+    return np.rint(floats * 255).astype(np.uint8)
