@@ -66,7 +66,9 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
     bad = BadSamples(order.samples, config.data.max_bad_fraction)
     newest = newest_checkpoint(run.dir, accelerator)
-    changed = compare(run.dir, config, accelerator.print, free=MAY_CHANGE, length=LENGTH)
+    changed = compare(
+        run.dir, config, accelerator.print, free=MAY_CHANGE, length=LENGTH, shards=shards
+    )
     model = start.make_model(config, newest, accelerator)
     learner = start.make_learner(config, model, accelerator, order.samples)
     resume(learner, run.dir, newest)
@@ -86,6 +88,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         title=config.model.name,
         names_of_step=names_of_step(cast("ShardImages", loader.dataset), batches),
         changed=changed,
+        shards=shards,
     )
     if config.dry_run and accelerator.is_main_process:
         print(to_yaml(config), model, sep="\n")

@@ -14,6 +14,7 @@ IMAGE_SUFFIXES = (
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Pixels = Literal["uint8", "float32"]
+Fit = Literal["crop", "pad", "squash", "tiles"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,17 @@ class PixelConfig:
     background: tuple[int, int, int] = (255, 255, 255)
     """Red, green and blue, from 0 to 255, of what shows where pictures are transparent, unless the
     model takes alpha as its fourth channel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedConfig(PixelConfig):
+    """How a whole picture becomes what a model takes, where nothing is drawn by chance."""
+
+    fit: Fit = "crop"
+    """crop: the shorter side is resized to the model's size, and the centre is cut out. pad: all of
+    the picture, and the mean beside it. squash: all of it, whatever its aspect becomes. tiles: as
+    crop, but as many evenly spaced tiles as cover the picture; the mean of what they give counts.
+    """
 
 
 EIGHT_BITS = PixelConfig()

@@ -11,16 +11,18 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from data.bad_samples import BadSample
 from data.config import EIGHT_BITS, DataConfig, PixelConfig
 from data.decode import Picture, encoded_image, open_image
+from data.fitting import Fitted, Tiles
 from data.order import GlobalBatches
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.targets import ClassTarget, Members, Target, Unlabelled, group_of
-from data.transforms import Crop, Image, centre_crop
+from data.transforms import Crop, Image
 from data.worker_signals import outlive_signals
 
-Crops = Callable[[Picture, tuple[int, int], random.Random], Image]
+Crops = Callable[[Picture, tuple[int, int], random.Random], Image | Tiles]
 JointCrops = Callable[[Picture, Any, tuple[int, int], random.Random], tuple[Image, Any]]
 CLASS = ClassTarget()
+CENTRE = Fitted()
 
 
 class ShardImages(Dataset[dict[str, Any]]):
@@ -41,7 +43,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         in_chans: The number of channels.
         pixels: How stored values become pixels.
         seed: The seed, which determines crop and flip together with epoch and sample.
-        crop: A random crop; None for the centre crop.
+        crop: What is cut out of a picture: a random crop, or `Fitted`.
         joint_crop: Crops image and label together where labels have pixels; used instead of `crop`.
         target: The kind of labels.
         group: The field of the json member that becomes the item's `group`; None without it.
@@ -61,7 +63,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         in_chans: int,
         pixels: PixelConfig = EIGHT_BITS,
         seed: int = 0,
-        crop: Crops | None = None,
+        crop: Crops = CENTRE,
         joint_crop: JointCrops | None = None,
         target: Target = CLASS,
         group: str = "",
@@ -130,9 +132,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         picture = open_image(*encoded_image(members, self.image), self.in_chans, self.pixels)
         if self.joint_crop is not None:
             return self.joint_crop(picture, self.target(members), self.size, rng)
-        if self.crop is not None:
-            return self.crop(picture, self.size, rng), self.target(members)
-        return centre_crop(picture, self.size), self.target(members)
+        return self.crop(picture, self.size, rng), self.target(members)
 
 
 def next_whole(items: Iterable[dict[str, Any]], these: str) -> dict[str, Any]:
@@ -235,10 +235,18 @@ def eval_loader(
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Make a batch of items: tensors are stacked, `key` and `group` are lists, `bad` is one."""
-    lists = {
+    """Make a batch of items: tensors are stacked, `key` and `group` are lists, `bad` is one.
+
+    Tiles stand one after another in `image`; `tiles` says how many of them each sample has.
+    """
+    images = [item["image"] for item in items]
+    lists: dict[str, Any] = {
         "group": [item["group"] for item in items],
         "bad": [sample for item in items for sample in item["bad"]],
+        "tiles": [len(image) if image.ndim == 4 else 1 for image in images],
     }
+    if any(image.ndim == 4 for image in images):  # a bad sample has one image of zeros
+        images = [image if image.ndim == 4 else image[None] for image in images]
+        lists["image"] = torch.cat(images)
     others = [{name: item[name] for name in item if name not in lists} for item in items]
     return default_collate(others) | lists

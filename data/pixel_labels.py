@@ -12,9 +12,11 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.decode import Box, Picture, decode
+from data.config import Fit
+from data.decode import Picture, decode
+from data.fitting import Fitted, cut, layout_of
 from data.targets import Members
-from data.transforms import Crop, Image, centre_box, resize
+from data.transforms import Crop, Image, resize
 
 MASK = "seg.png"
 IGNORED = 255
@@ -58,10 +60,10 @@ class MaskedCrop:
     """Crop, resize and flip an image and its mask in the same way.
 
     Attributes:
-        boxes: Draws the box and the flip; None for the centre box without a flip.
+        boxes: Draws the box and the flip; or fits the whole picture to one image, without tiles.
     """
 
-    boxes: Crop | None = None
+    boxes: Crop | Fitted
 
     def __call__(
         self,
@@ -82,21 +84,25 @@ class MaskedCrop:
                 f"{MASK} has {mask.shape[0]} x {mask.shape[1]} pixels, its image {h} x {w}:"
                 " they must be of one size"
             )
-        if self.boxes is None:
-            box = centre_box(h, w, size)
-            mirrored = False
-        else:
-            box, mirrored = self.boxes.draw(h, w, rng)
+        if isinstance(self.boxes, Fitted):
+            return self.boxes(picture, size), fit_mask(mask, size, self.boxes.fit)
+        box, mirrored = self.boxes.draw(h, w, rng)
         image = resize(picture.read(box, size), size)
-        mask = cut(mask, box, size)
+        top, left, height, width = box
+        mask = resize_mask(mask[top : top + height, left : left + width], size)
         return (image.flip(-1), mask.flip(-1)) if mirrored else (image, mask)
 
 
-def cut(mask: UInt8[Tensor, "h0 w0"], box: Box, size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
-    """Crop a mask to a box and resize it by the nearest pixel, so that classes never mix.
+def fit_mask(mask: UInt8[Tensor, "h0 w0"], size: tuple[int, int], fit: Fit) -> UInt8[Tensor, "h w"]:
+    """Fit a mask to a size, as `Fitted` does its image; what is padded is ignored."""
+    layout = layout_of(*mask.shape, size, fit)
+    ignored = torch.tensor(IGNORED, dtype=torch.uint8)
+    return cut(resize_mask(mask, layout.size), layout.corners[0], size, ignored)
+
+
+def resize_mask(mask: UInt8[Tensor, "h0 w0"], size: tuple[int, int]) -> UInt8[Tensor, "h w"]:
+    """Resize a mask by the nearest pixel, so that classes never mix.
 
     The mode nearest-exact goes by the centres of pixels, as the resizing of images does.
     """
-    top, left, height, width = box
-    part = mask[top : top + height, left : left + width]
-    return F.interpolate(part[None, None], size, mode="nearest-exact")[0, 0]
+    return F.interpolate(mask[None, None], size, mode="nearest-exact")[0, 0]

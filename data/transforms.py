@@ -1,4 +1,4 @@
-"""Transforms from an opened image to a tensor: random crop, centre crop and normalisation.
+"""Transforms from an opened image to a tensor: random crop, resizing and normalisation.
 
 The random generator is an argument: crop and flip of a sample depend on (seed, epoch, sample).
 """
@@ -44,7 +44,7 @@ class Crop:
         return self.box(h, w, rng), rng.random() < self.flip / 2
 
     def box(self, h: int, w: int, rng: random.Random) -> Box:
-        """Draw a box: after ten boxes that do not fit, the largest of 3/4 to 4/3 has its place drawn.
+        """Draw a box; after ten that do not fit, the place of the largest of 3/4 to 4/3 is drawn.
 
         So every part of a long picture is seen, though no box of the wanted area may fit into it.
         """
@@ -61,18 +61,6 @@ class Crop:
         # not randrange, whose numbers may differ between versions of Python
         top, left = (int(rng.random() * (room + 1)) for room in (h - height, w - width))
         return top, left, height, width
-
-
-def centre_crop(picture: Picture, size: tuple[int, int]) -> Image:
-    """Decode the largest centred box with the aspect ratio of `size`, and resize it to `size`."""
-    return resize(picture.read(centre_box(picture.height, picture.width, size), size), size)
-
-
-def centre_box(h: int, w: int, size: tuple[int, int]) -> Box:
-    """The largest centred box of an image of h x w pixels that has the aspect ratio of `size`."""
-    scale = min(h / size[0], w / size[1])
-    height, width = (max(1, round(side * scale)) for side in size)
-    return (h - height) // 2, (w - width) // 2, height, width
 
 
 def resize(

@@ -34,6 +34,8 @@ class Neighbours:
     """The sample whose neighbours are wanted."""
     url: str | None = None
     """The shard of that sample, where several have the key."""
+    tile: int = 0
+    """Which tile of that sample, in a file of finetune.embed --tiles rows."""
     image: Path | None = None
     """An image whose neighbours are wanted, in place of a sample."""
     weights: Path | None = None
@@ -78,7 +80,7 @@ def lines_of(args: Neighbours | Duplicates) -> tuple[str, list[dict[str, Any]]]:
         )
     else:
         if args.key is not None and (args.image, args.weights) == (None, None):
-            row = table.find(args.key, args.url)
+            row = table.find(args.key, args.url, args.tile)
             query = table.feature(row)
         elif args.image is not None and args.weights is not None and args.key is args.url is None:
             row = None

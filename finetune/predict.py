@@ -11,12 +11,12 @@ from typing import Annotated
 
 import tyro
 
-from data.config import PixelConfig
+from data.config import FittedConfig
 from fcmae.run.config import parse, run_program
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(PixelConfig):
+class PredictConfig(FittedConfig):
     """Predict classes, labels or values of image files, whose pixels are read as in training."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     from finetune.labels.prediction import predict  # torch and timm take seconds
 
     failures = predict(
-        config.images, config.weights, top=config.top, pixels=config, as_json=config.json
+        config.images, config.weights, top=config.top, config=config, as_json=config.json
     )
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)

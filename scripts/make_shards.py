@@ -33,6 +33,7 @@ from data.config import MEASURED, Encoding
 from data.making.arrow_tables import unpack
 from data.making.build import Built, build_shards, plan_shards
 from data.making.entries import Entry, Listing
+from data.making.equal_images import equal_images
 from data.making.hub import fetched
 from data.making.labels import label_entries, refuse_numbered
 from data.making.listing import find_entries
@@ -42,6 +43,8 @@ from data.making.workers import Engine, cores
 from data.shards.index import Shard, statistics, write_index
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
+
+PLANNED = ("seed", "val", "test", "split", "group", "shard_size")  # flags that change the shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,9 @@ class MakeShards:
     split: Literal["hashed", "stratified"] = "hashed"
     """How images for validation and test are chosen. hashed: by their keys, so that an image stays
     on its side when others are added. stratified: the same share of each class."""
+    group: str | None = None
+    """Column of a table, such as that of the patient: images with the same value stay on one side
+    of --val and --test. For splits of the source it is checked."""
     path_column: str = "path"
     """Column of a table with the paths of images, which start at the table's folder or else at the
     current one, or with the images themselves: by default the one column of images."""
@@ -117,7 +123,7 @@ def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, l
     staging = args.out_dir / f".{args.prefix}.plan"
     finished: list[Built] = []
     broken = 0
-    options = {name: getattr(args, name) for name in ("seed", "val", "test", "split", "shard_size")}
+    options = {name: getattr(args, name) for name in PLANNED}
     with (
         # closed, so that no worker writes any more when the shards are taken back
         closing(build_shards(jobs, options, staging, args.workers, args.engine)) as shards,
@@ -182,7 +188,7 @@ def main(argv: Sequence[str]) -> None:
     labels = {entry.label for entry in entries} - {None}
     print(f"{len(entries)} images, {len(labels) or 'no'} classes", flush=True)
     entries = unpack(entries, args.out_dir / f".{args.prefix}.plan" / "cells")
-    parts = by_prefix(entries, args.prefix, shares, args.split)
+    parts = by_prefix(entries, args.prefix, shares, args.split, args.group)
     if args.encoding.in_chans is None:
         encoding = replace(args.encoding, in_chans=channels_of_first(entries))
         args = replace(args, encoding=encoding)
@@ -193,6 +199,8 @@ def main(argv: Sequence[str]) -> None:
     write_index([shard for part in shards.values() for shard in part])
     shutil.rmtree(args.out_dir / f".{args.prefix}.plan")
     report(args, shards, skipped(listing, finished))
+    for line in equal_images(finished):
+        print(line)
 
 
 def skipped(listing: Listing, finished: Mapping[str, Sequence[Built]]) -> Counter[tuple[str, str]]:

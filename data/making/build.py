@@ -39,11 +39,13 @@ class Built:
         shard: The shard.
         images: The number of images that were planned for it.
         broken: The images that were left out, as (path, reason).
+        digests: The others, as (hash of the bytes that are stored, path).
     """
 
     shard: Shard
     images: int
     broken: list[tuple[str, str]]
+    digests: list[tuple[str, str]]
 
 
 def plan_shards(
@@ -132,6 +134,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
 
     job, staging = job_and_staging
     broken: list[tuple[str, str]] = []
+    digests: list[tuple[str, str]] = []
     moments: list[Moments] = []
 
     def samples() -> Iterator[dict[str, Any]]:
@@ -142,6 +145,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 broken.append((str(entry.path), str(error)))
                 continue
             moments.append(statistics)
+            digests.append((hashlib.sha256(content).hexdigest()[:32], str(entry.path)))
             sample: dict[str, Any] = {"__key__": entry.key, suffix: content}
             if entry.label is not None:
                 sample["cls"] = entry.label
@@ -160,8 +164,13 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 f" {why}; remove them, or raise --shard-size"
             )
         shard = replace(shard, url=str(job.path), moments=Moments.merge(moments))
-        built = Built(shard, len(job.entries), broken)
-        note = {"shard": to_entry(shard), "images": built.images, "broken": broken}
+        built = Built(shard, len(job.entries), broken, digests)
+        note = {
+            "shard": to_entry(shard),
+            "images": built.images,
+            "broken": broken,
+            "digests": digests,
+        }
         write_json(note_path(job.path, staging), note, compact=True)
         move_into_place(partial, job.path)
     return built
@@ -175,8 +184,8 @@ def note_path(shard: Path, staging: Path) -> Path:
 def read_note(shard: Path, note: Path) -> Built:
     """Read the note on a finished shard."""
     content = json.loads(note.read_text(encoding="utf-8"))
-    broken = [(path, why) for path, why in content["broken"]]
-    return Built(from_entry(str(shard), content["shard"]), content["images"], broken)
+    broken, digests = ([(one, other) for one, other in content[n]] for n in ("broken", "digests"))
+    return Built(from_entry(str(shard), content["shard"]), content["images"], broken, digests)
 
 
 def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:

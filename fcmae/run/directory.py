@@ -5,7 +5,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from fcmae.run import checkpoint
 from fcmae.run.config import completed, differences, to_tree, to_yaml
 from fcmae.run.files import write_text
 from fcmae.run.metrics import drop_metrics_after
+from fcmae.run.training_data import Shard, check_data, write_data
 
 ENVIRONMENT = "environment.json"
 PACKAGES = (
@@ -32,6 +33,7 @@ def compare(
     *,
     free: tuple[str, ...],
     length: tuple[str, ...] = (),
+    shards: Sequence[Shard] = (),
 ) -> list[str]:
     """Compare the config of a restart with the one that the run was started with.
 
@@ -41,16 +43,20 @@ def compare(
         say: prints a sentence about each change of the length.
         free: names of fields, and of sections such as `run.`, that change no number.
         length: names of fields that only say how long the run is.
+        shards: the training data; their paths, data.train, may change where their contents are
+            known to be the same. None are not compared.
 
     Returns:
         What the restart changes of the length, as lines `field: old -> new`.
 
     Raises:
-        ValueError: fields differ that change numbers; the message lists them.
+        ValueError: fields or shards differ that change numbers; the message lists them.
     """
     written = run / checkpoint.CONFIG
     if checkpoint.latest(run) is None or not written.exists():
         return []
+    if shards and check_data(run, shards):
+        free = (*free, "data.train")
     old = completed(yaml.safe_load(written.read_text()), type(config))
     new = to_tree(config)
     refused = differences(old, new, ignore=free + length)
@@ -65,20 +71,25 @@ def compare(
     return changed
 
 
-def begin(run: Path, config: Any, step: int, facts: Mapping[str, Any]) -> None:
-    """Record a start: write config.yaml, extend environment.json, drop metrics after `step`.
+def begin(
+    run: Path, config: Any, step: int, facts: Mapping[str, Any], shards: Sequence[Shard] = ()
+) -> None:
+    """Record a start: write config.yaml and data.json, extend environment.json, cut metrics.
 
     Args:
         run: the directory of the run, which is made if it does not exist.
         config: the resolved config.
-        step: the number of steps that were taken before this start.
+        step: the number of steps that were taken before this start; later metrics are dropped.
         facts: what else to record of this start, such as the number of processes.
+        shards: the training data, for data.json; none are not recorded.
 
     Raises:
         OSError: the directory is not writable.
     """
     run.mkdir(parents=True, exist_ok=True)
     write_text(run / checkpoint.CONFIG, to_yaml(config))
+    if shards:
+        write_data(run, shards)
     starts = run / ENVIRONMENT
     earlier = json.loads(starts.read_text()) if starts.exists() else []
     start = {"step": step, **environment(), **facts}

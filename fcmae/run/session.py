@@ -34,6 +34,7 @@ from fcmae.run.options import RunConfig
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop
+from fcmae.run.training_data import Shard
 
 
 @runtime_checkable
@@ -149,6 +150,7 @@ class Session:
         title: the name of the model, for people.
         names_of_step: gives the names of the samples of a step, counted from 0, on a rank.
         changed: what this start changes of the config, as lines for environment.json.
+        shards: the training data, which a restart has to have again.
 
     Raises:
         OSError: the run directory is not writable.
@@ -166,6 +168,7 @@ class Session:
         title: str,
         names_of_step: Callable[[int, int], Sequence[str]],
         changed: Sequence[str] = (),
+        shards: Sequence[Shard] = (),
     ) -> None:
         accelerator = learner.accelerator
         self.accelerator = accelerator
@@ -182,13 +185,9 @@ class Session:
         world = accelerator.num_processes
         sharded = isinstance(learner.trained, FSDPModule)
         if accelerator.is_main_process:
-            facts = {
-                "world_size": world,
-                "device": str(accelerator.device),
-                "fsdp": sharded,
-                "changed": list(changed),
-            }
-            directory.begin(run, config, learner.state.step, facts)
+            facts: dict[str, Any] = {"world_size": world, "device": str(accelerator.device)}
+            facts |= {"fsdp": sharded, "changed": list(changed)}
+            directory.begin(run, config, learner.state.step, facts, shards)
         accelerator.wait_for_everyone()
         if options.trackers:
             flat, init_kwargs = tracker_arguments(run, config)

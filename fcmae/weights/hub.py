@@ -42,7 +42,7 @@ features = model.forward_features(images).mean((2, 3))  # [batch, {dim}]
 |---|---|
 | parameters | {parameters:,} |
 | images | {in_chans} channels, trained at {height} x {width} px; sides are multiples of {patch} |
-| preprocessing | largest centred crop, resized bicubically, scaled to 0 ... 1, normalised |
+| preprocessing | shorter side resized bicubically, centre cut out, scaled to 0 ... 1, normalised |
 | mean | {mean} |
 | standard deviation | {std} |
 {extra_header}"""

@@ -76,13 +76,25 @@ def imagenet_statistics() -> tuple[tuple[float, ...], tuple[float, ...]]:
     return IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
+def preprocessing(metadata: Metadata) -> dict[str, Any]:
+    """What `timm.data.create_transform` takes for the preprocessing of `data.fitting.Fitted`."""
+    return {
+        "input_size": (metadata.in_chans, *metadata.image_size),
+        "mean": metadata.channel_mean,
+        "std": metadata.channel_std,
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+    }
+
+
 def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0) -> nn.Module:
     """Make the timm model that weights belong to, with fresh weights.
 
     `timm.create_model(model, in_chans=..., patch_size=stem_stride)` does the same for stem strides
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
     convolution is exchanged instead. Since timm has no V1 huge, its large takes the widths.
-    `timm.data.resolve_model_data_config` of the model is the preprocessing of `data.transforms`.
+    `timm.data.resolve_model_data_config` of the model is the preprocessing of `data.fitting`.
 
     Args:
         metadata: the metadata of the weights.
@@ -94,11 +106,7 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
     model = timm.create_model(
         name,
         pretrained_cfg={
-            "input_size": (metadata.in_chans, *metadata.image_size),
-            "mean": metadata.channel_mean,
-            "std": metadata.channel_std,
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
+            **preprocessing(metadata),
             "num_classes": num_classes,
             "first_conv": "stem.0",
             "classifier": CLASSIFIER.rstrip("."),

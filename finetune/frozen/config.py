@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -46,6 +46,9 @@ class EmbedConfig:
     """Converted weights, OUT.safetensors, or none for the random initialisation."""
     data: InferenceConfig = field(default_factory=InferenceConfig)
     random: RandomConfig = field(default_factory=RandomConfig)
+    tiles: Literal["mean", "rows"] = "mean"
+    """mean: one row a sample, the mean of its tiles. rows: with data.fit tiles, one row a tile,
+    numbered from the top left in the column `tile`."""
     piece: int = 1024
     """Samples whose features are written at once: what a kill costs a process at most, and a row
     group of the file."""

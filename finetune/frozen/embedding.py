@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
+from data.fitting import Fitted
 from data.pipeline import ShardImages, batch_loader
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
@@ -30,7 +30,8 @@ from data.transforms import Normalise
 from fcmae.run.config import differences
 from fcmae.run.files import move_into_place, replacing, write_json
 from finetune.frozen.config import EmbedConfig
-from finetune.frozen.feature_file import arrow, to_metadata
+from finetune.frozen.feature_file import arrow, reading_of, rows_of, to_metadata
+from finetune.labels.inference import means_of, tiled
 from finetune.models.backbone import backbone, sha256_of, to_device
 from finetune.models.pooling import pooled
 
@@ -58,7 +59,8 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     to_device(model, accelerator.device)
     model.eval()
     provenance = asdict(metadata) | {
-        "pixels": config.data.pixels,
+        **reading_of(config.data),
+        "tiles": config.tiles,
         "weights_sha256": sha256_of(model, metadata),
     }
     images = ShardImages(
@@ -70,6 +72,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
         in_chans=metadata.in_chans,
         pixels=config.data,
         image=config.data.image,
+        crop=Fitted(config.data.fit, metadata.mean),
     )
     pieces = pieces_of(len(images), config.piece, config.data.batch_size, folder)
     plan = {
@@ -83,10 +86,14 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     todo = unfinished(pieces, folder, plan, bad, accelerator)
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(accelerator.device)
 
-    def features(x: Tensor) -> Tensor:
-        return pooled(model, normalise(x.to(accelerator.device)), "last").cpu()
+    def rows(batch: Mapping[str, Any]) -> Any:
+        x = normalise(batch["image"].to(accelerator.device))
+        features = tiled(partial(pooled, model, pool="last"), x, config.data.batch_size).cpu()
+        if config.tiles == "rows":
+            return rows_of(batch, features, images.samples, a_tile=True)
+        return rows_of(batch, means_of(features, batch["tiles"]), images.samples, a_tile=False)
 
-    write_pieces(todo, features, images, bad, config.data.workers, accelerator)
+    write_pieces(todo, rows, images, bad, config.data.workers, accelerator)
     if accelerator.is_main_process:
         parts = [piece.part for piece in pieces]
         assemble(parts, out, {"weights": config.weights, **provenance})
@@ -108,6 +115,8 @@ def places_of(config: EmbedConfig) -> tuple[list[str], Path, Path]:
     for name, value in (("piece", config.piece), ("data.batch_size", config.data.batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
+    if config.tiles == "rows" and config.data.fit != "tiles":
+        raise ValueError(f"tiles=rows with data.fit={config.data.fit}: give --data.fit tiles")
     *spec, last = config.paths
     out = Path(last)
     folder = out.with_name(f"{out.name}.parts")
@@ -209,7 +218,7 @@ def left_out(part: Path) -> list[BadSample]:
 @torch.no_grad()
 def write_pieces(
     pieces: Sequence[Piece],
-    features: Callable[[Tensor], Tensor],
+    rows: Callable[[Mapping[str, Any]], Any],
     images: ShardImages,
     bad: BadSamples,
     workers: int,
@@ -219,7 +228,7 @@ def write_pieces(
 
     Args:
         pieces: those that have no part yet.
-        features: gives the features of a batch of decoded images, on the CPU.
+        rows: gives the table of a batch.
         images: whose pieces these are.
         bad: takes in the samples that cannot be read.
         workers: processes that decode images, for each process.
@@ -241,26 +250,13 @@ def write_pieces(
         for piece in mine[turn : turn + 1]:  # the last round may have none for this process
             tables = []
             for batch in islice(batches, len(piece.batches)):
-                tables.append(to_rows(batch, features(batch["image"]), images.samples))
+                tables.append(rows(batch))
                 skipped += batch["bad"]
             noted = {BAD: json.dumps([astuple(sample) for sample in skipped])}
             table = arrow().concat_tables(tables).replace_schema_metadata(noted)
             write_part(table, piece.part)
         for sample in bad.add(gather_object(skipped)):
             accelerator.print(f"skipped {sample}")
-
-
-def to_rows(batch: Mapping[str, Any], features: Float[Tensor, "b d"], samples: ShardSamples) -> Any:
-    """The table of a batch, without bad samples."""
-    pa = arrow()
-    flat = pa.array(features.flatten().numpy())
-    columns = {
-        "url": [samples.locate(sample)[0].url for sample in batch["sample"].tolist()],
-        "key": batch["key"],
-        "label": pa.array([None if y < 0 else y for y in batch["label"].tolist()], pa.int64()),
-        "feature": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
-    }
-    return pa.table(columns).filter(pa.array(batch["whole"].numpy()))
 
 
 def write_part(table: Any, part: Path) -> None:

@@ -1,11 +1,13 @@
 """Features of samples as a Parquet file, read a part at a time.
 
 A row is a sample: `url` of its shard, `key`, `label` (null where there is none) and `feature`, a
-fixed_size_list<float32>. What they were made with is in the metadata of the schema.
+fixed_size_list<float32>; or one of its tiles, with its number in `tile`. What they were made with
+is in the metadata of the schema.
 """
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from data.config import FittedConfig
+from data.shards.samples import ShardSamples
+
 COLUMNS = ["url", "key", "label", "feature"]
-NAMES = COLUMNS[:3]
+TILE_COLUMNS = ["url", "key", "tile", "label", "feature"]
 
 
 def arrow() -> Any:
@@ -34,6 +39,43 @@ def arrow() -> Any:
 def to_metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Values as the metadata of a schema holds them: strings as they are, all else as JSON."""
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
+
+
+def reading_of(config: FittedConfig) -> dict[str, Any]:
+    """How pictures become what a model takes, as values by the names of their settings."""
+    return {field.name: getattr(config, field.name) for field in fields(FittedConfig)}
+
+
+def rows_of(
+    batch: Mapping[str, Any],
+    features: Float[Tensor, "n d"],
+    samples: ShardSamples,
+    *,
+    a_tile: bool,
+) -> Any:
+    """The table of a batch, without bad samples.
+
+    Args:
+        batch: of a loader.
+        features: one of each sample, or one of each tile.
+        samples: that the batch is of.
+        a_tile: whether rows are tiles.
+    """
+    pa = arrow()
+    flat = pa.array(features.flatten().numpy())
+    counts = batch["tiles"] if a_tile else [1] * len(batch["key"])
+    places = [(place, tile) for place, count in enumerate(counts) for tile in range(count)]
+    urls = [samples.locate(sample)[0].url for sample in batch["sample"].tolist()]
+    labels = [None if y < 0 else y for y in batch["label"].tolist()]
+    columns = {
+        "url": [urls[place] for place, _ in places],
+        "key": [batch["key"][place] for place, _ in places],
+        "tile": pa.array([tile for _, tile in places], pa.int32()),
+        "label": pa.array([labels[place] for place, _ in places], pa.int64()),
+        "feature": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
+    }
+    whole = pa.array([batch["whole"][place].item() for place, _ in places])
+    return pa.table(columns).select(TILE_COLUMNS if a_tile else COLUMNS).filter(whole)
 
 
 class FeatureTable:
@@ -69,7 +111,8 @@ class FeatureTable:
         schema = self.file.schema_arrow
         metadata: dict[bytes, bytes] = schema.metadata or {}
         self.provenance = {k.decode(): v.decode() for k, v in metadata.items()}
-        if schema.names != COLUMNS or "weights_sha256" not in self.provenance:
+        self.columns = schema.names
+        if self.columns not in (COLUMNS, TILE_COLUMNS) or "weights_sha256" not in self.provenance:
             raise ValueError(
                 f"{path} was not written by finetune.embed, its columns are"
                 f" {', '.join(schema.names)}; {way_out}"
@@ -87,30 +130,53 @@ class FeatureTable:
             rows = torch.arange(start, start := start + len(batch))
             yield rows, torch.tensor(batch.column(0).flatten().to_numpy()).view(len(batch), -1)
 
+    def config(self) -> FittedConfig:
+        """How the pictures were read, see `reading_of`.
+
+        Raises:
+            ValueError: an earlier version wrote the file, and cropped otherwise.
+        """
+        settings = [field.name for field in fields(FittedConfig)]
+        if lacking := set(settings) - self.provenance.keys():
+            raise ValueError(
+                f"{self.path} does not tell {', '.join(sorted(lacking))}: an earlier version wrote"
+                " it, which read pictures otherwise; embed the shards again"
+            )
+        texts = {name: self.provenance[name] for name in settings}
+        values = {k: v if k in ("pixels", "fit") else json.loads(v) for k, v in texts.items()}
+        return FittedConfig(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        )
+
     def feature(self, row: int) -> Float[Tensor, " d"]:
         """The feature of one row."""
         return next(part[rows == row][0] for rows, part in self.features() if row <= rows[-1])
 
     def names(self) -> Iterator[dict[str, Any]]:
-        """`url`, `key` and `label` of all rows, in order."""
-        for batch in self.file.iter_batches(self.rows, columns=NAMES):
+        """`url`, `key`, `tile` if rows are tiles, and `label` of all rows, in order."""
+        for batch in self.file.iter_batches(self.rows, columns=self.columns[:-1]):
             yield from batch.to_pylist()
 
-    def find(self, key: str, url: str | None = None) -> int:
+    def find(self, key: str, url: str | None = None, tile: int = 0) -> int:
         """The row of a sample.
 
         Args:
             key: of the sample.
             url: of its shard, which is needed where several have the key.
+            tile: which of its tiles, if rows are tiles.
 
         Raises:
             ValueError: there is no such sample, or there are several.
         """
-        named = ((row, names) for row, names in enumerate(self.names()) if names["key"] == key)
+        wanted = {"key": key, "tile": tile} if "tile" in self.columns else {"key": key}
+        named = (
+            (i, names) for i, names in enumerate(self.names()) if wanted.items() <= names.items()
+        )
         matches = [(row, names["url"]) for row, names in named if url in (None, names["url"])]
         if not matches:
             raise ValueError(
-                f"{self.path} has no sample of key {key!r}{f' in {url}' if url else ''};"
+                f"{self.path} has no sample of key {key!r}{f' in {url}' if url else ''}"
+                f"{f' with a tile {tile}' if tile else ''};"
                 " a key is a member's name in the shard without its suffix"
             )
         if len(matches) > 1:

@@ -12,12 +12,14 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from data.fitting import Fitted
 from data.pipeline import ShardImages
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
 from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
+from finetune.frozen.feature_file import reading_of
 from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference, Outputs
 from finetune.labels.labelled import numbered, read_groups
@@ -137,15 +139,14 @@ def cache_name(
 ) -> str:
     """The file that the cache has the features of these images in.
 
-    It is a hash of what they depend on: shards, weights, metadata, pooling, how pixels are
+    It is a hash of what they depend on: shards, weights, metadata, pooling, how pictures are
     read and from which member, the share of bad samples that was let pass.
     """
     data = config.data
     # with the share, since features made under a laxer one may have too many bad samples
     shards = [shard.sha256 for shard in images.samples.shards]
     made_by = sha256_of(model, metadata)
-    pixels = (data.image, data.pixels, data.range, data.nodata, data.background)
-    made_of = (made_by, config.pool, pixels, data.max_bad_fraction, shards)
+    made_of = (made_by, config.pool, data.image, reading_of(data), data.max_bad_fraction, shards)
     key = hashlib.sha256(repr(made_of).encode())
     return f"{key.hexdigest()[:32]}.safetensors"
 
@@ -162,6 +163,7 @@ def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledDat
         in_chans=metadata.in_chans,
         pixels=data,
         image=data.image,
+        crop=Fitted(data.fit, metadata.mean),
         group=data.group,
     )
 

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.config import PixelConfig
 from fcmae.weights.timm_models import load_timm
 from finetune.frozen.feature_file import FeatureTable
 from finetune.frozen.neighbours import neighbours
@@ -131,6 +130,5 @@ def feature_of(image: Path, weights: Path, table: FeatureTable) -> Float[Tensor,
         )
     if not image.is_file():
         raise FileNotFoundError(f"image {image} does not exist")
-    pixels = PixelConfig(pixels=table.provenance["pixels"])
     with torch.no_grad():
-        return pooled(model, read_image(image, metadata, pixels), "last")[0]
+        return pooled(model, read_image(image, metadata, table.config()), "last").mean(0)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from data.config import PixelConfig, SourceConfig
+from data.config import FittedConfig, SourceConfig
 
 Kind = Literal["class", "labels", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceConfig(PixelConfig):
+class InferenceConfig(FittedConfig):
     """How images are read, as in the pretraining, and how many a model takes at a time."""
 
     batch_size: int = 128

@@ -1,7 +1,7 @@
 """What a model says of every sample of shards: in order, once, by all processes together."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
-from data.config import PixelConfig
+from data.config import FittedConfig
 from data.decode import open_image
+from data.fitting import Fitted
 from data.pipeline import Samples, eval_loader
-from data.transforms import Normalise, centre_crop
+from data.transforms import Normalise
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import InferenceConfig
 
@@ -55,6 +56,8 @@ class Inference:
     def outputs(self, forward: Callable[[Tensor], Tensor]) -> Outputs:
         """The outputs for all samples, on the CPU, for every process all of them.
 
+        Of a picture in tiles, it is the mean of their outputs.
+
         Raises:
             ValueError: too many bad samples.
         """
@@ -65,7 +68,7 @@ class Inference:
         groups = list[str | None]()
         bad = list[BadSample]()
         for x, batch in self.batches():
-            rows.append(forward(x).float().cpu())
+            rows.append(means_of(tiled(forward, x, self.config.batch_size), batch["tiles"]).cpu())
             labels.append(batch["label"])
             whole.append(batch["whole"])
             groups += batch["group"]
@@ -105,19 +108,40 @@ class Inference:
         return len(met)
 
 
-def read_image(path: Path, metadata: Metadata, pixels: PixelConfig) -> Float[Tensor, "1 c h w"]:
-    """An image file as the model takes it: its centre, resized and normalised, on the CPU.
+def tiled(
+    forward: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"], most: int
+) -> Float[Tensor, "n d"]:
+    """The outputs for images, of which there may be more than a batch has samples.
+
+    Args:
+        forward: of the model.
+        images: one or more of each sample.
+        most: how many the model takes at a time.
+    """
+    return torch.cat([forward(part).float() for part in images.split(most)])
+
+
+def means_of(outputs: Float[Tensor, "n d"], tiles: Sequence[int]) -> Float[Tensor, "b d"]:
+    """The mean of the outputs of each sample, which has so many tiles."""
+    if len(outputs) == len(tiles):
+        return outputs
+    return torch.stack([part.mean(0) for part in outputs.split(list(tiles))])
+
+
+def read_image(path: Path, metadata: Metadata, config: FittedConfig) -> Float[Tensor, "n c h w"]:
+    """An image file as the model takes it, normalised, on the CPU; more than one if in tiles.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no image, or one that cannot be decoded.
     """
     try:
-        picture = open_image(path.read_bytes(), suffix_of(path), metadata.in_chans, pixels)
-        image = centre_crop(picture, metadata.image_size)
+        picture = open_image(path.read_bytes(), suffix_of(path), metadata.in_chans, config)
+        image = Fitted(config.fit, metadata.mean)(picture, metadata.image_size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return Normalise(metadata.mean, metadata.std, metadata.in_chans)(image[None])
+    images = image if image.ndim == 4 else image[None]
+    return Normalise(metadata.mean, metadata.std, metadata.in_chans)(images)
 
 
 def suffix_of(path: Path) -> str:

@@ -11,17 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from data.config import IMAGE_SUFFIXES, PixelConfig
+from data.config import IMAGE_SUFFIXES, FittedConfig
 from fcmae.weights.metadata import Metadata
-from finetune.labels.inference import read_image, suffix_of
+from finetune.labels.inference import read_image, suffix_of, tiled
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 
+TILES = 64  # of a picture, which the model takes at a time
 Row = tuple[Path, list[tuple[str, float]]]  # an image, and the names with the largest answers
 
 
 def predict(
-    images: Sequence[Path], weights: Path, *, top: int, pixels: PixelConfig, as_json: bool
+    images: Sequence[Path], weights: Path, *, top: int, config: FittedConfig, as_json: bool
 ) -> list[str]:
     """Print the answers for image files, and return why others have none.
 
@@ -29,7 +30,7 @@ def predict(
         images: files, and folders of them.
         weights: of a fine-tuned model.
         top: how many classes to name.
-        pixels: how stored values become pixels.
+        config: how pictures become what the model takes.
         as_json: print one JSON object a line in place of a table.
 
     Returns:
@@ -45,7 +46,7 @@ def predict(
     def rows() -> Iterator[Row]:
         for path in files_of(images):
             try:
-                answers = answers_to(model, metadata, task, path, pixels)
+                answers = answers_to(model, metadata, task, path, config)
             except ValueError as error:
                 failures.append(str(error))
                 continue
@@ -81,14 +82,15 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 
 @torch.no_grad()
 def answers_to(
-    model: nn.Module, metadata: Metadata, task: Task, path: Path, pixels: PixelConfig
+    model: nn.Module, metadata: Metadata, task: Task, path: Path, config: FittedConfig
 ) -> Float[Tensor, " k"]:
-    """Probabilities of the classes, or the value, for one file.
+    """Probabilities of the classes, or the value, for one file; the mean of those of its tiles.
 
     Raises:
         ValueError: it cannot be decoded.
     """
-    return task.answers(model.eval()(read_image(path, metadata, pixels)))[0]
+    images = read_image(path, metadata, config)
+    return task.answers(tiled(model.eval(), images, TILES)).mean(0)
 
 
 def ranked(task: Task, answers: Float[Tensor, " k"], top: int) -> list[tuple[str, float]]:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.bad_samples import BadSamples
+from data.fitting import Fitted
 from data.pipeline import Crops, ShardImages
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
@@ -115,8 +116,9 @@ def train(
         accelerator=accelerator,
     )
     unseen = to_report_on(data, labelled, validation, metadata)
-    outputs = Inference(unseen, metadata, data, accelerator).outputs(model)
-    answers = task.answers(outputs.rows[outputs.whole])
+    inference = Inference(unseen, metadata, data, accelerator)
+    outputs = inference.outputs(lambda x: task.answers(model(x).float()))
+    answers = outputs.rows[outputs.whole]
     labels = outputs.labels[outputs.whole]
     check_labels(task, labels, unseen)
     if accelerator.is_main_process:
@@ -172,7 +174,7 @@ def images_of(
         metadata: how the model takes images.
         task: of the labels.
         seed: of random crops.
-        crop: a random crop; None for the centre.
+        crop: a random crop; None for the whole picture as `data.fit` says.
 
     Raises:
         OSError, ValueError: see `data.shards.reading.open_shards`.
@@ -184,7 +186,7 @@ def images_of(
         pixels=data,
         image=data.image,
         seed=seed,
-        crop=crop,
+        crop=crop or Fitted(data.fit, metadata.mean),
         target=task.target,
     )
 

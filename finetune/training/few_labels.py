@@ -17,9 +17,11 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Int
 from torch import Tensor
 
+from data.shards.reading import open_shards
 from fcmae.run.config import completed, differences, to_tree
 from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
+from fcmae.run.training_data import digest
 from fcmae.weights.files import read_metadata
 from finetune.frozen.held_out import sides
 from finetune.frozen.linear import train_grid
@@ -59,12 +61,13 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
     data = config.data
     labelled = read(data, config.task, accelerator, verify=config.run.verify)
     learned, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
+    contents = contents_of(config)
     curves = Curves(config.metric)
     probe: Probe | None = None  # of the start and the seed that come now
     for cell in cells(config):
         generator = torch.Generator().manual_seed(cell.config.seed)
         chosen = learned[draw(labelled.labels[learned], cell.size, generator)]
-        (measured,) = broadcast_object_list([cached_result(cell)])
+        (measured,) = broadcast_object_list([cached_result(cell, contents)])
         if measured is None:
             if cell.method == "finetune":
                 measured = train(of_run(cell), labelled, chosen, validation, processes, accelerator)
@@ -73,7 +76,8 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
                     probe = Probe(cell.config, labelled, validation, accelerator)
                 measured = probe.measure(chosen, cell.config.seed)
             if accelerator.is_main_process:
-                write_json(cell.out, {"config": to_tree(cell.config), "measured": measured})
+                made_of = {"config": to_tree(cell.config), "data": contents}
+                write_json(cell.out, {**made_of, "measured": measured})
         curves.add(cell.label, cell.column, len(chosen), measured)
     return curves
 
@@ -169,11 +173,31 @@ def cells(config: FewShotConfig) -> Iterator[Cell]:
                 yield Cell(start=name, config=own, label=label, size=size, method=method)
 
 
-def cached_result(cell: Cell) -> dict[str, Any] | None:
-    """What an earlier call has measured of this cell; None if it did not get this far.
+def contents_of(config: FewShotConfig) -> dict[str, str]:
+    """A hash of the shards of each side, of which all results are made.
 
     Raises:
-        ValueError: the result was made with another config.
+        OSError, ValueError: see `data.shards.reading.open_shards`.
+    """
+    data = config.data
+    specs = {"train": data.train}
+    if config.report_on == "test":  # else it is not read
+        specs["test"] = data.test
+    return {
+        side: digest(open_shards(spec, False, data.source, data.image))
+        for side, spec in specs.items()
+    }
+
+
+def cached_result(cell: Cell, contents: dict[str, str]) -> dict[str, Any] | None:
+    """What an earlier call has measured of this cell; None if it did not get this far.
+
+    Args:
+        cell: the run.
+        contents: hashes of the shards, which results of earlier versions do not have.
+
+    Raises:
+        ValueError: the result was made with another config, or of other data.
     """
     if not cell.out.is_file():
         return None
@@ -184,6 +208,11 @@ def cached_result(cell: Cell) -> dict[str, Any] | None:
     if differing:
         raise ValueError(
             f"{cell.out} was made with another config ({'; '.join(differing)}); choose another"
+            " --out"
+        )
+    if cached.get("data", contents) != contents:
+        raise ValueError(
+            f"{cell.out} was made of shards with another content; restore them, or choose another"
             " --out"
         )
     return cached["measured"]

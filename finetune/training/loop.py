@@ -64,7 +64,8 @@ def fit(
     device = accelerator.device
     bad = BadSamples(len(images), config.data.max_bad_fraction)
     newest = newest_checkpoint(directory, accelerator)
-    compare(directory, config, accelerator.print, free=MAY_CHANGE)
+    shards = images.images.samples.shards
+    compare(directory, config, accelerator.print, free=MAY_CHANGE, shards=shards)
     to_device(model, device)
     learner = make_learner(model, config, accelerator, samples=len(images))
     resume(learner, directory, newest)
@@ -85,6 +86,7 @@ def fit(
         end=learner.total,
         title=metadata.model,
         names_of_step=names_of_step(images, batches),
+        shards=shards,
     )
     micro_batches = iter(loader)
     for step in session.steps():

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.fitting import Fitted
 from data.pipeline import ShardImages
 from data.pixel_labels import IGNORED, MaskedCrop, MaskTarget
 from data.shards.reading import open_shards
@@ -50,6 +51,8 @@ def segment(
     data = config.data
     verify = config.run.verify
     directory = run_of(config.out)
+    if data.fit == "tiles":
+        raise ValueError("data.fit=tiles gives several masks a sample: take crop, pad or squash")
     mix = Mix(config.augment, 0.0, None)
     samples = ShardSamples(open_shards(data.train, verify, data.source, data.image), data.source)
     names = names_of(class_names(samples), config.classes)
@@ -73,7 +76,8 @@ def segment(
         accelerator=accelerator,
     )
     spec = data.test if validation is None else data.train
-    images = images_of(spec, data, metadata, target, crop=MaskedCrop(None), verify=verify)
+    crop = MaskedCrop(Fitted(data.fit, metadata.mean))
+    images = images_of(spec, data, metadata, target, crop=crop, verify=verify)
     unseen = Chosen(
         images, torch.arange(len(images)) if validation is None else validation, replace=False
     )

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from pyarrow import parquet
 
 from data.decode import open_image
+from data.fitting import Fitted
 from data.shards.writing import write_shards
-from data.transforms import centre_crop
 from finetune.frozen.config import EmbedConfig
 from finetune.frozen.embedding import assemble, embed
 from finetune.labels.config import InferenceConfig
@@ -89,7 +89,7 @@ def test_every_whole_sample_has_a_row(
     assert [row["url"] for row in rows] == [urls[i // 30] for i in whole]
     model, _ = backbone("none", TINY)
     for i in (0, 31):
-        image = centre_crop(open_image(png(i), "png", 3), (16, 16))
+        image = Fitted()(open_image(png(i), "png", 3), (16, 16))
         with torch.no_grad():
             maps = model.eval().forward_features((image[None] / 255 - 0.5) / 0.25)  # type: ignore[operator]
         found = torch.tensor(rows[whole.index(i)]["feature"])

@@ -108,6 +108,19 @@ def test_results_of_another_config_are_not_taken_for_these(done: tuple[Path, str
 
 
 @pytest.mark.slow
+def test_results_of_other_shards_are_not_taken_for_these(done: tuple[Path, str]) -> None:
+    folder, _ = done
+    kept = {name: (folder / name).read_bytes() for name in ("test-000000.tar", "index.json")}
+    (folder / "test-000000.tar").unlink()
+    write_colours(folder, "test", 9)
+    again = few_shot(folder)
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    assert again.returncode == 1
+    assert "was made of shards with another content; restore them, or choose" in again.stderr
+
+
+@pytest.mark.slow
 def test_a_measure_that_is_none_is_refused(done: tuple[Path, str]) -> None:
     again = few_shot(done[0], "--metric", "iou")
     assert again.returncode == 1

@@ -61,11 +61,12 @@ def test_json_has_the_most_probable_classes_of_each_image(tmp_path: Path, capsys
 
 def test_predictions_are_those_of_the_model(tmp_path: Path, capsys) -> None:
     from data.decode import open_image
-    from data.transforms import Normalise, centre_crop
+    from data.fitting import Fitted
+    from data.transforms import Normalise
 
     weights, folder = save(tmp_path), images(tmp_path)
     model, metadata, _ = classifier.load(weights)
-    image = centre_crop(open_image(png(0), "png", 3), (16, 16))[None]
+    image = Fitted()(open_image(png(0), "png", 3), (16, 16))[None]
     normalise = Normalise(metadata.mean, metadata.std, 3)
     with torch.no_grad():
         expected = model.eval()(normalise(image)).softmax(1)[0]

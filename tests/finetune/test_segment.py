@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from data.fitting import Fitted
 from data.pipeline import ShardImages
 from data.pixel_labels import MASK, MaskedCrop, MaskTarget
 from data.shards.reading import open_shards
@@ -33,6 +34,7 @@ from tests.support.images import encoded
 from tests.support.models import TINY, TINY_FLAGS
 from tests.support.programs import run
 
+WHOLE = Fitted()
 TILE = 16  # side of the tiles of `tiles`, pixels
 RESNET = BackboneConfig(backbone="timm:resnet18")
 
@@ -69,7 +71,7 @@ def shard_of(folder: Path, name: str, samples: Sequence[tuple[np.ndarray, np.nda
     return str(folder / f"{name}-000000.tar")
 
 
-def masked(path: str, classes: int, boxes: Crop | None = None) -> ShardImages:
+def masked(path: str, classes: int, boxes: Crop | Fitted = WHOLE) -> ShardImages:
     return ShardImages(
         ShardSamples(open_shards(path)),
         size=(16, 16),

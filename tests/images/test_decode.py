@@ -18,23 +18,12 @@ from torchvision.transforms.v2 import functional as F
 from data.config import MEASURED, PixelConfig
 from data.decode import MAX_PIXELS, OversizedImage, decode, open_image
 from data.transforms import Crop
+from tests.support.images import photograph
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
     top = 1 if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).max
     return (np.random.default_rng(0).random(shape) * top).astype(dtype)
-
-
-def photograph(height: int, width: int) -> np.ndarray:
-    """Noise over all scales, as photographs have it."""
-    rng, image = np.random.default_rng(0), np.zeros((height, width, 3))
-    for scale in (3, 8, 20, 50, 120, 300):
-        small = rng.normal(size=(3, scale, scale)).astype(np.float32)
-        for c in range(3):
-            layer = Image.fromarray(small[c]).resize((width, height), Image.Resampling.BICUBIC)
-            image[..., c] += np.asarray(layer) / scale**0.7
-    image -= image.min()
-    return (image * 255 / image.max()).astype(np.uint8)
 
 
 def encoded(image: np.ndarray, suffix: str, **options: Any) -> bytes:

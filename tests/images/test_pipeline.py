@@ -12,12 +12,13 @@ from PIL import Image
 
 from data.config import DataConfig
 from data.decode import Picture, open_image
+from data.fitting import Fitted
 from data.order import GlobalBatches, Order
 from data.pipeline import ShardImages, train_loader
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
-from data.transforms import Crop, Normalise, centre_crop
+from data.transforms import Crop, Normalise
 
 
 def png(seed: int, size: tuple[int, int] = (40, 48), mode: str = "RGB") -> bytes:
@@ -118,7 +119,7 @@ def test_half_of_the_images_are_mirrored() -> None:
 def test_centre_crop_of_a_wide_image_is_its_middle() -> None:
     image = np.zeros((10, 30), np.uint8)
     image[:, 10:20] = 200
-    assert centre_crop(picture(image), (10, 10)).eq(200).all()
+    assert Fitted()(picture(image), (10, 10)).eq(200).all()
 
 
 def test_normalise_is_per_channel() -> None:

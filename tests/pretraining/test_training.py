@@ -24,6 +24,7 @@ from fcmae.run.metrics import read_metrics
 from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.weights.conversion import convert
 from finetune.training.pretraining import PretrainConfig
+from tests.support.images import png
 from tests.support.programs import run
 from tests.support.runs import newest, pretrain
 
@@ -61,7 +62,7 @@ def test_a_run_leaves_config_environment_metrics_pictures_and_checkpoints(finish
         "step_0000003.png",
         "step_0000006.png",
     ]
-    names = {"config.yaml", "environment.json", "metrics.jsonl", "pictures"}
+    names = {"config.yaml", "data.json", "environment.json", "metrics.jsonl", "pictures"}
     steps = {f"step_000000{i}" for i in (2, 4, 6)}
     assert {p.name for p in finished.iterdir()} == names | steps
     (start,) = json.loads((finished / "environment.json").read_text())
@@ -73,6 +74,24 @@ def test_a_finished_run_says_so(finished: Path) -> None:
     result = pretrain(finished)
     assert result.returncode == 0
     assert "is complete at step 6 of 6" in result.stdout
+
+
+def test_shards_that_were_replaced_between_two_starts_end_the_run(
+    finished: Path, tmp_path: Path
+) -> None:
+    moved = shutil.copytree("data/demo", tmp_path / "moved")
+    train = f"{moved}/train-{{000000..000003}}.tar.gz"
+    result = pretrain(finished, "--data.train", train)
+    assert "is complete at step 6 of 6" in result.stdout, result.stderr
+    samples = ({"__key__": f"s{i}", "png": png(i)} for i in range(8))
+    (other,) = write_shards(samples, tmp_path / "other", "train", 8, compress=True)
+    shutil.copy(other.url, moved / "train-000001.tar.gz")
+    write_index([replace(other, url=str(moved / "train-000001.tar.gz"))])
+    result = pretrain(finished, "--data.train", train)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "has trained on other data: changed train-000001.tar.gz (" in line
+    assert "-> 8 samples); restore these shards, or start another --run.dir" in line
 
 
 @pytest.mark.slow

@@ -307,6 +307,24 @@ def test_a_split_writes_two_sets_of_shards(labelled, tmp_path):
     assert_fails(make(labelled, tmp_path / "q", "--val", 0.5, "--prefix", "val"), "--prefix val is")
 
 
+def test_patients_stay_on_one_side_and_equal_images_on_both_are_named(tmp_path):
+    paths = write_images(tmp_path, 30)
+    paths[29].write_bytes(paths[0].read_bytes())
+    rows = "".join(f"image{i}.png,{i % 2},p{i // 3}\n" for i in range(30))
+    (tmp_path / "t.csv").write_text(f"path,label,patient\n{rows}")
+    split = ("--val", 0.3, "--group", "patient", "--split", "stratified")
+    done = make(tmp_path / "t.csv", tmp_path / "o", *split)
+    assert done.returncode == 0, done.stderr
+    sides = [
+        {json.loads(s["json"])["patient"] for s in samples_in(f"{tmp_path}/o/{name}-000000.tar")}
+        for name in ("train", "val")
+    ]
+    assert len(sides[0]) + len(sides[1]) == len(sides[0] | sides[1]) == 10
+    assert ("p0" in sides[0]) != ("p9" in sides[0])
+    assert "warning: 1 images are in more than one of train and val, byte for byte: " in done.stdout
+    assert f"{paths[29]} = {paths[0]}; remove all but one of each" in done.stdout
+
+
 def test_statistics_are_those_of_all_pixels(tmp_path):
     paths = write_images(tmp_path / "in", 5)
     assert make(tmp_path / "in", tmp_path / "o", "--shard-size", 2).returncode == 0

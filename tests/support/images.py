@@ -22,6 +22,18 @@ def png(seed: int, size: tuple[int, int] = (40, 48), mode: str = "RGB") -> bytes
     return encoded(pixels.squeeze())
 
 
+def photograph(height: int, width: int) -> np.ndarray:
+    """Noise over all scales, as photographs have it."""
+    rng, image = np.random.default_rng(0), np.zeros((height, width, 3))
+    for scale in (3, 8, 20, 50, 120, 300):
+        small = rng.normal(size=(3, scale, scale)).astype(np.float32)
+        for c in range(3):
+            layer = Image.fromarray(small[c]).resize((width, height), Image.Resampling.BICUBIC)
+            image[..., c] += np.asarray(layer) / scale**0.7
+    image -= image.min()
+    return (image * 255 / image.max()).astype(np.uint8)
+
+
 def coloured(seed: int) -> np.ndarray:
     """Noise of 16 x 16 pixels, bright in the one of the three channels that `seed` % 3 says."""
     pixels = np.random.default_rng(seed).integers(0, 60, (16, 16, 3), dtype=np.uint8)

@@ -3,7 +3,8 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from data.bad_samples import BadSample, BadSamples
+from data.shards.index import Shard
 from fcmae.architecture import ModelConfig
 from fcmae.run import checkpoint, directory
 from fcmae.run.learner import Learner
@@ -25,6 +27,13 @@ from tests.support.learners import assert_equal, learner_of, train
 
 
 @dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the shards lie."""
+
+    train: str = "a.tar"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """The config of a run of these tests."""
 
@@ -32,6 +41,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     out: Path = Path("out.json")
+    data: Data = field(default_factory=Data)
     output_dim: int = 3
     """A field whose name begins like another one."""
 
@@ -49,10 +59,18 @@ def names(step: int, rank: int) -> list[str]:
     return [f"step {step} of rank {rank}"]
 
 
-def session_of(run: Path, learner: Learner, config: Config | None = None) -> Session:
+def session_of(
+    run: Path, learner: Learner, config: Config | None = None, shards: Sequence[Shard] = ()
+) -> Session:
     config = config or Config()
     bad = BadSamples(16, max_fraction=0.5)
-    return Session(run, config.run, config, learner, bad, end=4, title="small", names_of_step=names)
+    return Session(
+        *(run, config.run, config, learner, bad),
+        end=4,
+        title="small",
+        names_of_step=names,
+        shards=shards,
+    )
 
 
 def go(session: Session, *, kill_at: int | None = None, bad: list[BadSample] | None = None) -> None:
@@ -177,10 +195,10 @@ def test_one_process_trains_the_model_itself() -> None:
     assert distribute(model, Accelerator(cpu=True), torch.nn.Linear) is model
 
 
-def compare(run: Path, config: Config, said: list[str]) -> list[str]:
+def compare(run: Path, config: Config, said: list[str], shards: Sequence[Shard] = ()) -> list[str]:
     """Compare as a program does, which frees `out` but not `output_dim`."""
     free, length = ("run.", "out"), ("optim.steps",)
-    return directory.compare(run, config, said.append, free=free, length=length)
+    return directory.compare(run, config, said.append, free=free, length=length, shards=shards)
 
 
 def test_a_restart_may_change_what_is_free_and_the_length(tmp_path: Path) -> None:
@@ -216,3 +234,47 @@ def test_a_free_field_frees_no_field_whose_name_begins_like_it(tmp_path: Path) -
 
 def test_a_directory_without_checkpoints_accepts_any_config(tmp_path: Path) -> None:
     assert compare(tmp_path, Config(output_dim=4), []) == []
+
+
+def shard(name: str, content: str, samples: int = 8) -> Shard:
+    return Shard(url=f"/d/{name}", size=1, sha256=content, offsets=array("q", range(samples + 1)))
+
+
+ONE, TWO = shard("1.tar", "aa"), shard("2.tar", "bb")
+
+
+def test_a_run_goes_on_where_its_shards_have_moved(tmp_path: Path) -> None:
+    go(session_of(tmp_path, learner_of(), shards=[ONE, TWO]))
+    moved = Config(data=Data(train="elsewhere"))
+    assert compare(tmp_path, moved, [], [shard("x.tar", "aa"), TWO]) == []
+    with pytest.raises(ValueError, match=r"another config \(data\.train: a\.tar -> elsewhere\)"):
+        compare(tmp_path, moved, [])
+
+
+@pytest.mark.parametrize(
+    ("shards", "message"),
+    [
+        ([ONE, shard("2.tar", "cc", 9)], r"changed 2\.tar \(8 -> 9 samples\); restore"),
+        ([ONE], r"gone 2\.tar; restore these shards, or start another --run\.dir"),
+        ([ONE, TWO, shard("3.tar", "cc")], r"new 3\.tar;"),
+        ([shard("0.tar", "cc"), TWO], r"gone 1\.tar, new 0\.tar;"),
+        ([TWO, ONE], r"the shards come in another order"),
+    ],
+)
+def test_other_training_data_are_refused_by_name(
+    tmp_path: Path, shards: list[Shard], message: str
+) -> None:
+    go(session_of(tmp_path, learner_of(), shards=[ONE, TWO]))
+    with pytest.raises(ValueError, match=message):
+        compare(tmp_path, Config(), [], shards)
+
+
+def test_a_run_without_a_record_of_its_data_resumes_and_has_one_then(tmp_path: Path) -> None:
+    go(session_of(tmp_path, learner_of()))
+    assert not (tmp_path / "data.json").exists()
+    assert compare(tmp_path, Config(), [], [ONE]) == []
+    with pytest.raises(ValueError, match=r"another config \(data\.train: "):
+        compare(tmp_path, Config(data=Data(train="elsewhere")), [], [ONE])
+    session_of(tmp_path, learner_of(), shards=[ONE])
+    with pytest.raises(ValueError, match=r"has trained on other data: gone 1\.tar, new 2\.tar"):
+        compare(tmp_path, Config(), [], [TWO])

@@ -12,6 +12,7 @@ import torch
 from data.config import Encoding
 from data.making.build import build_shard, build_shards, plan_shards
 from data.making.entries import Entry
+from data.making.equal_images import equal_images
 from data.making.listing import find_entries
 from data.making.workers import over
 from data.shards.moments import Moments
@@ -47,6 +48,33 @@ def test_two_workers_at_one_shard_do_not_meet(tmp_path):
     assert all(built == results[0] for built in results)
     assert index_shard(job.path) == replace(results[0].shard, moments=None)
     assert [path.name for path in (tmp_path / "staging").iterdir()] == ["train-000000.tar.json"]
+
+
+def test_equal_images_of_one_part_and_of_two_are_named(tmp_path):
+    paths = write_images(tmp_path / "in", 6)
+    paths[1].write_bytes(paths[0].read_bytes())
+    paths[5].write_bytes(paths[2].read_bytes())
+    found = find_entries_of(paths)
+    finished = {
+        prefix: list(
+            build_shards(plan_shards(part, tmp_path, prefix, 2, Encoding()), {}, staging, 1)
+        )
+        for prefix, part, staging in (
+            ("train", found[:4], tmp_path / ".train.plan"),
+            ("val", found[4:], tmp_path / ".val.plan"),
+        )
+    }
+    folder = tmp_path / "in"
+    assert equal_images(finished) == [
+        "1 images come twice or more, byte for byte:"
+        f" {folder / 'image0.png'} = {folder / 'image1.png'}",
+        "warning: 1 images are in more than one of train and val, byte for byte:"
+        f" {folder / 'image2.png'} = {folder / 'image5.png'}; remove all but one of each, or give"
+        " them one value in a column and name it with --group",
+    ]
+    assert equal_images({"val": finished["val"]}) == []
+    jobs = plan_shards(found[4:], tmp_path, "val", 2, Encoding())
+    assert list(build_shards(jobs, {}, tmp_path / ".val.plan", 1)) == finished["val"]  # from notes
 
 
 @pytest.mark.dist

@@ -89,3 +89,51 @@ def test_splits_of_the_source_are_prefixes_and_shares_are_taken_of_the_first():
         by_prefix(given, "other", {"val": 0.1}, "hashed")
     with pytest.raises(ValueError, match=r"--val 0.01 of 40 images leaves 'val' without any"):
         by_prefix(entries(2, 20), "train", {"val": 0.01}, "stratified")
+
+
+def grouped(patients: int, each: int) -> list[Entry]:
+    """Images of patients, each of one class but for the last image, which is of the other."""
+    return [
+        Entry(
+            path=Path(f"{p}-{i}.png"),
+            key=f"{p}-{i}",
+            label=(p + (i == 0)) % 2,
+            metadata={"patient": f"p{p}"},
+        )
+        for p in range(patients)
+        for i in range(each)
+    ]
+
+
+@pytest.mark.parametrize("how", ["hashed", "stratified"])
+def test_images_of_one_group_stay_on_one_side(how):
+    parts = by_prefix(grouped(40, 5), "train", {"val": 0.2, "test": 0.1}, how, "patient")
+    sides = [{entry.metadata["patient"] for entry in part} for part in parts.values()]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 40
+    if how == "stratified":
+        assert {name: len(part) for name, part in parts.items()} == {
+            "train": 140,
+            "val": 40,
+            "test": 20,
+        }
+    again = by_prefix(grouped(60, 7), "train", {"val": 0.2, "test": 0.1}, "hashed", "patient")
+    if how == "hashed":  # also when others are added
+        assert all(
+            sides[i] <= {entry.metadata["patient"] for entry in again[name]}
+            for i, name in enumerate(("train", "val", "test"))
+        )
+
+
+def test_groups_that_cannot_be_kept_together_are_refused():
+    images = grouped(4, 2)
+    shares = {"val": 0.5}
+    with pytest.raises(ValueError, match=r"0-0\.png has no 'person', the column of --group; the"):
+        by_prefix(images, "train", shares, "hashed", "person")
+    odd = [*images, replace(images[0], key="odd", metadata={"patient": ""})]
+    with pytest.raises(ValueError, match=r"0-0\.png has no 'patient', the column of --group; the"):
+        by_prefix(odd, "train", shares, "hashed", "patient")
+    halves = [replace(entry, split="val" if i % 2 else "train") for i, entry in enumerate(images)]
+    with pytest.raises(ValueError, match=r"patient 'p0' is in 'train' and in 'val' of the source"):
+        by_prefix(halves, "train", {}, "hashed", "patient")
+    with pytest.raises(ValueError, match=r"--group patient keeps groups together where --val or"):
+        by_prefix(images, "train", {}, "hashed", "patient")
