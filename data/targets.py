@@ -1,10 +1,13 @@
 """The label of a sample: a class, several classes, a value, or nothing.
 
-A class is the member `.cls`, an integer. Several classes, or a value, are a field of `.json`.
+A class is the member `.cls`, an integer, or a field of `.json`. Several classes, or a value, are a
+field of `.json`. Wherever a number is wanted, text of a number is one, and so are true and false.
 """
 
 import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,35 +48,78 @@ class Unlabelled:
 
 @dataclass(frozen=True)
 class ClassTarget:
-    """The class of a sample, an integer in its member `.cls`."""
+    """The class of a sample, an integer in its member `.cls` or in the json field `field`."""
 
+    field: str = ""
     missing = -1
 
     def __call__(self, members: Members) -> int:
-        return int(members.get("cls", -1))
+        if not self.field:
+            encoded = members.get("cls", b"-1")
+            text = encoded if isinstance(encoded, str) else encoded.decode(errors="replace")
+            number = to_integer(text)
+            if number is None:
+                raise ValueError(f"cls is {text!r}, not a class number")
+            return number
+        value = read_field(members, self.field)
+        if value is None:
+            return self.missing
+        number = to_integer(value)
+        if number is None or number < 0:
+            raise ValueError(f"json field {self.field!r} is {value!r}, not a class number")
+        return number
+
+
+@dataclass(frozen=True)
+class ClassText:
+    """What the member `.cls` of a sample says, a number or not, as text; empty for none."""
+
+    missing = ""
+
+    def __call__(self, members: Members) -> str:
+        encoded = members.get("cls", b"")
+        text = encoded if isinstance(encoded, str) else encoded.decode(errors="replace")
+        return "" if to_integer(text) == -1 else text.strip()
 
 
 @dataclass(frozen=True)
 class LabelsTarget:
-    """The classes that the json field `field` lists, as a vector of zeros and ones."""
+    """The classes of the json field `field`, as a vector of zeros and ones.
+
+    Attributes:
+        field: The field, which holds a list, or the text of one.
+        classes: The number of classes.
+        rows: Whether the list has a zero or one for each class; otherwise it has class numbers.
+    """
 
     field: str
     classes: int
+    rows: bool = False
 
     @property
     def missing(self) -> Float[Tensor, " classes"]:
         return torch.full((self.classes,), torch.nan)
 
     def __call__(self, members: Members) -> Float[Tensor, " classes"]:
-        listed = read_field(members, self.field)
-        if listed is None:
+        value = read_field(members, self.field)
+        if value is None:
             return self.missing
-        if not isinstance(listed, list) or not all(
-            type(label) is int and 0 <= label < self.classes for label in listed
+        listed = as_integers(value)
+        if self.rows:
+            if not is_row(listed, self.classes):
+                raise ValueError(
+                    f"json field {self.field!r} is {value!r}, not a row of {self.classes} zeros and"
+                    " ones, as the others are"
+                )
+            return torch.tensor(listed, dtype=torch.float32)
+        if (
+            listed is None
+            or len(set(listed)) < len(listed)
+            or not set(listed) <= set(range(self.classes))
         ):
             raise ValueError(
-                f"json field {self.field!r} is {listed!r}, not a list of classes 0 to"
-                f" {self.classes - 1}"
+                f"json field {self.field!r} is {value!r}, not a list of classes 0 to"
+                f" {self.classes - 1}, each once"
             )
         target = torch.zeros(self.classes)
         target[listed] = 1
@@ -94,9 +140,40 @@ class ValueTarget:
         value = read_field(members, self.field)
         if value is None:
             return self.missing
-        if type(value) not in (int, float):
+        number = to_number(value)
+        if number is None:
             raise ValueError(f"json field {self.field!r} is {value!r}, not a number")
-        return torch.tensor([float(value)])
+        return torch.tensor([number])
+
+
+def to_number(value: Any) -> float | None:
+    """The finite number that a value of JSON, or its text, stands for; None if it is no number."""
+    if isinstance(value, bool | int | float | str):
+        with suppress(ValueError, OverflowError):
+            number = float(value)
+            return number if math.isfinite(number) else None
+    return None
+
+
+def to_integer(value: Any) -> int | None:
+    """The whole number that a value of JSON, or its text, stands for; None if it is none."""
+    number = to_number(value)
+    return int(number) if number is not None and number.is_integer() else None
+
+
+def as_integers(value: Any) -> list[int] | None:
+    """The whole numbers in a list of JSON, or in the text of one; None if it is no such list."""
+    if isinstance(value, str):  # as a CSV has it
+        with suppress(ValueError):
+            value = json.loads(value)
+    numbers = [to_integer(item) for item in value] if isinstance(value, list) else [None]
+    whole = [number for number in numbers if number is not None]
+    return whole if len(whole) == len(numbers) else None
+
+
+def is_row(listed: list[int] | None, classes: int) -> bool:
+    """Whether a list has a zero or one for each class."""
+    return listed is not None and len(listed) == classes and set(listed) <= {0, 1}
 
 
 def read_field(members: Members, name: str) -> Any:

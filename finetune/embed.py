@@ -24,6 +24,7 @@ def main(argv: Sequence[str]) -> None:
 
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     accelerator.print(embed(config, accelerator))
+    accelerator.print(f"next: python -m finetune.lookup duplicates {config.paths[-1]}")
     accelerator.end_training()
 
 

@@ -30,7 +30,7 @@ class PredictConfig(FittedConfig):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Predict and print; images that cannot be decoded are named, and end it with status 1."""
+    """Predict and print; images that cannot be read are named, and end it with status 1."""
     config = parse(PredictConfig, argv, description=str(PredictConfig.__doc__))
     if config.top < 1:
         raise ValueError(f"top={config.top} must be at least 1")

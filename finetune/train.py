@@ -33,7 +33,13 @@ def main(argv: Sequence[str]) -> None:
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
         accelerator = start_accelerator(processes, config.run.trackers, directory)
-        labelled = read(data, config.task, accelerator, verify=config.run.verify)
+        labelled = read(
+            data,
+            config.task,
+            accelerator,
+            report_on=config.report_on,
+            verify=config.run.verify,
+        )
         chosen, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
         result = train(config, labelled, chosen, validation, processes, accelerator)
         if accelerator.is_main_process:

@@ -24,14 +24,16 @@ from tqdm import tqdm
 from data.bad_samples import BadSample, BadSamples
 from data.fitting import Fitted
 from data.pipeline import ShardImages, batch_loader
-from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
+from data.targets import ClassText, to_integer
 from data.transforms import Normalise
 from fcmae.run.config import differences
 from fcmae.run.files import move_into_place, replacing, write_json
+from fcmae.weights.metadata import CLASSES
 from finetune.frozen.config import EmbedConfig
 from finetune.frozen.feature_file import arrow, reading_of, rows_of, to_metadata
 from finetune.labels.inference import means_of, tiled
+from finetune.labels.labelled import class_names, samples_of
 from finetune.models.backbone import backbone, sha256_of, to_device
 from finetune.models.pooling import pooled
 
@@ -64,15 +66,13 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
         "weights_sha256": sha256_of(model, metadata),
     }
     images = ShardImages(
-        ShardSamples(
-            open_shards(shards, source=config.data.source, image=config.data.image),
-            config.data.source,
-        ),
+        samples_of(shards, config.data),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=config.data,
         image=config.data.image,
         crop=Fitted(config.data.fit, metadata.mean),
+        target=ClassText(),
     )
     pieces = pieces_of(len(images), config.piece, config.data.batch_size, folder)
     plan = {
@@ -96,7 +96,8 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     write_pieces(todo, rows, images, bad, config.data.workers, accelerator)
     if accelerator.is_main_process:
         parts = [piece.part for piece in pieces]
-        assemble(parts, out, {"weights": config.weights, **provenance})
+        names = {CLASSES: class_names(images.samples)}
+        assemble(parts, out, {"weights": config.weights, **provenance, **names})
         shutil.rmtree(folder)
     return f"{out}: features of {len(images) - len(bad)} samples, {len(bad)} left out"
 
@@ -268,6 +269,8 @@ def write_part(table: Any, part: Path) -> None:
 def assemble(parts: Sequence[Path], out: Path, provenance: Mapping[str, Any]) -> None:
     """Put the parts together, each as a row group, with only one of them in memory.
 
+    Labels are integers if all of them are, otherwise text.
+
     Args:
         parts: all of them, in order.
         out: the file to write.
@@ -283,9 +286,21 @@ def assemble(parts: Sequence[Path], out: Path, provenance: Mapping[str, Any]) ->
                 f"{part} is missing: all processes have to write into one folder, on a disk that"
                 " their nodes share"
             )
-    schema = parquet.read_schema(parts[0]).with_metadata(to_metadata(provenance))
+    numbers = all(
+        text is None or to_integer(text) is not None
+        for part in parts
+        for text in parquet.read_table(part, columns=["label"])["label"].unique().to_pylist()
+    )
+    schema = parquet.read_schema(parts[0])
+    label = schema.get_field_index("label")
+    schema = schema.set(label, arrow().field("label", "int64" if numbers else "string"))
+    schema = schema.with_metadata(to_metadata(provenance))
     partial = parts[0].with_name(f"whole.{os.getpid()}.tmp")
     with parquet.ParquetWriter(partial, schema, use_dictionary=DICTIONARY) as writer:
         for part in parts:
-            writer.write_table(parquet.ParquetFile(part).read())
+            table = parquet.ParquetFile(part).read()
+            texts = table["label"].to_pylist()
+            labels = [text and to_integer(text) for text in texts] if numbers else texts
+            column = arrow().array(labels, schema.field(label).type)
+            writer.write_table(table.set_column(label, schema.field(label), column))
     move_into_place(partial, out)

@@ -1,8 +1,8 @@
 """Features of samples as a Parquet file, read a part at a time.
 
-A row is a sample: `url` of its shard, `key`, `label` (null where there is none) and `feature`, a
-fixed_size_list<float32>; or one of its tiles, with its number in `tile`. What they were made with
-is in the metadata of the schema.
+A row is a sample: `url` of its shard, `key`, `label` (null where there is none; text where not all
+are integers) and `feature`, a fixed_size_list<float32>; or one of its tiles, with its number in
+`tile`. What they were made with is in the metadata of the schema, and so are the names of classes.
 """
 
 import json
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.config import FittedConfig
 from data.shards.samples import ShardSamples
+from fcmae.weights.metadata import CLASSES
 
 COLUMNS = ["url", "key", "label", "feature"]
 TILE_COLUMNS = ["url", "key", "tile", "label", "feature"]
@@ -66,12 +67,11 @@ def rows_of(
     counts = batch["tiles"] if a_tile else [1] * len(batch["key"])
     places = [(place, tile) for place, count in enumerate(counts) for tile in range(count)]
     urls = [samples.locate(sample)[0].url for sample in batch["sample"].tolist()]
-    labels = [None if y < 0 else y for y in batch["label"].tolist()]
     columns = {
         "url": [urls[place] for place, _ in places],
         "key": [batch["key"][place] for place, _ in places],
         "tile": pa.array([tile for _, tile in places], pa.int32()),
-        "label": pa.array([labels[place] for place, _ in places], pa.int64()),
+        "label": pa.array([batch["label"][place] or None for place, _ in places], pa.string()),
         "feature": pa.FixedSizeListArray.from_arrays(flat, features.shape[1]),
     }
     whole = pa.array([batch["whole"][place].item() for place, _ in places])
@@ -153,9 +153,14 @@ class FeatureTable:
         return next(part[rows == row][0] for rows, part in self.features() if row <= rows[-1])
 
     def names(self) -> Iterator[dict[str, Any]]:
-        """`url`, `key`, `tile` if rows are tiles, and `label` of all rows, in order."""
+        """`url`, `key`, `tile` if rows are tiles, and `label` of all rows, in order.
+
+        A class that has a name is called by it.
+        """
+        classes = dict(enumerate(json.loads(self.provenance.get(CLASSES, "[]"))))
         for batch in self.file.iter_batches(self.rows, columns=self.columns[:-1]):
-            yield from batch.to_pylist()
+            for row in batch.to_pylist():
+                yield row | {"label": classes.get(row["label"], row["label"])}
 
     def find(self, key: str, url: str | None = None, tile: int = 0) -> int:
         """The row of a sample.

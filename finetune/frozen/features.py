@@ -14,15 +14,13 @@ from torch import Tensor, nn
 
 from data.fitting import Fitted
 from data.pipeline import ShardImages
-from data.shards.reading import open_shards
-from data.shards.samples import ShardSamples
 from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.feature_file import reading_of
 from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference, Outputs
-from finetune.labels.labelled import numbered, read_groups
+from finetune.labels.labelled import check_apart, numbered, read_groups, samples_of
 from finetune.models.backbone import backbone, sha256_of, to_device
 from finetune.models.config import Pool
 from finetune.models.pooling import pooled
@@ -54,12 +52,13 @@ def labelled_features(
     model, metadata = backbone(config.weights, config.random)
     to_device(model, accelerator.device)
     model.eval()
+    sides = [
+        labelled_images(spec, metadata, config.data)
+        for spec in (config.data.train, config.data.test)
+    ]
+    check_apart(*(images.samples.shards for images in sides))
     (train, train_skipped), (test, test_skipped) = (
-        features_of(images, model, metadata, config, accelerator)
-        for images in (
-            labelled_images(spec, metadata, config.data)
-            for spec in (config.data.train, config.data.test)
-        )
+        features_of(images, model, metadata, config, accelerator) for images in sides
     )
     unknown = sorted(set(test.y.tolist()) - set(train.y.tolist()))
     if unknown:
@@ -80,10 +79,10 @@ def labelled_features(
 
 
 def check_classes(y: Int[Tensor, " n"]) -> None:
-    """Check that every class up to the largest has a sample.
+    """Check that every class up to the largest has a sample, and that there are two or more.
 
     Raises:
-        ValueError: some have none.
+        ValueError: some have none, or there is but one class.
     """
     present = set(y.tolist())
     last = int(y.max())
@@ -95,6 +94,11 @@ def check_classes(y: Int[Tensor, " n"]) -> None:
             f"{lacking} of the classes 0 to {last} have no training sample"
             f" ({', '.join(map(str, named))}{more}): is a shard missing from --data.train? If not,"
             " number the classes without gaps"
+        )
+    if not last:
+        raise ValueError(
+            f"all {len(y)} training samples are of class 0: there is nothing to tell apart; add"
+            " shards with another class to --data.train"
         )
 
 
@@ -158,7 +162,7 @@ def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledDat
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
     return ShardImages(
-        ShardSamples(open_shards(spec, source=data.source, image=data.image), data.source),
+        samples_of(spec, data),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=data,

@@ -44,10 +44,11 @@ class TaskConfig:
     """The head and its loss."""
 
     kind: Kind = "class"
-    """class: one of several, in .cls. labels: any of several, a list of classes in a field of
-    .json. value: a number in a field of .json."""
+    """class: one of several, in .cls or in a field of .json. labels: any of several, in a field of
+    .json, as a list of class numbers or of a zero or one for each. value: a number in a field of
+    .json."""
     field: str = ""
-    """The field of .json that holds the labels or the value."""
+    """The field of .json that holds the class, the labels or the value; empty for .cls."""
     classes: int | None = None
     """Number of classes; by default as many as classes.json beside the shards names, or as the
     labels of the training data go up to. The kind labels needs it without a classes.json."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,12 @@ from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples
 from data.pipeline import ShardImages, next_whole
+from data.shards.index import Shard
+from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
 from data.shards.sources import is_remote
-from data.targets import Target, group_of, read_record
+from data.targets import Target, as_integers, group_of, is_row, read_field, read_record
+from finetune.labels.config import InferenceConfig
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,24 @@ def read_labelled(samples: ShardSamples, target: Target, group: str, bad: BadSam
     return Labelled(torch.stack(labels), torch.tensor(kept), numbered(groups, samples, kept, group))
 
 
+def lists_rows(samples: ShardSamples, field: str, classes: int) -> bool:
+    """Whether all lists in a json field have a zero or one for each class, not class numbers.
+
+    Reading ends at the first list that is no such row, as is the case for class numbers.
+
+    Raises:
+        OSError: a shard cannot be read.
+    """
+    rows = 0
+    for sample in range(len(samples)):
+        with suppress(ValueError):  # the member is no JSON, which `read_labelled` tells
+            value = read_field(samples.members(sample), field)
+            if value is not None and not is_row(as_integers(value), classes):
+                return False
+            rows += value is not None
+    return rows > 0
+
+
 def read_groups(samples: ShardSamples, chosen: Sequence[int], group: str) -> Int[Tensor, " n"]:
     """The groups of chosen samples by this json field; each is its own group without a field.
 
@@ -134,6 +156,43 @@ def numbered(
             " correct --data.group"
         )
     return torch.from_numpy(np.unique(list(map(str, names)), return_inverse=True)[1])
+
+
+def samples_of(spec: Sequence[str], config: InferenceConfig, verify: bool = True) -> ShardSamples:
+    """The samples of shards.
+
+    Args:
+        spec: the shards, of the training or of the test.
+        config: how they are read.
+        verify: compare them with their SHA-256.
+
+    Raises:
+        OSError, ValueError: see `data.shards.reading.open_shards`.
+    """
+    return ShardSamples(open_shards(spec, verify, config.source, config.image), config.source)
+
+
+def check_apart(train: Sequence[Shard], test: Sequence[Shard]) -> None:
+    """Check that no shard is both learned from and tested on, by its place and by its content.
+
+    Raises:
+        ValueError: a shard is.
+    """
+    learned = {name: shard.url for shard in train for name in identities(shard)}
+    for shard in test:
+        for name in identities(shard):
+            if name in learned:
+                raise ValueError(
+                    f"{shard.url} is to be tested on, and {learned[name]}, which is the same shard,"
+                    " is learned from: an answer that was learned tells nothing; give other shards"
+                    " as --data.test"
+                )
+
+
+def identities(shard: Shard) -> tuple[str, ...]:
+    """What tells a shard from others: where it lies, and its SHA-256 where that is known."""
+    place = shard.url if is_remote(shard.url) else str(Path(shard.url).resolve())
+    return (place, shard.sha256) if shard.sha256 else (place,)
 
 
 def class_names(samples: ShardSamples) -> list[str]:

@@ -34,10 +34,10 @@ def predict(
         as_json: print one JSON object a line in place of a table.
 
     Returns:
-        A line for each file that cannot be decoded.
+        A line for each file that cannot be read or decoded.
 
     Raises:
-        OSError: a file or the weights cannot be read.
+        OSError: the weights cannot be read, or a path does not exist.
         ValueError: the weights have no head, or are damaged.
     """
     model, metadata, task = classifier.load(weights)
@@ -49,6 +49,9 @@ def predict(
                 answers = answers_to(model, metadata, task, path, config)
             except ValueError as error:
                 failures.append(str(error))
+                continue
+            except OSError as error:  # such as a link to nothing, or a file that none may read
+                failures.append(f"{path}: {error.strerror or error}")
                 continue
             yield path, ranked(task, answers, top)
 

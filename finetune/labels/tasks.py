@@ -26,6 +26,8 @@ class Task:
     """Mean of the training values, which are learned standardised."""
     std: float = 1.0
     """Standard deviation of the training values."""
+    rows: bool = False
+    """Whether lists of labels have a zero or one for each, in place of the numbers of some."""
 
     @staticmethod
     def of_json(text: str) -> "Task":
@@ -41,7 +43,7 @@ class Task:
     @property
     def target(self) -> Target:
         """What reads the labels of samples."""
-        return target_of(self.kind, self.field, self.outputs)
+        return target_of(self.kind, self.field, self.outputs, rows=self.rows)
 
     def answers(self, outputs: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """Probabilities of the classes, or values, out of what the head gives."""
@@ -50,21 +52,32 @@ class Task:
         return outputs.sigmoid() if self.kind == "labels" else outputs * self.std + self.mean
 
 
-def target_of(kind: Kind, field: str, classes: int | None) -> Target:
+def target_of(kind: Kind, field: str, classes: int | None, *, rows: bool = False) -> Target:
     """How labels of this kind are read.
+
+    Args:
+        kind: of the labels.
+        field: of the json member; empty for classes that are in `.cls`.
+        classes: how many there are, which the kind "labels" has to know.
+        rows: whether lists of labels have a zero or one for each, in place of the numbers of some.
 
     Raises:
         ValueError: the field, or how many labels there are, is not known.
     """
     if kind == "class":
-        return ClassTarget()
+        return ClassTarget(field)
     if not field:
         raise ValueError(f"task.kind={kind} is in a field of .json: name it with --task.field")
     if kind == "value":
         return ValueTarget(field)
     if not classes:
         raise ValueError("task.kind=labels needs --task.classes, or a classes.json of their names")
-    return LabelsTarget(field, classes)
+    if classes == 1:
+        raise ValueError(
+            "task.kind=labels is for several labels: of one that is there or not, take"
+            f" --task.kind class --task.field {field} --task.classes 2"
+        )
+    return LabelsTarget(field, classes, rows)
 
 
 class Loss:
@@ -123,7 +136,9 @@ def class_weights(task: Task, labels: Tensor, balance: float) -> Float[Tensor, "
     return weights / (weights * counts).sum() * len(labels)
 
 
-def make_task(config: TaskConfig, named: Sequence[str], labels: Tensor, where: str) -> Task:
+def make_task(
+    config: TaskConfig, named: Sequence[str], labels: Tensor, where: str, *, rows: bool = False
+) -> Task:
     """The task of these training labels.
 
     Args:
@@ -131,9 +146,10 @@ def make_task(config: TaskConfig, named: Sequence[str], labels: Tensor, where: s
         named: the names in classes.json, if there is one.
         labels: of the training samples, Int[n] or Float[n, k].
         where: the training shards, for errors.
+        rows: whether lists of labels have a zero or one for each.
 
     Raises:
-        ValueError: labels and classes do not fit, or a class has no sample.
+        ValueError: labels and classes do not fit, a class has no sample, or there is but one.
     """
     if config.kind == "value":
         values = labels.double()
@@ -160,4 +176,9 @@ def make_task(config: TaskConfig, named: Sequence[str], labels: Tensor, where: s
         raise ValueError(
             f"no training sample is of class {', '.join(empty)}: add some, or take the class out"
         )
-    return Task(kind=config.kind, field=config.field, names=names)
+    if classes == 1:
+        raise ValueError(
+            f"all training samples of {where} are of class {names[0]}: there is nothing to tell"
+            " apart; add samples of another class"
+        )
+    return Task(kind=config.kind, field=config.field, names=names, rows=rows)

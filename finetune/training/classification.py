@@ -15,18 +15,25 @@ from torch import Tensor
 from data.bad_samples import BadSamples
 from data.fitting import Fitted
 from data.pipeline import Crops, ShardImages
-from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
 from fcmae.run.processes import Processes
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import LabelledData, TaskConfig
 from finetune.labels.inference import Inference
-from finetune.labels.labelled import Chosen, Labelled, class_names, read_labelled
+from finetune.labels.labelled import (
+    Chosen,
+    Labelled,
+    check_apart,
+    class_names,
+    lists_rows,
+    read_labelled,
+    samples_of,
+)
 from finetune.labels.metrics import draw_confusion, measure
 from finetune.labels.tasks import Loss, Task, make_task, target_of
 from finetune.models import classifier
 from finetune.training.augment import AugmentedCrop, Mix
-from finetune.training.config import TrainConfig, run_of
+from finetune.training.config import Side, TrainConfig, run_of
 from finetune.training.loop import fit
 
 WEIGHTS = "weights.safetensors"
@@ -41,35 +48,80 @@ class TrainingSamples(Labelled):
 
 
 def read(
-    data: LabelledData, task: TaskConfig, accelerator: Accelerator, *, verify: bool
+    data: LabelledData,
+    task: TaskConfig,
+    accelerator: Accelerator,
+    *,
+    report_on: Side,
+    verify: bool,
 ) -> TrainingSamples:
-    """The labels of the training data, and what there is to learn.
+    """The labels of the training data, and what there is to learn; those of the test are checked.
 
     Args:
         data: the shards, and how they are read.
         task: what they are labelled with.
         accelerator: of the processes, each of which has to call it.
+        report_on: the test data are only looked at if they will be reported on.
         verify: compare the shards with their SHA-256.
 
     Raises:
         OSError: shards cannot be read.
-        ValueError: a sample has no label or group, or labels and classes do not fit.
+        ValueError: a sample has no label or group, labels and classes do not fit, or the test data
+            have shards or lack classes of the training data.
     """
-    samples = ShardSamples(open_shards(data.train, verify, data.source, data.image), data.source)
-    named = class_names(samples)
-    target = target_of(task.kind, task.field, task.classes or len(named))
-    labelled = None
+    samples = samples_of(data.train, data, verify)
+    test = None
+    if report_on == "test":
+        test = samples_of(data.test, data, verify)
+        check_apart(samples.shards, test.shards)
+    found = None
     if accelerator.is_main_process:  # the others need not read all of it too
-        bad = BadSamples(len(samples), data.max_bad_fraction)
-        labelled = read_labelled(samples, target, data.group, bad)
-    (labelled,) = broadcast_object_list([labelled])
-    assert labelled is not None
+        found = read_training(samples, data, task)
+        if found.task.rows:
+            accelerator.print(f"json field {task.field!r} is read as a zero or one for each label")
+        if test is not None:
+            check_labels(test, found.task, data.max_bad_fraction)
+    (found,) = broadcast_object_list([found])
+    assert found is not None
+    return found
+
+
+def read_training(samples: ShardSamples, data: LabelledData, task: TaskConfig) -> TrainingSamples:
+    """The labels of the training data, and what there is to learn.
+
+    Raises:
+        OSError, ValueError: see `read`.
+    """
+    named = [] if task.kind == "class" and task.field else class_names(samples)
+    classes = task.classes or len(named)
+    target = target_of(task.kind, task.field, classes)
+    rows = task.kind == "labels" and lists_rows(samples, task.field, classes)
+    if rows:
+        target = target_of(task.kind, task.field, classes, rows=True)
+    bad = BadSamples(len(samples), data.max_bad_fraction)
+    labelled = read_labelled(samples, target, data.group, bad)
     return TrainingSamples(
         labelled.labels,
         labelled.samples,
         labelled.groups,
-        make_task(task, named, labelled.labels, " ".join(data.train)),
+        make_task(task, named, labelled.labels, " ".join(data.train), rows=rows),
     )
+
+
+def check_labels(test: ShardSamples, task: Task, max_bad_fraction: float) -> None:
+    """Check the labels of the test data before anything is learned.
+
+    Raises:
+        OSError: a shard cannot be read.
+        ValueError: a sample that can be read has no label, or is of a class that was not learned.
+    """
+    labels = read_labelled(test, task.target, "", BadSamples(len(test), max_bad_fraction)).labels
+    unknown = labels[labels >= task.outputs].unique() if task.kind == "class" else torch.empty(0)
+    if len(unknown):
+        raise ValueError(
+            f"{test.shards[0].url} and the others have classes {unknown.tolist()} that the training"
+            " data lacks"
+        )
 
 
 def train(
@@ -120,7 +172,6 @@ def train(
     outputs = inference.outputs(lambda x: task.answers(model(x).float()))
     answers = outputs.rows[outputs.whole]
     labels = outputs.labels[outputs.whole]
-    check_labels(task, labels, unseen)
     if accelerator.is_main_process:
         classifier.save(directory / WEIGHTS, model, metadata, task)
         if task.kind == "class":
@@ -180,7 +231,7 @@ def images_of(
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
     return ShardImages(
-        ShardSamples(open_shards(spec, source=data.source, image=data.image), data.source),
+        samples_of(spec, data),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=data,
@@ -189,17 +240,3 @@ def images_of(
         crop=crop or Fitted(data.fit, metadata.mean),
         target=task.target,
     )
-
-
-def check_labels(task: Task, labels: Tensor, images: Chosen) -> None:
-    """Check the labels of what is to be reported on.
-
-    Raises:
-        ValueError: a sample that can be read has no label, or is of a class that was not learned.
-    """
-    missing = labels < 0 if task.kind == "class" else labels.isnan().any(1)
-    shards = f"{images.images.samples.shards[0].url} and the others"
-    if missing.any():
-        raise ValueError(f"{int(missing.sum())} samples of {shards} have no label")
-    if task.kind == "class" and (unknown := labels[labels >= task.outputs].unique()).any():
-        raise ValueError(f"{shards} have classes {unknown.tolist()} that the training data lacks")

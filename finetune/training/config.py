@@ -96,6 +96,9 @@ class SegmentConfig(FitConfig, BackboneConfig):
     """The JSON file to write; the run lies in a directory of its name, without .json."""
     classes: int | None = None
     """Number of classes, where no classes.json beside the shards names them."""
+    mask_values: tuple[int, ...] = ()
+    """The value of a mask that stands for each class, in their order, as 0 255 for two classes; by
+    default the values are the classes' numbers. A 255 that is not among them is ignored."""
     head_width: int = 128
     """Channels of the head, a multiple of 32."""
     head_init_scale: float = 1.0

@@ -34,7 +34,6 @@ from finetune.models.config import RandomConfig
 from finetune.models.pooling import pooled
 from finetune.training.classification import (
     TrainingSamples,
-    check_labels,
     images_of,
     read,
     to_report_on,
@@ -59,7 +58,9 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
         ValueError: see the same, `draw` and `cached_result`; or no such metric is measured.
     """
     data = config.data
-    labelled = read(data, config.task, accelerator, verify=config.run.verify)
+    labelled = read(
+        data, config.task, accelerator, report_on=config.report_on, verify=config.run.verify
+    )
     learned, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
     contents = contents_of(config)
     curves = Curves(config.metric)
@@ -250,7 +251,6 @@ class Probe:
         train = Inference(learned, metadata, config.data, accelerator).outputs(forward)
         test = Inference(unseen, metadata, config.data, accelerator).outputs(forward)
         self.test_labels = test.labels[test.whole]
-        check_labels(labelled.task, self.test_labels, unseen)
         train.rows[~train.whole] = train.rows[train.whole].mean(0)  # a bad image tells nothing
         self.train_x, self.test_x = whiten(train.rows, test.rows[test.whole])
         self.train_labels = labelled.labels

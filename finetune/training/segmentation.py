@@ -1,6 +1,7 @@
 """Fine-tuning for segmentation: a mask for each image, training on them, measuring pixels."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from torch.nn import functional as F
 from data.fitting import Fitted
 from data.pipeline import ShardImages
 from data.pixel_labels import IGNORED, MaskedCrop, MaskTarget
-from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
 from data.transforms import Crop
 from fcmae.run.processes import Processes
@@ -21,7 +21,8 @@ from fcmae.weights.metadata import Metadata
 from finetune.frozen.held_out import sides
 from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference
-from finetune.labels.labelled import Chosen, class_names, read_groups
+from finetune.labels.labelled import Chosen, check_apart, class_names, read_groups, samples_of
+from finetune.labels.masks import check_masks
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
 from finetune.models import segmenter
 from finetune.training.augment import Mix
@@ -54,14 +55,26 @@ def segment(
     if data.fit == "tiles":
         raise ValueError("data.fit=tiles gives several masks a sample: take crop, pad or squash")
     mix = Mix(config.augment, 0.0, None)
-    samples = ShardSamples(open_shards(data.train, verify, data.source, data.image), data.source)
-    names = names_of(class_names(samples), config.classes)
+    samples = samples_of(data.train, data, verify)
+    names = names_of(class_names(samples), config.classes, config.mask_values)
     model, metadata = segmenter.create(config, len(names), config.head_width, config.seed)
+    target = MaskTarget(len(names), metadata.image_size, config.mask_values)
+    look_at = partial(
+        check_masks,
+        target=target,
+        names=names,
+        config=data,
+        accelerator=accelerator,
+    )
+    look_at(samples)
+    if config.report_on == "test":
+        test = samples_of(data.test, data, verify)
+        check_apart(samples.shards, test.shards)
+        look_at(test)
     group = data.group if config.report_on == "held_out" else ""  # else no group has to be read
     groups = groups_of(samples, group, accelerator)
     chosen, validation = sides(groups, config.report_on, data.held_out, config.seed)
     crop = MaskedCrop(Crop(config.augment.scale, config.augment.flip))
-    target = MaskTarget(len(names), metadata.image_size)
     images = images_of(
         data.train, data, metadata, target, crop=crop, seed=config.seed, verify=verify
     )
@@ -112,19 +125,35 @@ def groups_of(samples: ShardSamples, group: str, accelerator: Accelerator) -> In
     return groups
 
 
-def names_of(named: Sequence[str], classes: int | None) -> Sequence[str]:
+def names_of(
+    named: Sequence[str], classes: int | None, values: Sequence[int] = ()
+) -> Sequence[str]:
     """The names of the classes: those of classes.json, or the numbers of `classes` classes.
 
+    Args:
+        named: the names in classes.json, if there is one.
+        classes: how many there are, if it is given.
+        values: the value of a mask that stands for each class; empty if they are its numbers.
+
     Raises:
-        ValueError: neither says how many there are, or the two differ; too many for a mask.
+        ValueError: nothing says how many there are, or two say otherwise; too many for a mask; a
+            value twice, or one that a mask cannot have.
     """
-    if not named and classes is None:
-        raise ValueError("no classes.json beside the training shards: give --classes")
+    if len(set(values)) < len(values) or not all(0 <= value <= IGNORED for value in values):
+        raise ValueError(
+            f"mask_values={' '.join(map(str, values))} must be different values from 0 to {IGNORED}"
+        )
+    if not named and classes is None and not values:
+        raise ValueError(
+            "no classes.json beside the training shards: give --classes, or --mask_values"
+        )
     if named and classes not in (None, len(named)):
         raise ValueError(
             f"classes={classes}, but classes.json names {len(named)}: leave --classes out"
         )
-    names = named or [str(i) for i in range(classes or 0)]
+    names = named or [str(i) for i in range(classes or len(values))]
+    if values and len(values) != len(names):
+        raise ValueError(f"mask_values has {len(values)} values for {len(names)} classes")
     if not 2 <= len(names) <= IGNORED:
         raise ValueError(f"there are {len(names)} classes: a mask tells 2 to {IGNORED} apart")
     return names
@@ -155,7 +184,7 @@ def images_of(
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
     return ShardImages(
-        ShardSamples(open_shards(spec, verify, data.source, data.image), data.source),
+        samples_of(spec, data, verify),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=data,

@@ -109,6 +109,20 @@ def test_the_file_says_what_it_was_made_with(shards: str, tmp_path: Path) -> Non
     assert file.num_row_groups == 6  # a piece each
 
 
+def test_labels_that_are_text_are_kept(tmp_path: Path) -> None:
+    def rows(*labels: str | int) -> list:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        samples = ({"__key__": f"s{i}", "png": png(i), "cls": c} for i, c in enumerate(labels))
+        write_shards(samples, folder, "train", 9)
+        out = folder / "out.parquet"
+        config = config_of(str(folder / "train-000000.tar"), out)
+        embed(replace(config, piece=2, data=DATA), Accelerator(cpu=True))
+        return parquet.read_table(out)["label"].to_pylist()
+
+    assert rows(3, 1, -1) == [3, 1, None]
+    assert rows(3, 1, "cat", -1) == ["3", "1", "cat", None]
+
+
 def test_other_batches_and_pieces_give_the_same_features(shards: str, tmp_path: Path) -> None:
     tables = []
     for piece, batch_size in ((10, 4), (7, 60)):

@@ -94,6 +94,15 @@ def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys
     ]
 
 
+def test_a_link_to_nothing_is_named_and_the_others_answered(tmp_path: Path, capsys) -> None:
+    weights, folder = save(tmp_path), images(tmp_path)
+    (folder / "01.png").symlink_to("gone.png")
+    status, out, err = predict(capsys, folder, "--weights", weights, "--json")
+    assert status == 1
+    assert [Path(json.loads(line)["image"]).name for line in out.splitlines()] == ["0.png", "1.png"]
+    assert err == f"error: {folder}/01.png: No such file or directory\n"
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

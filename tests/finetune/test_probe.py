@@ -1,6 +1,7 @@
 """Linear probe and k-NN: their equations, what is held out, and the programs as processes."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +184,8 @@ def test_classes_without_a_sample_are_named() -> None:
         check_classes(torch.tensor([1, 2, 4, 4]))
     with pytest.raises(ValueError, match=r"\(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, \.\.\.\): is a shard"):
         check_classes(torch.tensor([2**40]))
+    with pytest.raises(ValueError, match=r"all 3 training samples are of class 0: there is noth"):
+        check_classes(torch.tensor([0, 0, 0]))
 
 
 def test_features_are_whitened_by_the_data_they_are_fitted_on() -> None:
@@ -292,6 +295,7 @@ def test_missing_labels_and_groups_are_named(tmp_path: Path) -> None:
     accelerator = Accelerator(cpu=True)
     bare = write_colours(tmp_path, "bare", 6, labels=False, shards=2)
     good = write_colours(tmp_path, "good", 6, shards=2)
+    test = write_colours(tmp_path, "test", 9, shards=2)
     for train, group, message in (
         (bare, "", r"bare-000000.tar: sample 's0' has no label \(\.cls\); scripts/make_shards"),
         (
@@ -300,9 +304,22 @@ def test_missing_labels_and_groups_are_named(tmp_path: Path) -> None:
             r"'s0' has no json field 'patient'; it has tags, size, object: correct --data.group",
         ),
     ):
-        data = LabelledData(train=(train,), test=(good,), group=group, workers=0)
+        data = LabelledData(train=(train,), test=(test,), group=group, workers=0)
         with pytest.raises(ValueError, match=message):
             labelled_features(probe_config(tmp_path, data=data), accelerator)
+
+
+def test_a_shard_on_both_sides_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    config = probe_config(tmp_path)
+    train = tmp_path / "train-000001.tar"
+    copy = tmp_path / "other" / "test-000000.tar"
+    copy.parent.mkdir()
+    shutil.copy(train, copy)
+    for test in (train, copy):
+        data = replace(config.data, test=(config.data.test[0], str(test)))
+        message = rf"{test} is to be tested on, and {train}, which is the same shard, is learned"
+        with pytest.raises(ValueError, match=message):
+            labelled_features(replace(config, data=data), Accelerator(cpu=True))
 
 
 PROGRAM_FLAGS = ["--data.group", "object", "--data.workers", "0", "--seeds", "2", "--weights"]

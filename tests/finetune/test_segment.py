@@ -1,9 +1,12 @@
 """Segmentation: masks follow their images, the measures are their equations, the program runs."""
 
+import io
 import json
 import shutil
+import struct
 from collections.abc import Sequence
 from pathlib import Path
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from data.transforms import Crop
 from finetune import segment
 from finetune.labels.config import InferenceConfig
 from finetune.labels.inference import Inference
+from finetune.labels.masks import check_masks
 from finetune.labels.pixel_metrics import confusion_of, of_pixels
 from finetune.models import segmenter
 from finetune.models.config import BackboneConfig, RandomConfig
@@ -117,7 +121,8 @@ def test_ignored_pixels_are_no_class() -> None:
         (None, r"no mask: expected a member seg\.png"),
         (np.zeros((16, 12), np.uint8), r"seg\.png has 16 x 12 pixels, its image 16 x 16: they"),
         (np.full((16, 16), 3, np.uint8), r"seg\.png has class 3, beyond the classes 0 to 2"),
-        (np.zeros((16, 16, 3), np.uint8), r"seg\.png is no PNG in 8-bit grey: store class num"),
+        (squares(1)[0], r"seg\.png has colours: store class numbers"),
+        (np.full((16, 16), 256, np.uint16), r"seg\.png has class 256: a mask tells classes 0 to"),
     ],
 )
 def test_a_sample_of_a_wrong_mask_is_broken(
@@ -134,6 +139,111 @@ def test_a_sample_of_a_wrong_mask_is_broken(
     inference = Inference(masked(path, 3), metadata, config, Accelerator(cpu=True))
     with pytest.raises(ValueError, match=rf"1 of 1 samples are broken.*: sample 's0': {message}"):
         confusion_of(model, inference, 3)
+
+
+NUMBERS = np.arange(16, dtype=np.uint8).reshape(4, 4) % 4
+
+
+def saved(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "png", **options)
+    return file.getvalue()
+
+
+def indexed(**options: object) -> bytes:
+    """The numbers as indices of a palette."""
+    image = Image.fromarray(NUMBERS, "P")
+    image.putpalette([200, 0, 0, 0, 200, 0, 9, 9, 9, 255, 255, 255])
+    return saved(image, **options)
+
+
+def grey(bits: int) -> bytes:
+    """The numbers as grey values of so many bits each, which Pillow does not write."""
+    rows = b"".join(
+        b"\0" + int("".join(f"{n:0{bits}b}" for n in row).ljust(8, "0"), 2).to_bytes(bits // 2)
+        for row in NUMBERS.tolist()
+    )
+    chunks = (b"IHDR", struct.pack(">IIBBBBB", 4, 4, bits, 0, 0, 0, 0)), (b"IDAT", compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", crc32(name + data))
+        for name, data in (*chunks, (b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        *(
+            encoded(NUMBERS),
+            encoded(NUMBERS.astype(np.uint16)),
+            encoded(np.stack([NUMBERS] * 3, -1)),
+        ),
+        *(indexed(bits=8), indexed(bits=4), indexed(bits=2), indexed(transparency=0)),
+        *(grey(4), grey(2)),
+    ],
+)
+def test_a_mask_in_any_kind_of_png_has_class_numbers(mask: bytes) -> None:
+    assert MaskTarget(4, (4, 4))({MASK: mask}).tolist() == NUMBERS.tolist()
+
+
+def test_a_mask_of_one_bit_has_classes_0_and_1() -> None:
+    mask = saved(Image.fromarray(NUMBERS % 2 == 1))
+    assert MaskTarget(2, (4, 4))({MASK: mask}).tolist() == (NUMBERS % 2).tolist()
+
+
+def test_values_stand_for_classes_in_their_order() -> None:
+    mask = encoded(np.array([[0, 255], [128, 0]], np.uint8))
+    assert MaskTarget(3, (2, 2), (0, 255, 128))({MASK: mask}).tolist() == [[0, 1], [2, 0]]
+    assert MaskTarget(2, (2, 2), (128, 0))({MASK: mask}).tolist() == [[1, 255], [0, 1]]
+    with pytest.raises(ValueError, match=r"has class 128, beyond the classes 0, 255: correct it"):
+        MaskTarget(2, (2, 2), (0, 255))({MASK: mask})
+
+
+def black_and_white(folder: Path, name: str, seed: int) -> str:
+    """A shard of squares that are marked by 255."""
+    samples = [squares(seed + i) for i in range(8)]
+    return shard_of(
+        folder, name, [(image, mask.clip(max=1) * np.uint8(255)) for image, mask in samples]
+    )
+
+
+def look_at(path: str, *values: int, classes: int = 2) -> None:
+    target = MaskTarget(classes, (16, 16), values)
+    names = ["sky", "road", "sea"][:classes]
+    check_masks(
+        ShardSamples(open_shards(path)), target, names, InferenceConfig(), Accelerator(cpu=True)
+    )
+
+
+def test_masks_of_0_and_255_are_refused_unless_the_values_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = black_and_white(tmp_path, "train", 0)
+    message = r"of class sky alone, and 25\.0% are 255 and ignored.*give --mask_values 0 255"
+    with pytest.raises(ValueError, match=message):
+        look_at(path)
+    look_at(path, 0, 255)
+    assert not capsys.readouterr().out
+
+
+def test_masks_of_one_class_are_refused_and_absent_classes_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, mask = squares(0)
+    path = shard_of(tmp_path, "one", [(image, 0 * mask)])
+    with pytest.raises(ValueError, match=r"one-000000.tar have pixels of class sky alone: there"):
+        look_at(path)
+    mask[:8, 0] = 255
+    look_at(shard_of(tmp_path, "two", [(image, mask)]), classes=3)
+    told = capsys.readouterr().out
+    assert told.endswith("two-000000.tar is of class sea, and 3.1% are 255 and ignored\n")
+
+
+def test_masks_that_do_not_fit_are_found_before_training(tmp_path: Path) -> None:
+    image, mask = squares(0)
+    path = shard_of(tmp_path, "train", [(image, mask), (image, mask[:, :8])])
+    with pytest.raises(ValueError, match=r"1 of 2 samples.*'train1': seg\.png has 16 x 8 pixels"):
+        look_at(path, classes=3)
 
 
 def test_the_loss_is_the_mean_over_pixels_that_are_not_ignored() -> None:
@@ -255,7 +365,13 @@ def test_classes_that_are_not_known_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         names_of(named, classes)
-    assert names_of([], 2) == ["0", "1"]
+    assert names_of([], 2) == names_of([], None, (0, 255)) == ["0", "1"]
+    for values, message in (
+        ((0, 0), "mask_values=0 0 must be different"),
+        ((7, 8, 9), "has 3 val"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            names_of(["a", "b"], None, values)
     assert names_of(["a", "b"], 2) == ["a", "b"]
 
 
@@ -290,6 +406,16 @@ def result_of(folder: Path, *flags: str, world: int = 1) -> dict:
     assert done.returncode == 0, done.stderr
     assert "miou" in done.stdout
     return json.loads((folder / "out.json").read_text())
+
+
+def test_a_shard_that_is_learned_from_is_not_tested_on(tmp_path: Path) -> None:
+    train = shard_of(tmp_path, "train", [squares(i) for i in range(4)])
+    flags = ["--data.train", train, "--data.test", train, "--out", str(tmp_path / "out.json")]
+    with pytest.raises(ValueError, match=r"which is the same shard, is learned from: an answer"):
+        segment.main([*flags, *TINY_FLAGS, "--head_width", "32", "--classes", "3"])
+    both = black_and_white(tmp_path, "both", 0)
+    with pytest.raises(ValueError, match=r"alone, and 25.0% are 255 and ignored"):
+        segment.main([*flags, *TINY_FLAGS, "--classes", "2", "--data.train", both])
 
 
 def test_a_run_learns_and_reports(tmp_path: Path) -> None:

@@ -297,7 +297,10 @@ def test_training_samples_without_a_label_are_refused(
 
 @pytest.mark.parametrize(
     ("label", "message"),
-    [({}, "1 samples of"), ({"cls": 3}, "have classes [3] that the training data lacks")],
+    [
+        ({}, "test-000000.tar: sample 's0' has no label"),
+        ({"cls": 3}, "have classes [3] that the training data lacks"),
+    ],
 )
 def test_test_samples_without_a_learned_label_are_refused(
     label: dict[str, int],

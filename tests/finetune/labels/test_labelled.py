@@ -10,7 +10,7 @@ from data.pipeline import ShardImages, batch_loader
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.targets import ClassTarget, ValueTarget
-from finetune.labels.labelled import Chosen, read_groups, read_labelled
+from finetune.labels.labelled import Chosen, lists_rows, read_groups, read_labelled
 from tests.support.images import png
 from tests.support.reads import count_reads
 
@@ -53,6 +53,23 @@ def test_a_label_of_another_kind_is_left_out_and_counted(tmp_path: Path) -> None
     ]
     with pytest.raises(ValueError, match=r"1 of 3 samples are broken.*sample 's1': json field"):
         read_labelled(samples, ValueTarget("size"), "patient", BadSamples(3, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("lists", "rows"),
+    [
+        ([[0, 1], [1, 0], [1, 0]], True),
+        ([[0, 1], [1, 0], [1]], False),
+        ([["1", 0], [True, False], "[0, 1]"], True),
+        ([[], [0, 1]], False),
+        ([[0, 2], [0, 1]], False),
+    ],
+)
+def test_lists_of_a_zero_or_one_for_each_class_are_told_from_class_numbers(
+    tmp_path: Path, lists: list, rows: bool
+) -> None:
+    samples = samples_of(tmp_path, *({"json": {"tags": tags}} for tags in lists))
+    assert lists_rows(samples, "tags", 2) == rows
 
 
 def test_what_a_sample_lacks_is_named_with_its_shard_and_key(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Tasks: their targets, losses against timm's, class weights, and what they are measured by."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from PIL import Image
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch.nn import functional as F
 
-from data.targets import ClassTarget, LabelsTarget, ValueTarget
+from data.targets import ClassTarget, ClassText, LabelsTarget, ValueTarget
 from finetune.labels.config import TaskConfig
 from finetune.labels.metrics import draw_confusion, measure
 from finetune.labels.tasks import Loss, Task, class_weights, make_task, target_of
@@ -75,15 +76,50 @@ def test_targets_are_read_from_their_members() -> None:
     assert ClassTarget()({}) == -1
     assert LabelsTarget("tags", 3)({}).isnan().all()
     assert ValueTarget("other")(members).isnan().all()
+    assert ClassTarget("size")(members) == 3
+    assert ClassTarget("other")(members) == -1
+    assert [ClassText()(m) for m in ({}, {"cls": b"-1"}, {"cls": b"cat\n"})] == ["", "", "cat"]
+    with pytest.raises(ValueError, match=r"cls is 'cat', not a class number"):
+        ClassTarget()({"cls": b"cat"})
     with pytest.raises(ValueError, match=r"'tags' is \[0, 2\], not a list of classes 0 to 1"):
         LabelsTarget("tags", 2)(members)
     with pytest.raises(ValueError, match=r"'tags' is \[0, 2\], not a number"):
         ValueTarget("tags")(members)
 
 
+@pytest.mark.parametrize(("value", "number"), [("41", 41), (" -1.5 ", -1.5), (True, 1), (2, 2)])
+def test_text_of_a_number_is_one(value: object, number: float) -> None:
+    assert ValueTarget("age")({"json": json.dumps({"age": value})}).tolist() == [number]
+
+
+@pytest.mark.parametrize("value", ["", "old", "nan", math.nan, math.inf, [1], {"age": 1}])
+def test_other_values_are_none_and_named(value: object) -> None:
+    with pytest.raises(ValueError, match=r"json field 'age' is .*, not a number"):
+        ValueTarget("age")({"json": json.dumps({"age": value})})
+
+
+@pytest.mark.parametrize("one", [True, 1, 1.0, "1", "1.0"])
+def test_zeros_and_ones_of_any_kind_are_classes_and_rows(one: object) -> None:
+    zero = type(one)(0)
+    assert ClassTarget("sick")({"json": json.dumps({"sick": one})}) == 1
+    assert ClassTarget("sick")({"json": json.dumps({"sick": zero})}) == 0
+    row = LabelsTarget("tags", 3, rows=True)
+    for listed in ([zero, one, one], json.dumps([zero, one, one])):  # the latter as a CSV has it
+        assert row({"json": json.dumps({"tags": listed})}).tolist() == [0, 1, 1]
+    with pytest.raises(ValueError, match=r"not a row of 3 zeros and ones, as the others are"):
+        row({"json": json.dumps({"tags": [zero, one]})})
+    with pytest.raises(ValueError, match=r"not a list of classes 0 to 2, each once"):
+        LabelsTarget("tags", 3)({"json": json.dumps({"tags": [one, one, zero]})})
+
+
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
+        (
+            [0, 0],
+            {},
+            r"all training samples of train\.tar are of class 0: there is nothing to tell",
+        ),
         ([0, 2, 2], {}, "no training sample is of class 1: add some, or take the class out"),
         ([0, 1, 3], {"classes": 3}, r"labels up to 3, but there are 3 classes: correct --task"),
         ([0, 1, 1], {"classes": 3}, "no training sample is of class 2"),
@@ -112,6 +148,8 @@ def test_options_that_do_not_fit_the_task_are_refused() -> None:
         target_of("value", "", None)
     with pytest.raises(ValueError, match=r"task\.kind=labels needs --task\.classes"):
         target_of("labels", "tags", 0)
+    with pytest.raises(ValueError, match=r"for several labels: of one .* --task.kind class --task"):
+        target_of("labels", "tags", 1)
     with pytest.raises(ValueError, match=r"all values of 'size' in t\.tar are 3\.0"):
         make_task(TaskConfig(kind="value", field="size"), [], torch.full((4, 1), 3.0), "t.tar")
 
