@@ -38,7 +38,7 @@ from data.making.hub import fetched
 from data.making.labels import label_entries, refuse_numbered
 from data.making.listing import find_entries
 from data.making.splitting import by_prefix, shuffle
-from data.making.walking import suffix_of
+from data.making.walking import described, suffix_of
 from data.making.workers import Engine, cores
 from data.shards.index import Shard, statistics, write_index
 from fcmae.run.config import run_program
@@ -101,7 +101,7 @@ def channels_of_first(entries: list[Entry]) -> int:
         try:
             suffix = entry.path.suffix.lower()[1:]
             return decode(entry.path.read_bytes(), suffix, config=MEASURED).shape[0]
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             first = first or f"{entry.path}: {error}"
     raise ValueError(f"none of the {len(entries)} images can be decoded; the first is {first}")
 
@@ -220,8 +220,8 @@ def report(
         f"{sum(samples.values())} images in {sum(map(len, shards.values()))} shards,"
         f" {skipped.total()} skipped: {args.out_dir}"
     )
-    for (suffix, reason), count in sorted(skipped.items()):
-        print(f"  skipped {count} {suffix or 'without a suffix'}: {reason}")
+    for line in described(skipped):
+        print(f"  {line}")
     for prefix, part in shards.items():
         side = "test" if prefix in ("val", "test") else "train"
         print(f"  {prefix}: {samples[prefix]} images, --data.{side} {pattern_of(part)}")

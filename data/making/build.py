@@ -193,7 +193,7 @@ def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[st
     digest = hashlib.sha256()
     for job in jobs:
         for entry in job.entries:
-            row = (job.path.name, entry.key, entry.label, entry.metadata, entry.path.stat().st_size)
+            row = (job.path.name, entry.key, entry.label, entry.metadata, size_of(entry.path))
             digest.update(json.dumps(row, sort_keys=True).encode())
     images = sum(len(job.entries) for job in jobs)
     return {
@@ -203,3 +203,11 @@ def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[st
         **asdict(jobs[0].encoding),
         "listing": digest.hexdigest(),
     }
+
+
+def size_of(path: Path) -> int | None:
+    """The size of a file in bytes; None for a link to nothing."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

@@ -8,6 +8,7 @@ from data.making.entries import Listing
 from data.making.folders import list_folder
 from data.making.table_folders import tables_of
 from data.making.tables import READERS, list_tables
+from data.making.walking import described
 
 
 def find_entries(source: Path, path_column: str, label_column: str | None) -> Listing:
@@ -39,11 +40,8 @@ def find_entries(source: Path, path_column: str, label_column: str | None) -> Li
         raise ValueError(f"{source} is no folder and no table ({', '.join(READERS)}) of images")
     if not listing.entries:
         kinds = ", ".join(f".{suffix}" for suffix in IMAGE_SUFFIXES)
-        others = ", ".join(f"{n} {suffix} ({why})" for (suffix, why), n in listing.left_out.items())
-        raise ValueError(
-            f"{source} holds no images; files of the kinds {kinds} are taken"
-            + (f", not {others}" if others else "")
-        )
+        others = "; ".join(["", *described(listing.left_out)])
+        raise ValueError(f"{source} holds no images; files of the kinds {kinds} are taken{others}")
     by_key: dict[str, Path] = {}
     for entry in listing.entries:
         other = by_key.setdefault(entry.key, entry.path)

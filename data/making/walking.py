@@ -34,8 +34,9 @@ def find_images(root: Path) -> Found:
     """Find the images of a folder and its sub-folders.
 
     A file is an image if its suffix is one of IMAGE_SUFFIXES, or if its first bytes are those of
-    such an image. Hidden files and those of systems are left out. A linked folder is followed, but
-    no folder is listed twice, so that links in a circle end.
+    one; so is a link to nothing with such a suffix, for the reader to name. Hidden files
+    and those of systems are left out. A linked folder is followed, but no folder is listed twice,
+    so that links in a circle end.
 
     Args:
         root: The folder.
@@ -94,18 +95,17 @@ def reason_by_name(name: str) -> str | None:
 
 def reason_by_content(path: Path) -> str | None:
     """Why a file is left out; None for an image. Files with odd suffixes alone are opened."""
+    linked = path.is_symlink()
+    if suffix_of(path)[1:] in IMAGE_SUFFIXES and (linked or path.is_file()):
+        return None  # an image, or one that will be named as broken
     if not path.is_file():
-        return "a link to nothing" if path.is_symlink() else "no file"
-    if suffix_of(path)[1:] in IMAGE_SUFFIXES:
-        return None
+        return "a link to nothing" if linked else "no file"
     try:
         with path.open("rb") as file:
             kind = kind_of(file.read(FIRST_BYTES))
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if kind in IMAGE_SUFFIXES:
-        return None
-    return "no image" if kind is None else f"an image of the kind .{kind}, which is not read"
+    return "no image" if kind is None else None
 
 
 def files_below(path: Path) -> list[Path]:
@@ -119,6 +119,14 @@ def identity(folder: Path) -> tuple[int, int]:
     """The number of a folder in its file system, whatever path leads to it."""
     status = folder.stat()
     return status.st_dev, status.st_ino
+
+
+def described(left_out: Counter[tuple[str, str]]) -> list[str]:
+    """Say what was left out, a line for each suffix and reason."""
+    return [
+        f"skipped {count} {suffix or 'without a suffix'}: {reason}"
+        for (suffix, reason), count in sorted(left_out.items())
+    ]
 
 
 def suffix_of(path: Path) -> str:

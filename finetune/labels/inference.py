@@ -136,14 +136,9 @@ def read_image(path: Path, metadata: Metadata, config: FittedConfig) -> Float[Te
         ValueError: it is no image, or one that cannot be decoded.
     """
     try:
-        picture = open_image(path.read_bytes(), suffix_of(path), metadata.in_chans, config)
+        picture = open_image(path.read_bytes(), path.suffix.lower()[1:], metadata.in_chans, config)
         image = Fitted(config.fit, metadata.mean)(picture, metadata.image_size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     images = image if image.ndim == 4 else image[None]
     return Normalise(metadata.mean, metadata.std, metadata.in_chans)(images)
-
-
-def suffix_of(path: Path) -> str:
-    """The suffix of a file without its dot, in lower case."""
-    return path.suffix.removeprefix(".").lower()

@@ -1,6 +1,7 @@
 """What a fine-tuned model says of image files, as lines of JSON or as a table."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from data.config import IMAGE_SUFFIXES, FittedConfig
+from data.making.walking import described, find_images
 from fcmae.weights.metadata import Metadata
-from finetune.labels.inference import read_image, suffix_of, tiled
+from finetune.labels.inference import read_image, tiled
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 
@@ -64,7 +66,7 @@ def predict(
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
-    """The files, and the images in the folders, sorted.
+    """The files, and the images in the folders, sorted; what else is there is counted, and said.
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder has no image.
@@ -72,10 +74,12 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
     files = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if suffix_of(p) in IMAGE_SUFFIXES)
-            if not inside:
+            found = find_images(path)
+            for line in (*found.notes, *described(found.left_out)):
+                print(f"{path}: {line}", file=sys.stderr)
+            if not found.images:
                 raise FileNotFoundError(f"{path} holds no {', '.join(IMAGE_SUFFIXES)}")
-            files += inside
+            files += [path / name for name in found.images]
         elif path.is_file():
             files.append(path)
         else:

@@ -82,6 +82,21 @@ def test_values_are_answered_on_their_scale(tmp_path: Path, capsys) -> None:
     assert all(90 < json.loads(line)["size"] < 110 for line in out.splitlines())
 
 
+def test_images_are_known_by_content_and_other_files_counted(tmp_path: Path, capsys) -> None:
+    weights, folder = save(tmp_path), images(tmp_path)
+    first = sorted(folder.iterdir())[0]
+    first.rename(folder / "first")
+    for name in ("notes.txt", "Thumbs.db"):
+        (folder / name).write_text("text")
+    status, out, err = predict(capsys, folder, "--weights", weights, "--json")
+    assert status == 0
+    assert str(folder / "first") in {json.loads(line)["image"] for line in out.splitlines()}
+    assert err.splitlines() == [
+        f"{folder}: skipped 1 .db: of a system",
+        f"{folder}: skipped 1 .txt: no image",
+    ]
+
+
 def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys) -> None:
     weights, folder = save(tmp_path), images(tmp_path)
     (folder / "broken.png").write_bytes(b"nonsense")
@@ -89,8 +104,9 @@ def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys
     assert status == 1
     assert len(out.splitlines()) == 2
     assert err.splitlines() == [
+        f"{folder}: skipped 1 .txt: no image",
         f"error: {folder}/broken.png: 8 bytes cannot be decoded as an image (no known format,"
-        " though its name ends in .png)"
+        " though its name ends in .png)",
     ]
 
 

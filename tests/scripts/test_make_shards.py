@@ -103,8 +103,11 @@ def test_a_second_folder_keeps_to_the_labels_of_the_first(labelled, tmp_path):
 def test_flat_folder_becomes_unlabelled_shards(tmp_path):
     for i in range(5):
         make_image(tmp_path / "flat" / f"{i}.png", seed=i)
+    (tmp_path / "flat" / "4.png").rename(tmp_path / "flat" / "4")
+    (tmp_path / "flat" / "notes.txt").write_text("text")
     done = make(tmp_path / "flat", tmp_path / "out", "--compress")
     assert done.returncode == 0, done.stderr
+    assert "5 images in 1 shards, 1 skipped" in done.stdout
     samples = samples_in(f"{tmp_path}/out/train-000000.tar.gz")
     assert [sorted(sample) for sample in samples] == [["__key__", "png"]] * 5
     assert not (tmp_path / "out" / "classes.json").exists()
