@@ -57,7 +57,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     """
     shards, out, folder = places_of(config)
     arrow()  # first of all, where it is missing
-    model, metadata = backbone(config.weights, config.random)
+    model, metadata = backbone(config.weights, config.random, accelerator.print)
     to_device(model, accelerator.device)
     model.eval()
     provenance = asdict(metadata) | {

@@ -49,7 +49,7 @@ def labelled_features(
         ValueError: the same; missing labels, test classes that the training data lacks, or see
             `check_classes`.
     """
-    model, metadata = backbone(config.weights, config.random)
+    model, metadata = backbone(config.weights, config.random, accelerator.print)
     to_device(model, accelerator.device)
     model.eval()
     sides = [

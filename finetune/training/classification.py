@@ -153,7 +153,7 @@ def train(
     data = config.data
     task = labelled.task
     directory = run_of(config.out)
-    model, metadata = classifier.create(config, task.outputs, config.seed)
+    model, metadata = classifier.create(config, task.outputs, config.seed, accelerator.print)
     classes = task.outputs if task.kind == "class" else None
     crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
     images = images_of(data.train, data, metadata, task, seed=config.seed, crop=crop)

@@ -57,7 +57,9 @@ def segment(
     mix = Mix(config.augment, 0.0, None)
     samples = samples_of(data.train, data, verify)
     names = names_of(class_names(samples), config.classes, config.mask_values)
-    model, metadata = segmenter.create(config, len(names), config.head_width, config.seed)
+    model, metadata = segmenter.create(
+        config, len(names), config.head_width, config.seed, accelerator.print
+    )
     target = MaskTarget(len(names), metadata.image_size, config.mask_values)
     look_at = partial(
         check_masks,
