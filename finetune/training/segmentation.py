@@ -21,8 +21,9 @@ from fcmae.weights.metadata import Metadata
 from finetune.frozen.held_out import sides
 from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference
-from finetune.labels.labelled import Chosen, check_apart, class_names, read_groups, samples_of
+from finetune.labels.labelled import Chosen, check_apart, read_groups, samples_of
 from finetune.labels.masks import check_masks
+from finetune.labels.names import class_names, refuse_other_numbers
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
 from finetune.models import segmenter
 from finetune.training.augment import Mix
@@ -68,10 +69,12 @@ def segment(
         config=data,
         accelerator=accelerator,
     )
+    refuse_other_numbers(samples)
     look_at(samples)
     if config.report_on == "test":
         test = samples_of(data.test, data, verify)
         check_apart(samples.shards, test.shards)
+        refuse_other_numbers(test)
         look_at(test)
     group = data.group if config.report_on == "held_out" else ""  # else no group has to be read
     groups = groups_of(samples, group, accelerator)
