@@ -61,6 +61,9 @@ class Encoding:
     in_chans: int | None = None
     """Number of channels to check images and to compute statistics in. By default, as many as the
     first image has."""
+    mask_values: str | None = None
+    """Values in masks that become the classes 0, 1 and so on, such as 0,255. By default, values are
+    the numbers of classes. Pixels of 255 are ignored, unless 255 is one of the values."""
     compress: bool = False
     """Write .tar.gz. This helps with images of about 2 kB, whose size tar headers would double."""
 

@@ -31,12 +31,13 @@ from tqdm import tqdm
 
 from data.config import MEASURED, Encoding
 from data.making.arrow_tables import unpack
-from data.making.build import Built, build_shards, plan_shards
+from data.making.build import Built, ShardJob, build_shards, plan_shards
 from data.making.entries import Entry, Listing
 from data.making.equal_images import equal_images
 from data.making.hub import fetched
 from data.making.labels import label_entries, refuse_numbered
 from data.making.listing import find_entries
+from data.making.masks import describe_masks, values_of, with_masks
 from data.making.splitting import by_prefix, shuffle
 from data.making.walking import described, suffix_of
 from data.making.workers import Engine, cores
@@ -76,6 +77,9 @@ class MakeShards:
     label_column: str | None = None
     """Column of a table with the labels; by default `label`, if there is one. The other columns
     become the json member of the samples."""
+    masks: str | None = None
+    """A folder of masks, which have the names of their images, perhaps with _mask or _seg; or the
+    column of a table with the masks or their paths. The value of a pixel is its class."""
     seed: int = 0
     """Seed of the order of the images, which mixes the classes."""
     max_broken: float = 0.01
@@ -112,7 +116,8 @@ def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, l
     Raises:
         ChildProcessError: a worker was killed.
         OSError: a shard cannot be written.
-        ValueError: too many images are broken, or the shards there are of another command.
+        ValueError: too many images are broken, the masks have one class alone, or the shards there
+            are of another command.
     """
     planned = {
         prefix: plan_shards(part, args.out_dir, prefix, args.shard_size, args.encoding)
@@ -138,15 +143,27 @@ def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, l
             if broken > args.max_broken * images:
                 break
     if broken > args.max_broken * images:
-        for job in jobs:
-            job.path.unlink(missing_ok=True)
-        shutil.rmtree(staging)
+        take_back(jobs, staging)
         raise ValueError(
             f"{broken} of {images} images cannot be decoded, more than the share "
             f"--max-broken {args.max_broken}; repair or remove them, or raise the share"
         )
+    if args.masks is not None:
+        try:
+            pixels = sum((built.pixels for built in finished), Counter[int]())
+            print(describe_masks(pixels, values_of(args.encoding.mask_values)))
+        except ValueError:
+            take_back(jobs, staging)
+            raise
     by_url = {built.shard.url: built for built in finished}
     return {prefix: [by_url[str(job.path)] for job in part] for prefix, part in planned.items()}
+
+
+def take_back(jobs: Sequence[ShardJob], staging: Path) -> None:
+    """Remove the shards that were made, and all that was kept to go on with them."""
+    for job in jobs:
+        job.path.unlink(missing_ok=True)
+    shutil.rmtree(staging)
 
 
 def pattern_of(shards: Sequence[Shard]) -> str:
@@ -174,6 +191,8 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(message)
     if sum(shares.values()) >= 1:
         raise ValueError(f"--val {args.val} and --test {args.test} leave nothing to train on")
+    if args.encoding.mask_values is not None and args.masks is None:
+        raise ValueError("--mask-values says what the values of --masks mean, which is not given")
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
     listing = find_entries(fetched(args.source), args.path_column, args.label_column)
@@ -183,11 +202,19 @@ def main(argv: Sequence[str]) -> None:
     entries, classes, notes = label_entries(entries, stored or listing.classes, file)
     if classes and not stored:
         refuse_numbered(args.out_dir)
+    unused = [column for column in listing.unused if column != args.masks]
+    if unused:
+        notes.append(f"the bytes in {', '.join(unused)} are in no shard")
     for line in (*listing.notes, *notes):
         print(line)
     labels = {entry.label for entry in entries} - {None}
     print(f"{len(entries)} images, {len(labels) or 'no'} classes", flush=True)
-    entries = unpack(entries, args.out_dir / f".{args.prefix}.plan" / "cells")
+    staging = args.out_dir / f".{args.prefix}.plan"
+    if args.masks is not None:
+        entries, notes = with_masks(entries, args.masks, args.source, staging / "masks")
+        for line in notes:
+            print(line)
+    entries = unpack(entries, staging / "cells")
     parts = by_prefix(entries, args.prefix, shares, args.split, args.group)
     if args.encoding.in_chans is None:
         encoding = replace(args.encoding, in_chans=channels_of_first(entries))
@@ -197,7 +224,7 @@ def main(argv: Sequence[str]) -> None:
         write_json(file, classes, compact=True)
     shards = {prefix: [built.shard for built in part] for prefix, part in finished.items()}
     write_index([shard for part in shards.values() for shard in part])
-    shutil.rmtree(args.out_dir / f".{args.prefix}.plan")
+    shutil.rmtree(staging)
     report(args, shards, skipped(listing, finished))
     for line in equal_images(finished):
         print(line)

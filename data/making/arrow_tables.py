@@ -104,7 +104,7 @@ def unpack(entries: Sequence[Entry], folder: Path) -> list[Entry]:
 
     Raises:
         OSError: A table cannot be read, or a file cannot be written.
-        ValueError: A cell is empty.
+        ValueError: A cell is empty, or its column has no images.
     """
     wanted: dict[tuple[Path, str], dict[int, str]] = defaultdict(dict)
     for entry in entries:
@@ -125,8 +125,15 @@ def unpack(entries: Sequence[Entry], folder: Path) -> list[Entry]:
 
 
 def contents(table: Path, column: str) -> Iterator[bytes | None]:
-    """The bytes of the image of each row."""
+    """The bytes of the image of each row.
+
+    Raises:
+        ValueError: The table has no such column of images.
+    """
     schema, _ = open_blocks(table)
+    known = picture_columns(schema)
+    if column not in known:
+        raise ValueError(f"{table}: {column!r} is no column of images, as {', '.join(known)} are")
     part = "bytes" if schema.field(column).type.num_fields else None
     _, blocks = open_blocks(table, [f"{column}.{part}" if part else column])
     for block in blocks:

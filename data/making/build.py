@@ -8,6 +8,7 @@ stopped. The bytes are the same for any number of workers and interruptions.
 import hashlib
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from data.config import Encoding
 from data.making.entries import Entry
+from data.making.masks import values_of
 from data.making.workers import Engine, over
 from data.shards.index import Shard, from_entry, to_entry
 from data.shards.moments import Moments
@@ -40,12 +42,14 @@ class Built:
         images: The number of images that were planned for it.
         broken: The images that were left out, as (path, reason).
         digests: The others, as (hash of the bytes that are stored, path).
+        pixels: The number of pixels of each class in the masks.
     """
 
     shard: Shard
     images: int
     broken: list[tuple[str, str]]
     digests: list[tuple[str, str]]
+    pixels: Counter[int]
 
 
 def plan_shards(
@@ -54,12 +58,13 @@ def plan_shards(
     """Plan shards `directory/PREFIX-000000.tar`, ... that hold `shard_size` entries each.
 
     Raises:
-        ValueError: The size, the quality or the longest side is out of range.
+        ValueError: The size, the quality, the longest side or a value of masks is out of range.
     """
     if shard_size < 1:
         raise ValueError(f"--shard-size {shard_size} must be at least 1 image")
     if not 1 <= encoding.quality <= 100:
         raise ValueError(f"--quality {encoding.quality} must be 1 to 100")
+    values_of(encoding.mask_values)
     if encoding.max_side is not None and encoding.max_side < 1:
         raise ValueError(f"--max-side {encoding.max_side} must be at least 1 pixel")
     suffix = ".tar.gz" if encoding.compress else ".tar"
@@ -128,13 +133,17 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
 
     Raises:
         OSError: The shard cannot be written.
-        ValueError: None of its images can be read, or webdataset could not read their keys.
+        ValueError: None of its images can be read, webdataset could not read their keys, or a mask
+            is wrong.
     """
-    from data.making.encoding import encode  # here: it imports torch, which planning does not need
+    from data.making.encoding import encode  # here: they import torch, which planning does without
+    from data.making.mask_files import encode_mask
 
     job, staging = job_and_staging
     broken: list[tuple[str, str]] = []
     digests: list[tuple[str, str]] = []
+    pixels: Counter[int] = Counter()
+    values = values_of(job.encoding.mask_values)
     moments: list[Moments] = []
 
     def samples() -> Iterator[dict[str, Any]]:
@@ -151,6 +160,9 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 sample["cls"] = entry.label
             if entry.metadata:
                 sample["json"] = entry.metadata
+            if entry.mask is not None:
+                sample["seg.png"], counts = encode_mask(entry, content, values)
+                pixels.update(counts)
             yield sample
 
     # a folder of its own: the worker of a killed parent may write the same shard for a second more
@@ -164,12 +176,13 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 f" {why}; remove them, or raise --shard-size"
             )
         shard = replace(shard, url=str(job.path), moments=Moments.merge(moments))
-        built = Built(shard, len(job.entries), broken, digests)
+        built = Built(shard, len(job.entries), broken, digests, pixels)
         note = {
             "shard": to_entry(shard),
             "images": built.images,
             "broken": broken,
             "digests": digests,
+            "pixels": sorted(pixels.items()),
         }
         write_json(note_path(job.path, staging), note, compact=True)
         move_into_place(partial, job.path)
@@ -185,7 +198,9 @@ def read_note(shard: Path, note: Path) -> Built:
     """Read the note on a finished shard."""
     content = json.loads(note.read_text(encoding="utf-8"))
     broken, digests = ([(one, other) for one, other in content[n]] for n in ("broken", "digests"))
-    return Built(from_entry(str(shard), content["shard"]), content["images"], broken, digests)
+    pixels = Counter(dict(content["pixels"]))
+    known = from_entry(str(shard), content["shard"])
+    return Built(known, content["images"], broken, digests, pixels)
 
 
 def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,7 +208,9 @@ def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[st
     digest = hashlib.sha256()
     for job in jobs:
         for entry in job.entries:
-            row = (job.path.name, entry.key, entry.label, entry.metadata, size_of(entry.path))
+            mask = None if entry.mask is None else (str(entry.mask), size_of(entry.mask))
+            size = size_of(entry.path)
+            row = (job.path.name, entry.key, entry.label, entry.metadata, size, mask)
             digest.update(json.dumps(row, sort_keys=True).encode())
     images = sum(len(job.entries) for job in jobs)
     return {

@@ -27,6 +27,7 @@ class Entry:
             or "test".
         metadata: The other columns of a table.
         cell: The cell of the table `path` that holds the image, until `unpack` has given it a file.
+        mask: The file with the class of each pixel.
     """
 
     path: Path
@@ -35,6 +36,7 @@ class Entry:
     split: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     cell: Cell | None = None
+    mask: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +48,14 @@ class Listing:
         left_out: How many files were not taken, by suffix (with its dot, or empty) and reason.
         notes: What was assumed, a line each.
         classes: The names of the classes in the order of their numbers, where the source has them.
+        unused: The columns whose cells are bytes and belong to no sample.
     """
 
     entries: Sequence[Entry]
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter)
     notes: Sequence[str] = ()
     classes: Sequence[str] = ()
+    unused: Sequence[str] = ()
 
 
 def key_of(name: Path) -> str:

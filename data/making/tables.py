@@ -37,6 +37,7 @@ def list_tables(
     notes: list[str] = []
     classes: Sequence[str] | None = None
     labelled = False
+    unused: dict[str, None] = {}
     for table, part in tables.items():
         read = read_rows(table)
         columns = dict.fromkeys(name for row in read.rows for name in row)
@@ -55,6 +56,8 @@ def list_tables(
         labels += [name_of(label, names) for label in own] if names else own
         listed, assumed = list_rows(table, read, path_column)
         notes += [*read.notes, *assumed]
+        used = {entry.cell.column for entry in listed if entry.cell}
+        unused |= dict.fromkeys(name for name in read.pictures if name not in used)
         for entry in listed:
             rest = {k: v for k, v in entry.metadata.items() if k != column}
             key = f"{part}/{entry.key}" if part and entry.cell else entry.key
@@ -64,7 +67,7 @@ def list_tables(
         labels, assumed = understand_labels(labels, column, bool(classes))
         notes += assumed
         entries = [replace(e, label=label) for e, label in zip(entries, labels, strict=True)]
-    return Listing(entries=entries, notes=notes, classes=classes or ())
+    return Listing(entries=entries, notes=notes, classes=classes or (), unused=list(unused))
 
 
 def read_rows(table: Path) -> Rows:
@@ -103,9 +106,7 @@ def list_rows(table: Path, read: Rows, path_column: str) -> tuple[list[Entry], l
             )
             for number, row in enumerate(read.rows)
         ]
-        notes = [f"{table}: its images are the cells of {pictures!r}"]
-        notes += left_out(table, [name for name in read.pictures if name != pictures])
-        return entries, notes
+        return entries, [f"{table}: its images are the cells of {pictures!r}"]
     for number, row in enumerate(read.rows, 1):
         if is_missing(row.get(path_column)):
             raise ValueError(
@@ -113,7 +114,7 @@ def list_rows(table: Path, read: Rows, path_column: str) -> tuple[list[Entry], l
                 f" {', '.join([*known, *read.pictures])}:"
                 " name the one with the paths (--path-column)"
             )
-    found, base, assumed = find_files([row[path_column] for row in read.rows], table)
+    found, base, notes = find_files([row[path_column] for row in read.rows], table)
     entries = []
     for number, (row, name) in enumerate(zip(read.rows, found, strict=True), 1):
         if name.suffix.lower()[1:] not in IMAGE_SUFFIXES:
@@ -123,12 +124,7 @@ def list_rows(table: Path, read: Rows, path_column: str) -> tuple[list[Entry], l
         parts = [part for part in name.parts if part not in (name.anchor, "..")]
         rest = {k: v for k, v in row.items() if k != path_column}
         entries.append(Entry(path=base / name, key=key_of(Path(*parts)), metadata=rest))
-    return entries, [*assumed, *left_out(table, read.pictures)]
-
-
-def left_out(table: Path, columns: Sequence[str]) -> list[str]:
-    """A line on columns whose cells are bytes, and which no sample gets; none without any."""
-    return [f"{table}: the bytes in {', '.join(columns)} are left out"] if columns else []
+    return entries, notes
 
 
 def name_of(label: Any, names: Sequence[str]) -> str | None:

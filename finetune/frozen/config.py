@@ -17,8 +17,7 @@ class ProbeConfig:
     """What linear probing and k-NN share."""
 
     weights: str
-    """Encoder weights: a run, or what else `python -m fcmae.convert` reads and tells of its images,
-    such as timm:convnextv2_atto.fcmae; or none for the random initialisation."""
+    """Converted weights, OUT.safetensors, or none for the random initialisation."""
     data: LabelledData
     out: Path
     """The JSON file to write."""
@@ -44,8 +43,7 @@ class EmbedConfig:
     ]
     """Shards, as paths, URLs or brace patterns; last the file to write."""
     weights: str
-    """Encoder weights: a run, or what else `python -m fcmae.convert` reads and tells of its images,
-    such as timm:convnextv2_atto.fcmae; or none for the random initialisation."""
+    """Converted weights, OUT.safetensors, or none for the random initialisation."""
     data: InferenceConfig = field(default_factory=InferenceConfig)
     random: RandomConfig = field(default_factory=RandomConfig)
     tiles: Literal["mean", "rows"] = "mean"

@@ -11,6 +11,7 @@ from PIL import Image
 
 from data.making.arrow_tables import unpack
 from data.making.listing import find_entries
+from data.making.masks import with_masks
 from tests.support.images import png
 from tests.support.programs import ROOT, environment
 from tests.support.servers import Handler, serve
@@ -21,6 +22,7 @@ datasets = pytest.importorskip("datasets")
 
 # unsorted, so that their order has to come from the table; -1 is no label to `datasets`
 NAMES = ["zebra", "ant"]
+COLUMNS = {"image": (0, 1), "annotation": (2, 3)}
 LABELS = [0, 1, -1, 1]
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -106,7 +108,21 @@ def test_of_two_columns_of_images_one_must_be_named(tmp_path):
     listing = find_entries(table, "right", None)
     (entry,) = unpack(listing.entries, tmp_path / "cells")
     assert entry.path.read_bytes() == png(1)
-    assert listing.notes[-1] == f"{table}: the bytes in left are left out"
+    assert listing.unused == ["left"]
+
+
+def test_masks_come_from_cells_too(tmp_path):
+    table = tmp_path / "t.parquet"
+    cells = {name: [{"bytes": png(i), "path": None} for i in of] for name, of in COLUMNS.items()}
+    parquet.write_table(pyarrow.table(cells), table)
+    listing = find_entries(table, "image", None)
+    entries, notes = with_masks(listing.entries, "annotation", table, tmp_path / "masks")
+    assert notes == []
+    assert [entry.mask.read_bytes() for entry in entries if entry.mask] == [png(2), png(3)]
+    images = [entry.path.read_bytes() for entry in unpack(entries, tmp_path / "cells")]
+    assert images == [png(0), png(1)]
+    with pytest.raises(ValueError, match=r"t\.parquet: 'mask' is no column of images, as image, "):
+        with_masks(listing.entries, "mask", table, tmp_path / "masks")
 
 
 class HubHandler(Handler):
