@@ -22,15 +22,17 @@ class Size:
     widths: tuple[int, int, int, int]
 
 
-# ConvNeXt V2, table 9 (appendix A.1); V1 takes the same depths and widths.
+# ConvNeXt V2, table 9 (appendix A.1); small and xlarge are V1's alone in the papers (section 3).
 SIZES = {
     "atto": Size((2, 2, 6, 2), (40, 80, 160, 320)),
     "femto": Size((2, 2, 6, 2), (48, 96, 192, 384)),
     "pico": Size((2, 2, 6, 2), (64, 128, 256, 512)),
     "nano": Size((2, 2, 8, 2), (80, 160, 320, 640)),
     "tiny": Size((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": Size((3, 3, 27, 3), (96, 192, 384, 768)),
     "base": Size((3, 3, 27, 3), (128, 256, 512, 1024)),
     "large": Size((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "xlarge": Size((3, 3, 27, 3), (256, 512, 1024, 2048)),
     "huge": Size((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
 MODELS = [f"{family}_{size}" for family in ("convnextv2", "convnext") for size in SIZES]
@@ -46,7 +48,7 @@ class Architecture:
 
     name: str = "convnextv2_atto"
     """The encoder: convnextv2_SIZE, or convnext_SIZE for V1, where SIZE is atto, femto, pico, nano,
-    tiny, base, large or huge."""
+    tiny, small, base, large, xlarge or huge."""
     image_size: int | tuple[int, int] = 224
     """The images' side, or height and width, in pixels: multiples of the patch side, 8 x
     stem_stride."""

@@ -2,6 +2,7 @@
 
     python -m fcmae.convert runs/demo OUT.safetensors --to timm
     python -m fcmae.convert convnextv2_atto_1k_224_fcmae.pt OUT.safetensors --to timm
+    python -m fcmae.convert timm:convnextv2_atto.fcmae OUT.safetensors --to timm
     python -m fcmae.convert OUT.safetensors OUT.pt --to official
     python -m fcmae.convert OUT.safetensors DIRECTORY --to hub
 
@@ -24,9 +25,11 @@ from fcmae.weights.options import Target
 class ConvertConfig:
     """Convert encoder weights to what timm, the official code, transformers or ONNX load."""
 
-    source: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[str, tyro.conf.Positional]
     """A run (its newest checkpoint), a step_* directory, the model.safetensors or ema.safetensors
-    in one; or a .safetensors, .pt or .pth file in timm's or the official names, dense or sparse."""
+    in one; a file of safetensors or PyTorch in the names of timm, the official code or
+    transformers, under any wrapper; a directory of these; timm:NAME or hf:ORG/NAME, which are
+    fetched from the hub."""
     out: Annotated[Path, tyro.conf.Positional]
     """The file to write: .safetensors for timm, .pt or .pth for official, .onnx for onnx; the
     directory for hub and hf. These three are not written over anything."""
@@ -34,6 +37,9 @@ class ConvertConfig:
     """timm, official: whose names the weights get. hub: a directory in the format of timm's models
     on the Hugging Face hub. hf: one for transformers. onnx: features, or logits where there is a
     classifier, for images of any number and size."""
+    key: str | None = None
+    """Which encoder to take where SOURCE holds several: a part of its name, as model_ema, or
+    student.backbone. By default the only one, or the only average of others."""
     image_size: int | tuple[int, int] | None = None
     """Side, or height and width, in pixels, of the images that SOURCE was trained on, where it does
     not tell; 224 otherwise."""

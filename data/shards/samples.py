@@ -2,13 +2,13 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from data.bad_samples import BadSample
 from data.config import SourceConfig
 from data.shards.index import Shard
-from data.shards.reading import LOCAL, read_sample
+from data.shards.reading import LOCAL, directory_of, read_sample
 
 
 class ShardSamples:
@@ -17,11 +17,19 @@ class ShardSamples:
     Args:
         shards: The shards, in the order in which their samples are numbered.
         source: How remote shards are read.
+        numbers: For directories whose classes are to get other numbers, those of their classes 0, 1
+            and so on.
     """
 
-    def __init__(self, shards: Sequence[Shard], source: SourceConfig = LOCAL) -> None:
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        source: SourceConfig = LOCAL,
+        numbers: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self.shards = shards
         self.source = source
+        self.numbers = numbers or {}
         self.ends = list(accumulate(shard.samples for shard in shards))
         self.names = Counter(shard.name for shard in shards)
 
@@ -39,9 +47,22 @@ class ShardSamples:
 
         Raises:
             OSError, ValueError: See `data.shards.reading.read_sample`.
+            ValueError: The class has no place among those that are to get other numbers.
         """
         shard, i = self.locate(sample)
-        return read_sample(shard, i, self.source)
+        members = read_sample(shard, i, self.source)
+        if not self.numbers:
+            return members
+        numbers = self.numbers.get(directory_of(shard.url))
+        label = members.get("cls", b"")
+        if numbers is not None and label.strip().isdigit():
+            if int(label) >= len(numbers):
+                raise ValueError(
+                    f"{shard.url}: sample {members['__key__']!r} is of class {int(label)}, but"
+                    f" classes.json beside it names {len(numbers)} classes"
+                )
+            members["cls"] = str(numbers[int(label)]).encode()
+        return members
 
     def name(self, sample: int) -> str:
         """Describe a sample as `URL: sample 'KEY'`, which reads the sample."""

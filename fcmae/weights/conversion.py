@@ -15,10 +15,11 @@ SUFFIXES = {"timm": (".safetensors",), "official": (".pt", ".pth"), "onnx": (".o
 
 
 def convert(
-    source: Path,
+    source: str | Path,
     out: Path,
     *,
     to: Target = "timm",
+    key: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -35,7 +36,7 @@ def convert(
     """
     if to in SUFFIXES and out.suffix not in SUFFIXES[to]:
         raise ValueError(f"out={out} must end in {' or '.join(SUFFIXES[to])} for --to {to}")
-    weights = read_weights(source)
+    weights = read_weights(source, key)
     metadata = weights.metadata
     if metadata is None:
         metadata = metadata_from_flags(weights.architecture, image_size, mean, std)
@@ -47,8 +48,8 @@ def convert(
     measured = write_target(out, to, weights, metadata)
     step = "unknown" if metadata.step is None else metadata.step
     sentences = [f"{out}: {to} {metadata.model}, step {step}"]
-    if weights.dropped:
-        sentences.append(f"{weights.dropped} tensors of the decoder dropped")
+    sentences += weights.notes
+    sentences += [f"{n} tensors of the {part} dropped" for part, n in weights.dropped.items()]
     kept = f"{FINAL_NORM}weight" in weights.tensors
     sentences.append(
         "final norm kept" if kept else "final norm, not in the source, is the identity"

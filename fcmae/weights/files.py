@@ -1,34 +1,29 @@
-"""Reading encoder weights, out of our checkpoints and out of files in timm's or official names.
+"""Reading encoder weights, out of our checkpoints and out of what others save and publish.
 
 `load_encoder` lets a run start from such weights.
 """
 
-import argparse
 import json
-import re
-import struct
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from collections import Counter
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, cast
+from typing import Any
 
-import torch
 import yaml
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fcmae.architecture import Architecture, sides_of
 from fcmae.encoder import Encoder
 from fcmae.run import checkpoint
-from fcmae.weights import weight_names
-from fcmae.weights.metadata import HEADER, Metadata, class_names
+from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
+from fcmae.weights.fetching import fetch, is_remote
+from fcmae.weights.metadata import CLASSES, HEADER, Metadata, class_names, header_for
+from fcmae.weights.recognition import canonical, infer, recognise
+from fcmae.weights.safetensors_files import extra_part
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, count_classes
-
-# what torch.load raises for files that are cut short, no pickle, or refused
-DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error)
+from fcmae.weights.wrappings import choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +40,23 @@ class Weights:
     without a classifier."""
     extra_header: dict[str, str]
     """What else the header of our file holds, such as the classes and the task of fine-tuning."""
-    dropped: int
-    """Number of tensors of a decoder, which were left out."""
+    dropped: dict[str, int]
+    """What was left out, such as a decoder, and how many tensors it has."""
+    notes: tuple[str, ...]
+    """Sentences on what was fetched and chosen, for whoever gave the source."""
+
+    def told_metadata(self, source: str | Path) -> Metadata:
+        """The metadata, which have to be in the file at `source` or beside it.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if self.metadata is None:
+            raise ValueError(
+                f"{source} does not tell the image size, mean and std of its images: take what"
+                f" python -m fcmae.convert {source} OUT.safetensors makes of it, whose flags do"
+            )
+        return self.metadata
 
 
 def find_checkpoint(source: Path) -> Path:
@@ -68,43 +78,90 @@ def find_checkpoint(source: Path) -> Path:
     return step
 
 
-def read_weights(source: Path) -> Weights:
+def read_weights(source: str | Path, key: str | None = None) -> Weights:
     """Read encoder weights.
 
     Args:
         source: a checkpoint of ours (a run, a step_* directory, the model.safetensors or the
-            ema.safetensors in one), or a .safetensors, .pt or .pth file in timm's or the official
-            names.
+            ema.safetensors in one); a file of safetensors or PyTorch, in the names of timm, the
+            official code or transformers; a directory of these, as on the hub; or `timm:NAME` or
+            `hf:ORG/NAME`, which are fetched.
+        key: which encoder to take where a file holds several, see `wrappings.choose`.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read or fetched.
         ValueError: the file is damaged, or its tensors are not those of one whole encoder.
     """
-    # timm's hub calls its files model.safetensors, too; only a checkpoint has a state next to it
-    has_state = (source.parent / checkpoint.STATE).is_file()
-    in_checkpoint = has_state and source.name in (checkpoint.MODEL, checkpoint.EMA)
-    if source.is_file() and not in_checkpoint:
-        path = source
-        tensors, metadata, extra_header = read_file(source)
-    else:
-        path = find_checkpoint(source)
-        averaged = source.name == checkpoint.EMA
-        tensors, metadata = read_checkpoint(path, checkpoint.EMA if averaged else checkpoint.MODEL)
-        extra_header = {}
+    path, *notes = fetch(str(source)) if is_remote(str(source)) else (Path(source),)
+    content = read_content(path)
+    header = content.header
     try:
-        known = metadata.architecture if metadata is not None else weight_names.infer(tensors)
-        kept = weight_names.canonical(tensors, known)
-        classes = class_names(extra_header, count_classes(kept))
+        metadata = Metadata.of_json(header[HEADER]) if HEADER in header else None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: the metadata under {HEADER!r} are damaged: {error}") from error
+    # not our file: its other keys may mean anything
+    extra_header = extra_part(header) if metadata is not None else {}
+    try:
+        tensors, told = choose(content.sets, key)
+        known = metadata.architecture if metadata is not None else infer(tensors)
+        known.check_encoder()
+        kept = canonical(tensors, known)
+        count = count_classes(kept)
+        if CLASSES not in extra_header and count and count == len(content.told.names):
+            extra_header = extra_header | {CLASSES: json.dumps(content.told.names)}
+        classes = class_names(extra_header, count)
+        metadata = metadata or metadata_beside(content, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    naming = recognise(tensors)
     return Weights(
         tensors=kept,
         architecture=known,
         metadata=metadata,
         classes=classes,
         extra_header=extra_header,
-        dropped=len(tensors) - len(kept),
+        dropped=Counter(part for part in map(naming.drops, tensors) if part is not None),
+        notes=(*notes, *told),
     )
+
+
+def read_content(path: Path) -> Content:
+    """Read a file, a directory of the hub, or a checkpoint of ours.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file is damaged, or of another kind.
+    """
+    # timm's hub calls its files model.safetensors, too; only a checkpoint has a state next to it
+    has_state = (path.parent / checkpoint.STATE).is_file()
+    in_checkpoint = has_state and path.name in (checkpoint.MODEL, checkpoint.EMA)
+    if path.is_file() and not in_checkpoint:
+        return read_file(path)
+    if holds_weights(path) and not (path / checkpoint.STATE).is_file():
+        return read_directory(path)
+    file = checkpoint.EMA if path.name == checkpoint.EMA else checkpoint.MODEL
+    tensors, metadata = read_checkpoint(find_checkpoint(path), file)
+    return Content(sets={"": tensors}, header=header_for(metadata, {}))
+
+
+def metadata_beside(content: Content, architecture: Architecture) -> Metadata | None:
+    """Make metadata of what the files beside weights tell, or None if they do not tell all.
+
+    Raises:
+        ValueError: what they tell does not fit the weights.
+    """
+    told = content.told
+    if told.image_size is None or not told.mean or not told.std:
+        return None
+    architecture = replace(architecture, image_size=told.image_size)
+    architecture.check()
+    for name, values in (("mean", told.mean), ("std", told.std)):
+        if len(values) not in (1, architecture.in_chans):
+            raise ValueError(
+                f"{name}={values} beside the weights is not for in_chans={architecture.in_chans}:"
+                " give the file of weights alone, with flags"
+            )
+    return Metadata.of(architecture, mean=told.mean, std=told.std, step=None)
 
 
 def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str, Tensor], Metadata]:
@@ -120,6 +177,10 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
         tensors = load_file(step / file)
     except (SafetensorError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"checkpoint {step} is damaged: {error}") from error
+    if "model" not in config:
+        raise ValueError(
+            f"checkpoint {step} is of fine-tuning: give {step.parent / 'weights.safetensors'}"
+        )
     tree: dict[str, Any] = config["model"]
     model = {field.name: tree[field.name] for field in fields(Architecture)}
     model["image_size"] = sides_of(model["image_size"])  # YAML has lists
@@ -128,144 +189,7 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
     return tensors, Metadata.of(architecture, mean=mean, std=std, step=state["step"])
 
 
-def read_file(path: Path) -> tuple[dict[str, Tensor], Metadata | None, dict[str, str]]:
-    """Read a .safetensors, .pt or .pth file.
-
-    Returns:
-        The tensors, the metadata if our header is there, and what else that header holds.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is of another kind or damaged, or its metadata are.
-    """
-    if path.suffix == ".safetensors":
-        try:
-            tensors, header = read_safetensors(path)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is no safetensors file: {error}") from error
-    elif path.suffix in (".pt", ".pth"):
-        tensors, header = read_pt(path)
-    else:
-        raise ValueError(
-            f"{path} ends in {path.suffix!r}; weights are read from .safetensors, .pt, .pth"
-        )
-    if HEADER not in header:  # not our file: its other keys may mean anything
-        return tensors, None, {}
-    try:
-        metadata = Metadata.of_json(header[HEADER])
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: the metadata under {HEADER!r} are damaged: {error}") from error
-    return tensors, metadata, extra_part(header)
-
-
-def extra_part(header: Mapping[str, str]) -> dict[str, str]:
-    """Take what a header of our files holds in addition to the metadata."""
-    return {key: value for key, value in header.items() if key not in (HEADER, "format")}
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the header of a safetensors file; without a header, it is empty.
-
-    Raises:
-        OSError: the file cannot be read.
-        SafetensorError: the file is damaged.
-    """
-    with cast("Any", safe_open(path, framework="pt")) as file:
-        return tensors_of(file), file.metadata() or {}
-
-
-def tensors_of(file: Any) -> dict[str, Tensor]:
-    """Read all tensors of an open safetensors file."""
-    return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
-
-
-@contextmanager
-def open_converted(path: Path) -> Generator[tuple[Any, Metadata, dict[str, str]]]:
-    """Open a file of weights that were converted to timm's names.
-
-    Yields:
-        The open file, its metadata, and what else its header holds.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file was not written by this project.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"weights {path} do not exist; make them with python -m fcmae.convert"
-        )
-    try:
-        file: Any = safe_open(path, framework="pt")
-        header: dict[str, str] = file.metadata() or {}
-        metadata = Metadata.of_json(header[HEADER])
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(
-            f"{path} has no header of converted weights ({error}); make it with"
-            " python -m fcmae.convert SOURCE OUT.safetensors --to timm"
-        ) from error
-    with file:
-        yield file, metadata, extra_part(header)
-
-
-def read_metadata(path: Path) -> Metadata:
-    """Read the metadata of weights that were converted to timm's names.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file was not written by this project.
-    """
-    with open_converted(path) as (_, metadata, _):
-        return metadata
-
-
-def read_converted(path: Path) -> tuple[dict[str, Tensor], Metadata, dict[str, str]]:
-    """Read weights that were converted to timm's names: tensors, metadata, the rest of the header.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file was not written by this project.
-    """
-    with open_converted(path) as (file, metadata, extra_header):
-        return tensors_of(file), metadata, extra_header
-
-
-def read_pt(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a PyTorch file that holds a state dict, under the key `model` or as a whole.
-
-    Since pickle may run code, only tensors and plain containers are read (`weights_only`), and
-    `argparse.Namespace`, which holds mere attributes: the official programs save their arguments.
-
-    Returns:
-        The tensors, and all texts next to the state dict, among which our metadata may be.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is damaged, or holds other objects, or no state dict.
-    """
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGED as error:
-        code = re.search(r"GLOBAL (\S+) was not an allowed", str(error))
-        if code is None:
-            raise ValueError(f"{path} is damaged or no PyTorch file") from error
-        raise ValueError(
-            f"{path} holds a {code[1]}, and pickled objects may run code: where you trust it, save"
-            " its state dict alone, torch.save({'model': state_dict}, FILE)"
-        ) from error
-    outer = cast("dict[str, Any]", content) if isinstance(content, Mapping) else {}
-    inner = outer.get("model", outer)
-    tensors = cast("dict[str, Any]", inner) if isinstance(inner, Mapping) else {}
-    foreign = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
-    if not tensors or foreign:
-        raise ValueError(
-            f"{path} holds no state dict, neither under the key 'model' nor as a whole:"
-            f" {len(foreign)} entries are no tensors{weight_names.listing(foreign)}"
-        )
-    return tensors, {key: value for key, value in outer.items() if isinstance(value, str)}
-
-
-def load_encoder(encoder: Encoder, source: Path, architecture: Architecture) -> str:
+def load_encoder(encoder: Encoder, source: str | Path, architecture: Architecture) -> str:
     """Load weights into an encoder, strictly, and describe in one phrase what was loaded.
 
     Args:
@@ -290,17 +214,18 @@ def load_encoder(encoder: Encoder, source: Path, architecture: Architecture) -> 
         if any(name.startswith(prefix) for name in weights.tensors)
     ]
     without = f", without its {' and '.join(left_out)}" if left_out else ""
-    return f"encoder from {source} ({weights.architecture}{without})"
+    told = f"encoder from {source} ({weights.architecture}{without})"
+    return "; ".join((told, *weights.notes))
 
 
-def load_decoder(decoder: nn.Module, source: Path) -> str:
+def load_decoder(decoder: nn.Module, source: str | Path) -> str:
     """Load the decoder of a run or a checkpoint, strictly, and describe what was loaded.
 
     Raises:
         OSError: there is no checkpoint, or it cannot be read.
         ValueError: the checkpoint is damaged, or its decoder is another one.
     """
-    path = find_checkpoint(source)
+    path = find_checkpoint(Path(source))
     tensors, _ = read_checkpoint(path)
     prefix = "decoder."
     kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

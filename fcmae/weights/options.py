@@ -1,7 +1,6 @@
 """What users choose of weights: what to start from, and what to convert to; without torch."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 Target = Literal["timm", "official", "hub", "hf", "onnx"]  # what `fcmae.convert` can write
@@ -11,8 +10,9 @@ Target = Literal["timm", "official", "hub", "hf", "onnx"]  # what `fcmae.convert
 class InitConfig:
     """What the model starts from, beside the seed."""
 
-    weights: Path | None = None
-    """Encoder weights to start from, in any file that `python -m fcmae.convert` reads; the decoder
-    starts fresh. Read before step 0 only: a run that resumes takes its own checkpoint."""
+    weights: str | None = None
+    """Encoder weights to start from, whatever `python -m fcmae.convert` reads, such as a file or
+    timm:convnextv2_atto.fcmae; the decoder starts fresh. Read before step 0 only: a run that
+    resumes takes its own checkpoint."""
     decoder: bool = False
     """Start from the decoder of `weights` too, which has to be a run or a checkpoint of one."""

@@ -1,6 +1,6 @@
 """Encoder weights as timm's models, and in files that timm loads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from fcmae.run import checkpoint
 from fcmae.run.files import replacing
-from fcmae.weights.files import read_converted
+from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.weight_names import CLASSIFIER, complete, count_classes
 
@@ -93,7 +92,7 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
 
     `timm.create_model(model, in_chans=..., patch_size=stem_stride)` does the same for stem strides
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
-    convolution is exchanged instead. Since timm has no V1 huge, its large takes the widths.
+    convolution is exchanged instead. A size that timm lacks takes the widths in place of large's.
     `timm.data.resolve_model_data_config` of the model is the preprocessing of `data.fitting`.
 
     Args:
@@ -102,7 +101,7 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
         drop_path: the largest rate of stochastic depth, that of the last block.
     """
     architecture = metadata.architecture
-    name = metadata.model if timm.is_model(metadata.model) else "convnext_large"
+    name = metadata.model if timm.is_model(metadata.model) else f"{architecture.family}_large"
     model = timm.create_model(
         name,
         pretrained_cfg={
@@ -180,28 +179,36 @@ def save_timm(
 
 
 def load_timm(
-    path: Path, num_classes: int = 0, drop_path: float = 0.0
+    source: str | Path,
+    num_classes: int = 0,
+    drop_path: float = 0.0,
+    say: Callable[[str], object] = print,
 ) -> tuple[nn.Module, Metadata]:
-    """Load converted weights into a timm model with a fresh classifier.
+    """Load weights into a timm model with a fresh classifier.
 
     A classifier in the file is left out; `timm.create_model(model, num_classes=...,
-    checkpoint_path=path)` loads it.
+    checkpoint_path=path)` loads that of a converted file.
 
     Args:
-        path: the file that `python -m fcmae.convert --to timm` or fine-tuning wrote.
+        source: whatever `fcmae.weights.files.read_weights` reads and that tells image size, mean
+            and standard deviation.
         num_classes: number of classes; 0 makes no classifier.
         drop_path: the largest rate of stochastic depth, that of the last block.
+        say: prints a sentence about what was fetched, such as its licence, or chosen.
 
     Returns:
         The model, and the metadata of the weights.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file was not written by this project, or its tensors do not fit the model.
+        OSError: the source cannot be read or fetched.
+        ValueError: its tensors are not those of one whole encoder, or it lacks metadata.
     """
-    tensors, metadata, _ = read_converted(path)
+    weights = read_weights(source)
+    metadata = weights.told_metadata(source)
+    for note in weights.notes:
+        say(note)
     model = create_timm(metadata, num_classes, drop_path)
-    kept = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER)}
+    kept = {k: v for k, v in weights.tensors.items() if not k.startswith(CLASSIFIER)}
     fresh = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIER)}
-    checkpoint.fill(model.state_dict(), kept | fresh, path)
+    model.load_state_dict(in_shapes_of(model, kept | fresh))
     return model, metadata

@@ -17,7 +17,8 @@ class ProbeConfig:
     """What linear probing and k-NN share."""
 
     weights: str
-    """Converted weights, OUT.safetensors, or none for the random initialisation."""
+    """Encoder weights: a run, or what else `python -m fcmae.convert` reads and tells of its images,
+    such as timm:convnextv2_atto.fcmae; or none for the random initialisation."""
     data: LabelledData
     out: Path
     """The JSON file to write."""
@@ -43,7 +44,8 @@ class EmbedConfig:
     ]
     """Shards, as paths, URLs or brace patterns; last the file to write."""
     weights: str
-    """Converted weights, OUT.safetensors, or none for the random initialisation."""
+    """Encoder weights: a run, or what else `python -m fcmae.convert` reads and tells of its images,
+    such as timm:convnextv2_atto.fcmae; or none for the random initialisation."""
     data: InferenceConfig = field(default_factory=InferenceConfig)
     random: RandomConfig = field(default_factory=RandomConfig)
     tiles: Literal["mean", "rows"] = "mean"

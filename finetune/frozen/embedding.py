@@ -33,7 +33,8 @@ from fcmae.weights.metadata import CLASSES
 from finetune.frozen.config import EmbedConfig
 from finetune.frozen.feature_file import arrow, reading_of, rows_of, to_metadata
 from finetune.labels.inference import means_of, tiled
-from finetune.labels.labelled import class_names, samples_of
+from finetune.labels.labelled import samples_of
+from finetune.labels.names import class_names
 from finetune.models.backbone import backbone, sha256_of, to_device
 from finetune.models.pooling import pooled
 
@@ -57,7 +58,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     """
     shards, out, folder = places_of(config)
     arrow()  # first of all, where it is missing
-    model, metadata = backbone(config.weights, config.random)
+    model, metadata = backbone(config.weights, config.random, accelerator.print)
     to_device(model, accelerator.device)
     model.eval()
     provenance = asdict(metadata) | {

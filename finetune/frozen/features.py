@@ -49,7 +49,7 @@ def labelled_features(
         ValueError: the same; missing labels, test classes that the training data lacks, or see
             `check_classes`.
     """
-    model, metadata = backbone(config.weights, config.random)
+    model, metadata = backbone(config.weights, config.random, accelerator.print)
     to_device(model, accelerator.device)
     model.eval()
     sides = [
@@ -151,6 +151,7 @@ def cache_name(
     shards = [shard.sha256 for shard in images.samples.shards]
     made_by = sha256_of(model, metadata)
     made_of = (made_by, config.pool, data.image, reading_of(data), data.max_bad_fraction, shards)
+    made_of += (images.samples.numbers,) if images.samples.numbers else ()
     key = hashlib.sha256(repr(made_of).encode())
     return f"{key.hexdigest()[:32]}.safetensors"
 

@@ -1,6 +1,5 @@
 """The labelled samples that are learned from: labels and groups, and which of them are chosen."""
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,11 +15,13 @@ from torch.utils.data import Dataset
 from data.bad_samples import BadSamples
 from data.pipeline import ShardImages, next_whole
 from data.shards.index import Shard
-from data.shards.reading import open_shards
+from data.shards.patterns import expand
+from data.shards.reading import directory_of, open_shards
 from data.shards.samples import ShardSamples
 from data.shards.sources import is_remote
 from data.targets import Target, as_integers, group_of, is_row, read_field, read_record
-from finetune.labels.config import InferenceConfig
+from finetune.labels.config import InferenceConfig, LabelledData
+from finetune.labels.names import numbers_of
 
 
 @dataclass(frozen=True)
@@ -159,17 +160,19 @@ def numbered(
 
 
 def samples_of(spec: Sequence[str], config: InferenceConfig, verify: bool = True) -> ShardSamples:
-    """The samples of shards.
+    """The samples of shards, whose classes have the numbers that the training data give them.
 
     Args:
         spec: the shards, of the training or of the test.
-        config: how they are read.
+        config: how they are read, and what the training data are.
         verify: compare them with their SHA-256.
 
     Raises:
-        OSError, ValueError: see `data.shards.reading.open_shards`.
+        OSError, ValueError: see `data.shards.reading.open_shards` and `numbers_of`.
     """
-    return ShardSamples(open_shards(spec, verify, config.source, config.image), config.source)
+    shards = open_shards(spec, verify, config.source, config.image)
+    train = expand(config.train) if isinstance(config, LabelledData) else [shards[0].url]
+    return ShardSamples(shards, config.source, numbers_of(shards, directory_of(train[0])))
 
 
 def check_apart(train: Sequence[Shard], test: Sequence[Shard]) -> None:
@@ -193,10 +196,3 @@ def identities(shard: Shard) -> tuple[str, ...]:
     """What tells a shard from others: where it lies, and its SHA-256 where that is known."""
     place = shard.url if is_remote(shard.url) else str(Path(shard.url).resolve())
     return (place, shard.sha256) if shard.sha256 else (place,)
-
-
-def class_names(samples: ShardSamples) -> list[str]:
-    """What classes.json beside the first shard names, as scripts/make_shards.py writes it."""
-    url = samples.shards[0].url
-    file = Path(url).parent / "classes.json"
-    return json.loads(file.read_text()) if not is_remote(url) and file.is_file() else []

@@ -1,7 +1,7 @@
 """The frozen backbone: converted weights, or the random initialisation they are compared with."""
 
 import hashlib
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -12,15 +12,22 @@ from fcmae.weights.timm_models import as_timm, load_timm
 from finetune.models.config import RandomConfig
 
 
-def backbone(weights: str, random: RandomConfig) -> tuple[nn.Module, Metadata]:
-    """The timm model of converted `weights`, or for "none" the one that pretraining starts from.
+def backbone(
+    weights: str, random: RandomConfig, say: Callable[[str], object] = print
+) -> tuple[nn.Module, Metadata]:
+    """The timm model of `weights`, or for "none" the one that pretraining starts from.
+
+    Args:
+        weights: whatever `fcmae.weights.timm_models.load_timm` loads, or "none".
+        random: the model of "none".
+        say: prints a sentence about what was fetched or chosen.
 
     Raises:
         OSError: see `fcmae.weights.timm_models.load_timm`.
         ValueError: see the same, and `fcmae.FCMAE`.
     """
     if weights != "none":
-        return load_timm(Path(weights))
+        return load_timm(weights, say=say)
     start = FCMAE(
         name=random.name,
         image_size=random.image_size,

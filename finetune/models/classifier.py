@@ -1,6 +1,7 @@
 """The model of a task: a backbone of this project or of timm, and a fresh head on it."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,8 +11,8 @@ from torch import nn
 
 from fcmae.architecture import sides_of
 from fcmae.run import checkpoint
-from fcmae.weights.files import read_converted
 from fcmae.weights.metadata import CLASSES, Metadata
+from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import TimmModel, create_timm, load_timm, save_timm
 from finetune.labels.tasks import Task
 from finetune.models.backbone import backbone
@@ -23,8 +24,16 @@ TASK = "task"  # key of the task in a header of fine-tuned weights
 HEAD_STD = 0.02
 
 
-def create(config: BackboneConfig, outputs: int, seed: int) -> tuple[nn.Module, Metadata]:
+def create(
+    config: BackboneConfig, outputs: int, seed: int, say: Callable[[str], object] = print
+) -> tuple[nn.Module, Metadata]:
     """The model with a fresh head of `outputs` values, and how it takes images.
+
+    Args:
+        config: what it starts from.
+        outputs: number of values of the head; 0 makes none.
+        seed: of the head.
+        say: prints a sentence about weights that were fetched or chosen.
 
     Raises:
         OSError: see `backbone`.
@@ -45,11 +54,11 @@ def create(config: BackboneConfig, outputs: int, seed: int) -> tuple[nn.Module, 
         elif config.pretrained:
             raise ValueError("pretrained=True is for timm's weights: give --backbone timm:NAME")
         elif config.weights == "none":
-            start, metadata = backbone("none", config.random)
+            start, metadata = backbone("none", config.random, say)
             model = create_timm(metadata, outputs, config.drop_path)
             model.load_state_dict(model.state_dict() | start.state_dict())
         else:
-            model, metadata = load_timm(Path(config.weights), outputs, config.drop_path)
+            model, metadata = load_timm(config.weights, outputs, config.drop_path, say)
         assert isinstance(model, TimmModel)
         start_head(model.get_classifier(), config.head_init_scale)
     if config.image_size is not None:

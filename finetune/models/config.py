@@ -36,7 +36,8 @@ class BackboneConfig:
     """What fine-tuning starts from."""
 
     weights: str = "none"
-    """Converted weights, OUT.safetensors, or none for the random initialisation."""
+    """Encoder weights: a run, or what else `python -m fcmae.convert` reads and tells of its images,
+    such as timm:convnextv2_atto.fcmae; or none for the random initialisation."""
     backbone: str | None = None
     """timm:NAME, any model of timm, in place of weights; of the size, channels, mean and std that
     --random.* give."""

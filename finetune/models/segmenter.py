@@ -6,7 +6,7 @@ strides of stems and sides of images are free.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from fcmae.run import checkpoint
-from fcmae.weights.files import read_converted
 from fcmae.weights.metadata import Metadata
+from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import FeatureMaps, save_timm
 from finetune.models import classifier
 from finetune.models.config import BackboneConfig
@@ -101,15 +101,19 @@ class Segmenter(nn.Module):
 
 
 def create(
-    config: BackboneConfig, classes: int, width: int, seed: int
+    config: BackboneConfig,
+    classes: int,
+    width: int,
+    seed: int,
+    say: Callable[[str], object] = print,
 ) -> tuple[Segmenter, Metadata]:
-    """The model with a fresh head, and how it takes images.
+    """The model with a fresh head, and how it takes images; see `classifier.create`.
 
     Raises:
         OSError: see `finetune.models.classifier.create`.
         ValueError: see the same and `Segmenter`.
     """
-    backbone, metadata = classifier.create(config, 0, seed)
+    backbone, metadata = classifier.create(config, 0, seed, say)
     with seeded("head", seed):
         model = Segmenter(backbone, classes, width)
         classifier.start_head(model.head.classify, config.head_init_scale)

@@ -24,12 +24,12 @@ from finetune.labels.labelled import (
     Chosen,
     Labelled,
     check_apart,
-    class_names,
     lists_rows,
     read_labelled,
     samples_of,
 )
 from finetune.labels.metrics import draw_confusion, measure
+from finetune.labels.names import class_names, refuse_other_numbers
 from finetune.labels.tasks import Loss, Task, make_task, target_of
 from finetune.models import classifier
 from finetune.training.augment import AugmentedCrop, Mix
@@ -74,6 +74,9 @@ def read(
     if report_on == "test":
         test = samples_of(data.test, data, verify)
         check_apart(samples.shards, test.shards)
+    if task.kind == "labels":
+        for side in (samples, test or samples):
+            refuse_other_numbers(side)
     found = None
     if accelerator.is_main_process:  # the others need not read all of it too
         found = read_training(samples, data, task)
@@ -153,7 +156,7 @@ def train(
     data = config.data
     task = labelled.task
     directory = run_of(config.out)
-    model, metadata = classifier.create(config, task.outputs, config.seed)
+    model, metadata = classifier.create(config, task.outputs, config.seed, accelerator.print)
     classes = task.outputs if task.kind == "class" else None
     crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
     images = images_of(data.train, data, metadata, task, seed=config.seed, crop=crop)

@@ -22,7 +22,7 @@ from fcmae.run.config import completed, differences, to_tree
 from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
 from fcmae.run.training_data import digest
-from fcmae.weights.files import read_metadata
+from fcmae.weights.files import read_weights
 from finetune.frozen.held_out import sides
 from finetune.frozen.linear import train_grid
 from finetune.frozen.whitening import whiten
@@ -124,7 +124,7 @@ def starts(config: FewShotConfig) -> dict[str, FewShotConfig]:
         return {config.backbone.replace(":", "_").replace("/", "_"): config}
     if config.weights == "none":
         return {"random": config}
-    metadata = read_metadata(Path(config.weights))
+    metadata = read_weights(config.weights).told_metadata(config.weights)
     random = RandomConfig(
         name=metadata.model,
         image_size=metadata.image_size,
@@ -243,7 +243,9 @@ class Probe:
         validation: Int[Tensor, " m"] | None,
         accelerator: Accelerator,
     ) -> None:
-        model, metadata = classifier.create(config, labelled.task.outputs, config.seed)
+        model, metadata = classifier.create(
+            config, labelled.task.outputs, config.seed, accelerator.print
+        )
         forward = partial(pooled, model.to(accelerator.device).eval(), pool="last")
         images = images_of(config.data.train, config.data, metadata, labelled.task)
         learned = Chosen(images, labelled.samples, replace=False)

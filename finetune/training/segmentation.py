@@ -21,8 +21,9 @@ from fcmae.weights.metadata import Metadata
 from finetune.frozen.held_out import sides
 from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference
-from finetune.labels.labelled import Chosen, check_apart, class_names, read_groups, samples_of
+from finetune.labels.labelled import Chosen, check_apart, read_groups, samples_of
 from finetune.labels.masks import check_masks
+from finetune.labels.names import class_names, refuse_other_numbers
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
 from finetune.models import segmenter
 from finetune.training.augment import Mix
@@ -57,7 +58,9 @@ def segment(
     mix = Mix(config.augment, 0.0, None)
     samples = samples_of(data.train, data, verify)
     names = names_of(class_names(samples), config.classes, config.mask_values)
-    model, metadata = segmenter.create(config, len(names), config.head_width, config.seed)
+    model, metadata = segmenter.create(
+        config, len(names), config.head_width, config.seed, accelerator.print
+    )
     target = MaskTarget(len(names), metadata.image_size, config.mask_values)
     look_at = partial(
         check_masks,
@@ -66,10 +69,12 @@ def segment(
         config=data,
         accelerator=accelerator,
     )
+    refuse_other_numbers(samples)
     look_at(samples)
     if config.report_on == "test":
         test = samples_of(data.test, data, verify)
         check_apart(samples.shards, test.shards)
+        refuse_other_numbers(test)
         look_at(test)
     group = data.group if config.report_on == "held_out" else ""  # else no group has to be read
     groups = groups_of(samples, group, accelerator)

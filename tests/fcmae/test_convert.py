@@ -12,10 +12,11 @@ from fcmae import FCMAE
 from fcmae.architecture import MODELS
 from fcmae.run import checkpoint
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import find_checkpoint, read_metadata
+from fcmae.weights.files import find_checkpoint
 from fcmae.weights.metadata import Metadata
+from fcmae.weights.recognition import canonical
+from fcmae.weights.safetensors_files import read_metadata
 from fcmae.weights.timm_models import create_timm, load_timm, save_timm, to_timm
-from fcmae.weights.weight_names import canonical
 from tests.support.models import metadata_of, saved_run, timm_features, trained
 from tests.support.programs import run
 
@@ -135,16 +136,15 @@ def test_a_damaged_checkpoint_is_said_to_be(tmp_path: Path) -> None:
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_weights_that_were_not_converted_are_refused(tmp_path: Path) -> None:
+def test_weights_that_tell_nothing_of_their_images_are_refused(tmp_path: Path) -> None:
     foreign = tmp_path / "foreign.safetensors"
     save_file({"a": torch.zeros(1)}, foreign)
-    with pytest.raises(
-        ValueError, match=r"foreign\.safetensors has no header of converted weights"
-    ):
+    with pytest.raises(ValueError, match=r"foreign\.safetensors: no ConvNeXt: neither the stem"):
         load_timm(foreign)
-    with pytest.raises(
-        FileNotFoundError, match=r"missing\.safetensors do not exist; make them with"
-    ):
+    save_file(timm.create_model("convnextv2_atto").state_dict(), foreign)
+    with pytest.raises(ValueError, match=r"foreign\.safetensors does not tell the image size, mea"):
+        load_timm(foreign)
+    with pytest.raises(FileNotFoundError, match=r"missing\.safetensors holds no checkpoint; give"):
         load_timm(tmp_path / "missing.safetensors")
 
 

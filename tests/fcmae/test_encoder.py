@@ -101,7 +101,8 @@ def test_every_size_has_the_parameters_of_its_timm_model(name: str) -> None:
     architecture = Architecture(name=name)
     with torch.device("meta"):
         ours = Encoder(architecture)
-        timm_name = name if timm.is_model(name) else "convnext_large"  # timm has no V1 huge
+        # timm has no V1 huge and no V2 xlarge
+        timm_name = name if timm.is_model(name) else f"{architecture.family}_large"
         theirs = timm.create_model(
             timm_name, num_classes=0, depths=architecture.depths, dims=architecture.widths
         )

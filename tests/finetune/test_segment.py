@@ -344,7 +344,7 @@ def test_models_that_cannot_serve_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="head_width=48 must be a multiple of 32"):
         segmenter.create(BackboneConfig(random=TINY), 3, 48, 0)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors has no header of converted weights"):
+    with pytest.raises(ValueError, match=r"other\.safetensors: no ConvNeXt: neither the stem"):
         segmenter.create(BackboneConfig(weights=str(tmp_path / "other.safetensors")), 3, 32, 0)
     _, metadata = segmenter.create(BackboneConfig(random=TINY), 3, 32, 0)
     segmenter.save_timm(tmp_path / "plain.safetensors", {}, metadata)

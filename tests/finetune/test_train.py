@@ -321,7 +321,7 @@ def test_weights_of_another_program_are_refused(
     foreign = tmp_path / "resnet.safetensors"
     save_file(timm.create_model("resnet18").state_dict(), foreign)
     argv = command(shards, tmp_path / "out.json", "--weights", str(foreign))
-    assert "has no header of converted weights" in refused(argv, monkeypatch)
+    assert "no ConvNeXt: neither the stem of timm's names" in refused(argv, monkeypatch)
 
 
 @pytest.mark.slow

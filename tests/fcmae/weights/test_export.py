@@ -29,9 +29,10 @@ from fcmae.architecture import MODELS, Architecture
 from fcmae.encoder import Encoder
 from fcmae.weights import onnx as export_onnx
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import read_metadata, read_safetensors, read_weights
+from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.options import Target
+from fcmae.weights.safetensors_files import read_metadata, read_safetensors
 from fcmae.weights.timm_models import as_timm, create_timm, load_timm, save_timm, to_timm
 from fcmae.weights.weight_names import hf_names, shapes_of
 from finetune.labels.tasks import Task

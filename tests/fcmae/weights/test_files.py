@@ -20,11 +20,13 @@ from fcmae.convert import main
 from fcmae.encoder import Encoder
 from fcmae.layers import Block, GrnMlp
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import load_encoder, read_metadata, read_weights
+from fcmae.weights.files import load_encoder, read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.official import to_official
+from fcmae.weights.recognition import canonical, infer
+from fcmae.weights.safetensors_files import read_metadata
 from fcmae.weights.timm_models import load_timm, to_timm
-from fcmae.weights.weight_names import canonical, infer, shapes_of, table
+from fcmae.weights.weight_names import shapes_of, table
 from tests.support.models import metadata_of, saved_run, timm_features, trained
 
 Kind = Literal["dense", "sparse", "sparse stem"]
@@ -166,7 +168,7 @@ def test_official_files_hold_the_encoder(
         name=name, in_chans=in_chans, stem_stride=stem_stride
     )
     assert weights.metadata is None
-    assert weights.dropped == (5 if whole else 0)
+    assert weights.dropped == ({"decoder": 5} if whole else {})
     assert_equal(weights.tensors, dict(model.encoder.state_dict()))
 
 
@@ -326,8 +328,8 @@ def test_what_a_file_lacks_and_has_too_much_is_listed_in_one_line(tmp_path: Path
             r"the model cannot be inferred: the stem's convolution is missing",
         ),
         (
-            lambda s: s.update({"downsample_layers.0.0.weight": torch.ones(256, 3, 4, 4)}),
-            r"the model cannot be inferred: the stem's width 256 is none of 40 \(atto\), 48",
+            lambda s: s.update({"downsample_layers.0.0.weight": torch.ones(250, 3, 4, 4)}),
+            r"the model cannot be inferred: the stem's width 250 is none of 40 \(atto\), 48",
         ),
         (
             lambda s: s.update({"downsample_layers.0.0.weight": torch.ones(40, 3, 7, 7)}),
@@ -393,9 +395,12 @@ def test_a_damaged_file_is_said_to_be(tmp_path: Path, damage: bytes | None) -> N
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"optimizer": {}}, r"holds no state dict, .* 1 entries are no tensors \(optimizer\)"),
+        ({"optimizer": {}}, r"holds no state dict: 1 entries hold no tensors \(optimizer\)"),
         ([1], "holds no state dict"),
-        ({"model": {"a": torch.zeros(1)}}, r"neither timm's stem\.\* .* among its 1 tensors \(a\)"),
+        (
+            {"model": {"a": torch.zeros(1)}},
+            r"no ConvNeXt: neither the stem of .* among its 1 tensors \(a\)",
+        ),
     ],
 )
 def test_a_file_without_an_encoder_is_explained(
@@ -406,10 +411,15 @@ def test_a_file_without_an_encoder_is_explained(
         read_weights(tmp_path / "x.pth")
 
 
-def test_other_suffixes_and_damaged_metadata_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"ends in '\.bin'; weights are read from \.safetensors, "):
-        read_weights(tmp_path / "x.bin")
+def test_what_is_no_file_of_weights_is_named(tmp_path: Path) -> None:
+    for content, message in (
+        (b"", r"x\.bin is damaged or no PyTorch file"),
+        (b"<!doctype html>", r"x\.bin is a page, not weights: download the file itself"),
+        (b"version https://git-lfs.github.com/spec/v1", r"x\.bin is a pointer of Git LFS"),
+    ):
+        (tmp_path / "x.bin").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_weights(tmp_path / "x.bin")
     save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", metadata={"fcmae": '{"model": 1}'})
     with pytest.raises(ValueError, match="the metadata under 'fcmae' are damaged: "):
         read_weights(tmp_path / "x.safetensors")
@@ -441,7 +451,7 @@ def test_a_checkpoint_file_alone_tells_its_model(tmp_path: Path) -> None:
         save_file(model.state_dict(), tmp_path / "model.safetensors")
         weights = read_weights(tmp_path / "model.safetensors")
         assert weights.architecture == Architecture(name=name, in_chans=4, stem_stride=2)
-        assert weights.dropped == len(model.decoder.state_dict())
+        assert weights.dropped == {"decoder": len(model.decoder.state_dict())}
         assert_equal(weights.tensors, dict(model.encoder.state_dict()))
 
 

@@ -1,0 +1,285 @@
+"""Recognising an encoder by the names and shapes of its tensors, and bringing it to our names.
+
+Whatever stands before the stem's name stands before all names: no list of wrappers is needed, since
+the complete table decides whether what follows is one whole encoder.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isqrt
+from typing import Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from fcmae.architecture import SIZES, STEM_STRIDES, Architecture
+from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Row, listing, shapes_of, table
+
+Layout = Literal["timm", "official", "transformers", "dinov3"]
+# the stem's convolution in each layout; transformers puts a family before all but the classifier
+STEMS: dict[Layout, str] = {
+    "timm": r"stem\.0",
+    "official": r"downsample_layers\.0\.0",
+    "transformers": r"(?:convnext\.|convnextv2\.)?embeddings\.patch_embeddings",
+    "dinov3": r"(?:model\.)?stages\.0\.downsample_layers\.0",
+}
+STEM_KEYS = {
+    layout: re.compile(rf"((?:.+?\.)??){stem}\.(?:weight|kernel|bias)")
+    for layout, stem in STEMS.items()
+}
+# what is left out by its exact prefix, which follows the encoder's own or a part of that
+DROPPED = {
+    "decoder": (
+        *("decoder.", "mask_token", "proj.", "pred."),
+        # SparK's
+        *("dense_decoder.", "densify_norms.", "densify_projs.", "imn_m", "imn_s", "norm_black"),
+    ),
+    "heads of self-distillation": ("dino_head.", "ibot_head.", "projectors."),
+    "norms of the stages' outputs": (
+        *("norms.0.", "norms.1.", "norms.2.", "norm0.", "norm1.", "norm2.", "norm3."),
+        "hidden_states_norms.",
+    ),
+    "rest of CLIP": (
+        *("visual.head.", "transformer.", "text.", "token_embedding.", "positional_embedding"),
+        *("text_projection", "ln_final.", "logit_scale", "logit_bias"),
+    ),
+    "average's counter": ("n_averaged",),
+}
+HIDDEN_LAYER = "head.pre_logits."  # of timm's *_mlp: the classifier after it is dropped with it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """How a file names its tensors."""
+
+    layout: Layout
+    """Whose names they are; ours are timm's."""
+    prefix: str
+    """What stands before each name."""
+    hidden_layer: bool
+    """Whether the classifier has a hidden layer, and is dropped for it."""
+
+    def drops(self, key: str) -> str | None:
+        """Name the part that `key` belongs to if that is left out, by its exact prefix."""
+        if self.hidden_layer and key.startswith((f"{self.prefix}{HIDDEN_LAYER}", self.classifier)):
+            return "classifier with a hidden layer"
+        starts = [0, *(dot.end() for dot in re.finditer(r"\.", self.prefix))]
+        ancestors = [self.prefix[:start] for start in starts]
+        for part, prefixes in DROPPED.items():
+            if any(key.startswith(a + p) for a in ancestors for p in prefixes):
+                return part
+        return None
+
+    @property
+    def classifier(self) -> str:
+        """The prefix of timm's classifier."""
+        return f"{self.prefix}{CLASSIFIER}"
+
+    def names(self, row: Row) -> list[str]:
+        """List the keys under which the tensor of `row` may be in the file."""
+        names: tuple[str, ...]
+        if self.layout == "timm":
+            names = (row.ours,)
+        elif self.layout == "official":
+            names = (row.dense, row.sparse)
+            if row.ours.startswith(FINAL_NORM):
+                names += (f"norms.3.{row.dense.removeprefix('norm.')}",)  # DINOv3's own
+        elif self.layout == "transformers":
+            names = (row.hf, f"convnext.{row.hf}", f"convnextv2.{row.hf}")
+        else:
+            names = (row.dinov3, f"model.{row.dinov3}")
+        return [self.prefix + name for name in dict.fromkeys(names)]
+
+
+def encoders_in(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Layout, str]]:
+    """Find the layout and the prefix of each encoder whose stem is among these tensors."""
+    found = set[tuple[Layout, str]]()
+    for key in tensors:
+        for layout, pattern in STEM_KEYS.items():
+            match = pattern.fullmatch(key)
+            if match and (layout, match[1]) not in found:
+                found.add((layout, match[1]))
+                yield layout, match[1]
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> Naming:
+    """Recognise whose names tensors have, and their prefix.
+
+    Raises:
+        ValueError: there is no ConvNeXt among them, or several.
+    """
+    found = list(encoders_in(tensors))
+    if not found:
+        raise ValueError(
+            "no ConvNeXt: neither the stem of timm's names (stem.0.*), nor of the official ones"
+            " (downsample_layers.0.0.*), nor of transformers' is among its"
+            f" {len(tensors)} tensors{listing(sorted(tensors))}"
+        )
+    if len(found) > 1:
+        raise ValueError(f"{len(found)} encoders{listing([prefix for _, prefix in found])}")
+    ((layout, prefix),) = found
+    hidden = layout == "timm" and any(k.startswith(prefix + HIDDEN_LAYER) for k in tensors)
+    return Naming(layout=layout, prefix=prefix, hidden_layer=hidden)
+
+
+def infer(tensors: Mapping[str, Tensor]) -> Architecture:
+    """Infer the architecture from names and shapes; the image size stays the default.
+
+    Raises:
+        ValueError: something cannot be inferred; the message names it and what it depends on.
+    """
+    naming = recognise(tensors)
+    row, _, norm, *_ = table(Architecture())
+    stem = next((n for n in naming.names(row) if n in tensors), None)
+    if stem is None:
+        raise ValueError("the model cannot be inferred: the stem's convolution is missing")
+    shape = tensors[stem].shape
+    if stem.endswith(".kernel") and len(shape) in (2, 3):
+        sites, in_chans, width = shape if len(shape) == 3 else (1, *shape)
+        k = isqrt(sites)
+    elif not stem.endswith(".kernel") and len(shape) == 4:
+        width, in_chans, k, _ = shape
+    else:
+        raise ValueError(f"in_chans cannot be inferred: {stem} of {list(shape)} is no convolution")
+    check_layers(tensors, naming, norm, k)
+    mine = [key for key in tensors if not naming.drops(key)]
+    if any(".grn." in key for key in mine):
+        family = "convnextv2"
+    elif any(key.endswith((".gamma", ".layer_scale_parameter")) for key in mine):
+        family = "convnext"
+    else:
+        raise ValueError("V1 or V2 cannot be inferred: there is neither GRN (V2) nor gamma (V1)")
+    name = f"{family}_{size_of(tensors, naming, width)}"
+    return Architecture(name=name, in_chans=in_chans, stem_stride=k)
+
+
+def check_layers(tensors: Mapping[str, Tensor], naming: Naming, norm: Row, k: int) -> None:
+    """Check that the stem is one convolution without overlap, and that norms have a bias.
+
+    Raises:
+        ValueError: the encoder has other layers; the message says what they are.
+    """
+    if k == 3 and naming.layout == "timm":
+        raise ValueError(
+            "its stem of two overlapping 3 x 3 convolutions (as timm's *_ols models have) lets"
+            " patches see each other, so that no sparse encoder of this project has it: take the"
+            " model without _ols, or fine-tune it with --backbone timm:NAME"
+        )
+    if k not in STEM_STRIDES:
+        raise ValueError(f"the stem's kernel of {k} x {k} is none of 4, 2, 1: not a known stem")
+    weights = [name for name in naming.names(norm) if name in tensors]
+    if weights and not any(f"{name.removesuffix('weight')}bias" in tensors for name in weights):
+        raise ValueError(
+            f"its norms have no bias ({weights[0]} is alone): RMS norms, as timm's *_rms models"
+            " have, and the encoders of this project have LayerNorm: fine-tune it with --backbone"
+            " timm:NAME"
+        )
+
+
+def size_of(tensors: Mapping[str, Tensor], naming: Naming, width: int) -> str:
+    """Name the size of an encoder by its first width, and by its depth where sizes share that.
+
+    Raises:
+        ValueError: no size has this width.
+    """
+    sizes = [name for name, size in SIZES.items() if size.widths[0] == width]
+    if not sizes:
+        known = ", ".join(f"{size.widths[0]} ({name})" for name, size in SIZES.items())
+        raise ValueError(
+            f"the model cannot be inferred: the stem's width {width} is none of {known}"
+        )
+    for name in sorted(sizes, key=lambda name: -SIZES[name].depths[2]):
+        last = f"stages.2.blocks.{SIZES[name].depths[2] - 1}."
+        rows = table(Architecture(name=f"convnext_{name}"))
+        mine = [n for row in rows if row.ours.startswith(last) for n in naming.names(row)]
+        if any(n in tensors for n in mine):
+            return name
+    return sizes[0]
+
+
+def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """Rename and reshape an encoder's tensors, out of any layout, as ours are.
+
+    The final norm and the classifier, which FCMAE does not train, are kept if they are there. Every
+    key is used once; only what `Naming.drops` names is dropped. A tensor that is there under two
+    names, as the final norm of DINOv3's official files, is used once.
+
+    Raises:
+        ValueError: tensors are missing, left over or of another shape; the message lists them.
+    """
+    naming = recognise(tensors)
+    left = {key: tensor for key, tensor in tensors.items() if not naming.drops(key)}
+    rows, shapes = wanted(left, naming, architecture)
+    renamed: dict[str, Tensor] = {}
+    missing: list[str] = []
+    misshapen: list[str] = []
+    for row in rows:
+        names = naming.names(row)
+        key, *again = [name for name in names if name in left] or [None]
+        if key is None:
+            missing.append(names[0])
+            continue
+        tensor = left.pop(key)
+        for other in again:
+            if torch.equal(left[other], tensor):
+                del left[other]
+        shape = shapes[row.ours]
+        value = from_kernel(tensor, shape) if key.endswith(".kernel") else reshaped(tensor, shape)
+        if value is None:
+            misshapen.append(f"{key} {list(tensor.shape)} for {list(shape)}")
+        else:
+            renamed[row.ours] = value
+    wrong = {"missing": missing, "unused": sorted(left), "of another shape": misshapen}
+    if any(wrong.values()):
+        parts = [f"{len(keys)} {what}{listing(keys)}" for what, keys in wrong.items()]
+        beside = any(not key.startswith(naming.prefix) for key in left)
+        way = f"; --key {naming.prefix.strip('.')} leaves out what is beside it" if beside else ""
+        raise ValueError(f"the weights are not those of {architecture}: {'; '.join(parts)}{way}")
+    return renamed
+
+
+def wanted(
+    left: Mapping[str, Tensor], naming: Naming, architecture: Architecture
+) -> tuple[list[Row], dict[str, torch.Size]]:
+    """List the rows that have to be among the tensors `left`, and the shapes under our names.
+
+    They are those of the encoder, of the final norm if any of it is there, and of both norm and
+    classifier if any of the classifier is: a file with only one of them is partial.
+    """
+    shapes = shapes_of(architecture)
+    rows = table(architecture)
+    encoder = [row for row in rows if row.ours in shapes]
+    norm = [row for row in rows if row.ours.startswith(FINAL_NORM)]
+    classifier = [row for row in rows if row.ours.startswith(CLASSIFIER)]
+    assert len(encoder) == len(shapes)
+    assert len(encoder) + len(norm) + len(classifier) == len(rows)
+    classified = [left[n] for row in classifier for n in naming.names(row) if n in left]
+    if classified:
+        classes = classified[0].shape[:1]
+        encoder += norm + classifier
+        weight, bias = (row.ours for row in classifier)
+        shapes |= {weight: torch.Size([*classes, architecture.dim]), bias: classes}
+    elif any(n in left for row in norm for n in naming.names(row)):
+        encoder += norm
+    shapes |= {row.ours: torch.Size([architecture.dim]) for row in norm}
+    return encoder, shapes
+
+
+def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:
+    """Reshape a tensor, or return None if the shapes differ in more than axes of length 1."""
+    if [n for n in tensor.shape if n != 1] != [n for n in shape if n != 1]:
+        return None
+    return tensor.reshape(shape)
+
+
+def from_kernel(kernel: Tensor, shape: torch.Size) -> Float[Tensor, "o i k k"] | None:
+    """Turn a kernel of MinkowskiEngine into a convolution's weight, or None if it does not fit.
+
+    MinkowskiEngine holds the site (row, column) of a k x k kernel at row + k column.
+    """
+    o, i, k, _ = shape
+    sites = reshaped(kernel, (k * k, i, o))
+    return None if sites is None else rearrange(sites, "(w h) i o -> o i h w", h=k)
