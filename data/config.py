@@ -111,6 +111,7 @@ class DataConfig(PixelConfig):
     scripts/make_shards.py keeps in their index."""
     std: tuple[float, ...] = IMAGENET_STD
     """Standard deviation of each channel, or one value for all; none: the shards' own."""
-    workers: int = 2
-    """Processes that decode images, for each training process; they change no number."""
+    workers: int | None = 2
+    """Processes that decode images, for each training process; they change no number. None takes
+    as many as this machine has cores, at most 16, shared among all training processes."""
     source: SourceConfig = field(default_factory=SourceConfig)

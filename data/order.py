@@ -107,6 +107,7 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
         self.start = start
         self.steps = steps
         self.rank = rank
+        self.world = world
         self.micro_batches = micro_batches
         self.micro_size = batch_size // parts
         self.share = micro_batches * self.micro_size

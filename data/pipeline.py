@@ -12,6 +12,7 @@ from data.bad_samples import BadSample
 from data.config import EIGHT_BITS, DataConfig, PixelConfig
 from data.decode import Picture, encoded_image, open_image
 from data.fitting import Fitted, Tiles
+from data.making.workers import cores
 from data.order import GlobalBatches
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
@@ -196,7 +197,18 @@ def train_loader(
         image=config.image,
         replace=True,
     )
-    return batch_loader(images, batches, workers=config.workers, pin_memory=pin_memory)
+    workers = worker_count(config.workers, batches.world)
+    return batch_loader(images, batches, workers=workers, pin_memory=pin_memory)
+
+
+def worker_count(workers: int | None, world: int) -> int:
+    """The number of processes that decode images for one of `world` training processes.
+
+    Args:
+        workers: What the config says; None for the cores of this machine, at most 16, shared.
+        world: The number of training processes.
+    """
+    return max(1, min(cores(), 16) // world) if workers is None else workers
 
 
 def batch_loader(

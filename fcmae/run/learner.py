@@ -50,7 +50,7 @@ class Learner:
         prefix: what stands before their names in a checkpoint.
 
     Raises:
-        ValueError: the config makes no step, or its warm-up is longer than the run.
+        ValueError: the config makes no step.
     """
 
     def __init__(
@@ -75,6 +75,11 @@ class Learner:
         self.device = accelerator.device
         self.total = total_steps(config, samples)
         self.warmup = warmup_steps(config, samples)
+        if config.steps is None and (config.warmup_epochs or 0) >= config.epochs:
+            accelerator.print(
+                f"optim.warmup_epochs={config.warmup_epochs} is not shorter than the run of"
+                f" {config.epochs} epochs: the warm-up is a tenth of it, {self.warmup} steps"
+            )
         # fused, since it never waits for the device
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.base_lr, betas=config.betas, fused=True

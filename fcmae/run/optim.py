@@ -16,9 +16,9 @@ class OptimConfig:
     """Length of the run in passes over the data, unless steps is given."""
     steps: int | None = None
     """Length of the run in steps."""
-    warmup_epochs: float = 40.0
-    """Length of the linear warm-up in passes over the data. If steps is given, it is at most a
-    tenth of the run."""
+    warmup_epochs: float | None = 40.0
+    """Length of the linear warm-up in passes over the data. None makes it a tenth of the run, and
+    so does a length that is not shorter than the run; if steps is given, it is at most a tenth."""
     base_lr: float = 1.5e-4
     """Peak learning rate for a batch of 256; it grows in proportion to batch_size."""
     min_lr: float = 0.0
@@ -60,17 +60,15 @@ def warmup_steps(config: OptimConfig, samples: int) -> int:
     """Compute the number of steps of the warm-up, where a pass has `samples` images.
 
     Raises:
-        ValueError: the warm-up is not shorter than the run.
+        ValueError: see `total_steps`.
     """
+    total = total_steps(config, samples)
+    if config.warmup_epochs is None:
+        return total // 10
     steps = int(config.warmup_epochs * samples / config.batch_size)
     if config.steps is not None:
-        return min(steps, config.steps // 10)
-    if steps >= total_steps(config, samples):
-        raise ValueError(
-            f"optim.warmup_epochs={config.warmup_epochs} must be fewer than"
-            f" optim.epochs={config.epochs}; a tenth of them is usual"
-        )
-    return steps
+        return min(steps, total // 10)
+    return steps if steps < total else total // 10
 
 
 def lr_at(

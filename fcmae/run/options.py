@@ -10,8 +10,11 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class RunConfig:
     """What cannot change a number, of pretraining and of fine-tuning."""
 
-    save_every: int = 500
-    """Steps between checkpoints; one is always written at the end."""
+    save_every: int | None = 500
+    """Steps between checkpoints; one is always written at the end. None leaves it to save_minutes.
+    """
+    save_minutes: float | None = None
+    """Minutes after the last checkpoint in which another one is begun, whatever the step."""
     keep: int = 3
     """Checkpoints to keep, the newest ones."""
     keep_every: int | None = None
@@ -29,8 +32,12 @@ class RunConfig:
         """Check the values.
 
         Raises:
-            ValueError: an interval, or the number of checkpoints to keep, is below 1.
+            ValueError: an interval, or the number of checkpoints to keep, is below 1; or the
+                minutes between checkpoints are not above 0.
         """
         for name in ("save_every", "keep", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"run.{name}={getattr(self, name)} must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"run.{name}={value} must be at least 1")
+        if self.save_minutes is not None and not self.save_minutes > 0:
+            raise ValueError(f"run.save_minutes={self.save_minutes} must be above 0")

@@ -16,6 +16,7 @@ A program sets a run up by the functions of this module, and its loop reads
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -181,6 +182,7 @@ class Session:
         self.last = False
         self.saving = False
         self.logging = False
+        self.saved_at = time.monotonic()
 
         world = accelerator.num_processes
         sharded = isinstance(learner.trained, FSDPModule)
@@ -218,7 +220,8 @@ class Session:
         for step in self.progress:
             after = step + 1
             self.last = after == self.progress.end
-            self.saving = self.last or after % self.options.save_every == 0
+            every = self.options.save_every
+            self.saving = self.last or (every is not None and after % every == 0)
             self.logging = self.saving or after % self.options.log_every == 0
             yield step
             if self.signalled or self.writer.failed():
@@ -243,8 +246,9 @@ class Session:
         learner = self.learner
         step = learner.state.step
         self.progress.note(step, learner.loss)
-        self.signalled = self.stop.agreed()
-        if not (self.logging or self.signalled):
+        self.signalled, due = self.stop.agreed(self.due_by_clock())
+        self.saving = self.saving or bool(self.signalled) or due
+        if not (self.logging or self.saving):
             return None
         if not learner.scaler.is_enabled():  # it would have taken no such step
             self.progress.note(step, learner.norm.to(learner.device))
@@ -260,6 +264,14 @@ class Session:
             line["loss_scale"] = learner.scaler.get_scale()
         return line
 
+    def due_by_clock(self) -> bool:
+        """Whether the main process finds a checkpoint due, which it says once."""
+        minutes = self.options.save_minutes
+        late = minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
+        if late:
+            self.saved_at = time.monotonic()
+        return late and self.accelerator.is_main_process
+
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl, show it in the terminal, and hand it to the trackers."""
         self.progress.log(line)
@@ -272,7 +284,8 @@ class Session:
         Raises:
             OSError: the checkpoint before it could not be written.
         """
-        if self.saving or self.signalled:
+        if self.saving:
+            self.saved_at = time.monotonic()
             is_main = self.accelerator.is_main_process
             state, files = self.learner.snapshot(keep=is_main)
             if is_main:

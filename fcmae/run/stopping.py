@@ -1,5 +1,7 @@
 """Stopping on a signal: all processes finish the same step, save, and exit with a known status.
 
+Checkpoints that are due by the clock are agreed on in the same way.
+
 Schedulers send SIGTERM or SIGUSR1 some time before they take a machine back, to one process or to
 all, at moments that differ between processes.
 """
@@ -24,7 +26,7 @@ STATUS: dict[int, int] = {
 
 
 class Stop:
-    """Tells after each step whether to stop, the same on every process.
+    """Tells after each step whether to stop or to save, the same on every process.
 
     SIGTERM, SIGUSR1 and the first Ctrl-C are noted; the second Ctrl-C acts at once. Several
     processes send what they noted to each other in each step, in the background and through main
@@ -49,16 +51,23 @@ class Stop:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
 
-    def agreed(self) -> int:
-        """Return the signal on which all processes stop now, or 0; each calls it once a step."""
+    def agreed(self, due: bool) -> tuple[int, bool]:
+        """Return the signal on which all processes stop now, or 0, and whether all save now.
+
+        Each process calls it once a step.
+
+        Args:
+            due: whether a checkpoint is due by the clock of this process.
+        """
         if self.group is None:
-            return self.noted
+            return self.noted, due
         before = self.sent
-        number = torch.tensor(self.noted)
-        work = dist.all_reduce(number, dist.ReduceOp.MAX, self.group, async_op=True)
-        self.sent = (work, number)
+        noted = torch.tensor([self.noted, int(due)])
+        work = dist.all_reduce(noted, dist.ReduceOp.MAX, self.group, async_op=True)
+        self.sent = (work, noted)
         if before is None:
-            return 0
-        work, number = before
+            return 0, False
+        work, noted = before
         work.wait()
-        return int(number)
+        number, some_due = noted.tolist()
+        return number, bool(some_due)

@@ -45,8 +45,9 @@ class FitOptimConfig(OptimConfig):
     """Images a step over all processes and accumulated micro-batches."""
     epochs: float = 50.0
     """Length of the run in passes over the data, unless steps is given."""
-    warmup_epochs: float = 5.0
-    """Linear warm-up in passes over the data; at most a tenth of a run that is given in steps."""
+    warmup_epochs: float | None = 5.0
+    """Linear warm-up in passes over the data. None makes it a tenth of the run, and so does a
+    length that is not shorter than the run; if steps is given, it is at most a tenth."""
     base_lr: float = 4e-3
     """Peak learning rate for a batch of 256; it grows in proportion to batch_size."""
     betas: tuple[float, float] = (0.9, 0.999)

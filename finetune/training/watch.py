@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from data.pipeline import worker_count
 from data.transforms import Normalise
 from fcmae import FCMAE, collapse
 from fcmae.reconstruct import reconstruct, save_views
@@ -120,7 +121,7 @@ class Watch:
         data = LabelledData(
             train=watch.knn_train,
             test=watch.knn_test,
-            workers=self.config.data.workers,
+            workers=worker_count(self.config.data.workers, self.session.accelerator.num_processes),
             max_bad_fraction=self.config.data.max_bad_fraction,
             pixels=self.config.data.pixels,
             range=self.config.data.range,

@@ -233,8 +233,9 @@ def test_steps_follow_from_epochs() -> None:
     assert total_steps(OptimConfig(steps=5), 25) == 5
     assert warmup_steps(OptimConfig(warmup_epochs=2.0, batch_size=10), 25) == 5
     assert warmup_steps(OptimConfig(steps=40, batch_size=10), 25) == 4
-    with pytest.raises(ValueError, match=r"warmup_epochs=40\.0 must be fewer than"):
-        warmup_steps(OptimConfig(epochs=20.0, batch_size=10), 25)
+    assert warmup_steps(OptimConfig(epochs=20.0, batch_size=10), 25) == 5  # for 40, of 50
+    assert warmup_steps(OptimConfig(epochs=20.0, warmup_epochs=None, batch_size=10), 25) == 5
+    assert warmup_steps(OptimConfig(steps=40, warmup_epochs=None), 25) == 4
     with pytest.raises(ValueError, match="makes no step; raise it"):
         total_steps(OptimConfig(epochs=1.0, batch_size=100), 25)
 

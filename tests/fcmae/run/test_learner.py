@@ -77,6 +77,17 @@ def test_learning_rate_is_scaled_for_each_group() -> None:
     assert rates == [0.5 * learner.lr, learner.lr]
 
 
+def test_a_warm_up_beyond_the_run_shrinks_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    learner = learner_of(steps=None, epochs=20.0, warmup_epochs=40.0)
+    assert learner.warmup == learner.total // 10
+    assert capsys.readouterr().out == (
+        "optim.warmup_epochs=40.0 is not shorter than the run of 20.0 epochs: the warm-up is a"
+        f" tenth of it, {learner.warmup} steps\n"
+    )
+    learner_of(steps=None, epochs=20.0, warmup_epochs=None)
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_resumed_run_equals_an_uninterrupted_one(precision: Precision, tmp_path: Path) -> None:
     uninterrupted = learner_of(precision, ema=0.9, accumulate=2, clip_grad=1.0)

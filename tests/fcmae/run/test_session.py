@@ -105,6 +105,22 @@ def test_a_run_logs_and_saves_when_it_is_due(tmp_path: Path) -> None:
     assert (start["step"], start["world_size"], start["device"]) == (0, 1, "cpu")
 
 
+def test_checkpoints_are_written_by_the_clock_and_change_no_line(tmp_path: Path) -> None:
+    config = Config(run=RunConfig(save_every=None, save_minutes=1e-9, log_every=3, keep=9))
+    by_clock = learner_of()
+    go(session_of(tmp_path / "clock", by_clock, config))
+    assert steps_of(tmp_path / "clock") == [3, 4]
+    written = [path.name for path in checkpoint.checkpoints(tmp_path / "clock")]
+    assert written == [f"step_{step:07d}" for step in (1, 2, 3, 4)]
+    config = Config(run=RunConfig(save_every=None, save_minutes=60.0, log_every=3))
+    at_the_end = learner_of()
+    go(session_of(tmp_path / "end", at_the_end, config))
+    assert [path.name for path in checkpoint.checkpoints(tmp_path / "end")] == ["step_0000004"]
+    assert_equal(by_clock, at_the_end)
+    with pytest.raises(ValueError, match=r"run\.save_minutes=0\.0 must be above 0"):
+        RunConfig(save_minutes=0.0).check()
+
+
 def test_a_signal_ends_the_steps_and_saves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
