@@ -261,4 +261,13 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         images = [image if image.ndim == 4 else image[None] for image in images]
         lists["image"] = torch.cat(images)
     others = [{name: item[name] for name in item if name not in lists} for item in items]
-    return default_collate(others) | lists
+    try:
+        return default_collate(others) | lists
+    except RuntimeError as error:
+        if "shared memory" not in str(error):
+            raise
+        raise OSError(
+            "shared memory has no room for a batch of images: give /dev/shm more (docker run"
+            " --shm-size 2g; on Kubernetes an emptyDir of medium Memory), or decode without"
+            f" workers, --data.workers 0 ({error})"
+        ) from error

@@ -6,7 +6,8 @@ fetches the shard again, over the incomplete file.
 """
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -38,8 +39,7 @@ def open_cached(shard: Shard, config: SourceConfig) -> int:
             f"shard {shard.url} has {shard.size} bytes and data.source.cache_gb={config.cache_gb}"
             " holds less; raise it, or take data.source.read range"
         )
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{copy}.lock"):
+    with locked(Path(f"{copy}.lock")):
         with suppress(FileNotFoundError):
             return open_copy(copy)
         partial = copy.with_suffix(".part")
@@ -55,6 +55,28 @@ def open_cached(shard: Shard, config: SourceConfig) -> int:
         move_into_place(partial, copy)
     make_room(copy.parent, limit)  # others may have fetched meanwhile
     return file
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the lock of a file in the cache, whose folder is made; wait where another process does.
+
+    Raises:
+        OSError: The folder cannot be written, or its file system has no locks.
+    """
+    lock = FileLock(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise OSError(
+            f"{file.parent} cannot be used as a cache ({error}); name a folder that can be written,"
+            " on a disk with file locks, by --data.source.cache"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def open_copy(copy: Path) -> int:
@@ -80,7 +102,7 @@ def make_room(directory: Path, limit: float) -> None:
 
     A file that a process is fetching is locked, and stays.
     """
-    with FileLock(directory / "room.lock"):
+    with locked(directory / "room.lock"):
         files = []
         for path in directory.iterdir():
             # a part turns into a shard, and out of this list, at any time

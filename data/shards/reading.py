@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from data.config import SourceConfig
-from data.shards.cache import open_cached, rename_cached
+from data.shards.cache import locked, open_cached, rename_cached
 from data.shards.index import INDEX, Shard, from_entry, read_index, to_entry
 from data.shards.members import unpack
 from data.shards.patterns import expand, not_found
@@ -161,8 +160,7 @@ def index_unlisted(url: str, config: SourceConfig, image: str = "") -> Shard:
         version = str(status.st_mtime_ns)
     name = text_sha256(f"{where} {size} {version}")[:24]
     file = config.cache.expanduser() / "indexes" / f"{name}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):
+    with locked(file.with_suffix(".lock")):
         if file.exists():
             return from_entry(url, json.loads(file.read_text(encoding="utf-8")))
         if remote:

@@ -43,6 +43,7 @@ class Progress:
         shown: bool,
     ) -> None:
         self.run = run
+        self.first = steps.start + 1
         self.end = steps.stop
         self.batch_size = batch_size
         self.names_of_step = names_of_step
@@ -96,7 +97,7 @@ class Progress:
                 names = self.names_of_step(step - 1, failures.index(first))
                 content = {"step": step, "lr": lr, "samples": names}
                 write_json(not_finite_file(self.run, step), content)
-            raise FloatingPointError(not_finite_message(self.run, step, lr))
+            raise FloatingPointError(not_finite_message(self.run, step, lr, self.first))
         return sum(losses) / len(losses)
 
     def line(
@@ -147,13 +148,28 @@ def not_finite_file(run: Path, step: int) -> Path:
     return run / f"not_finite_{step:07d}.json"
 
 
-def not_finite_message(run: Path, step: int, lr: float) -> str:
-    """Describe a loss that is not finite at `step`, counted from 1, and the ways out."""
+def not_finite_message(run: Path, step: int, lr: float, first: int) -> str:
+    """Describe a loss that is not finite, and the ways out.
+
+    Args:
+        run: the directory of the run.
+        step: the first such step, counted from 1.
+        lr: the learning rate of the step.
+        first: the first step of this start. No step of it has changed the weights before, so that
+            the images or the weights themselves are to blame.
+    """
     newest = latest(run)
+    listed = f"whose samples {not_finite_file(run, step)} lists"
+    if step == first:
+        began = f"the weights of {newest}" if newest else "init.weights, if they are given,"
+        return (
+            f"the loss is not finite at step {step}, the first of this start, {listed}; not the"
+            " learning rate is to blame: look for NaN and huge values in these images, for a"
+            f" data.mean or data.std that is not on their scale, and in {began} for NaN"
+        )
     go_on = f" and --init.weights {newest} --init.decoder True" if newest else ""
     return (
-        f"the loss is not finite at step {step} (lr {lr:.2g}), whose samples"
-        f" {not_finite_file(run, step)} lists; newest checkpoint: {newest}; start another --run.dir"
-        " with a lower optim.base_lr, a longer warm-up, optim.clip_grad or precision fp32"
-        f"{go_on}"
+        f"the loss is not finite at step {step} (lr {lr:.2g}), {listed}; newest checkpoint:"
+        f" {newest}; if the images have no NaN or huge values, start another --run.dir with a lower"
+        f" optim.base_lr, a longer warm-up, optim.clip_grad or precision fp32{go_on}"
     )

@@ -11,9 +11,10 @@ weight's gradient. Compiled code is cached on disk.
 """
 
 import inspect
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numba
@@ -123,9 +124,27 @@ def pool(threads: int) -> ThreadPoolExecutor:
 
 
 def jit(loops: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile loops with Numba, without the wrapper that checks shapes in tests."""
-    compiler = numba.njit(nogil=True, cache=True, fastmath=FAST, error_model="numpy")
-    return compiler(inspect.unwrap(loops))
+    """Compile loops with Numba, without the wrapper that checks shapes in tests.
+
+    Compiled code is kept on disk where there is a place for it, and one line says where not.
+    """
+    unwrapped = inspect.unwrap(loops)
+    compiler = partial(numba.njit, nogil=True, fastmath=FAST, error_model="numpy")
+    try:
+        return compiler(cache=True)(unwrapped)
+    except RuntimeError:  # Numba finds no folder that it can write
+        say_not_kept()
+        return compiler()(unwrapped)
+
+
+@lru_cache
+def say_not_kept() -> None:
+    """Say, once, that compiled code cannot be kept on disk."""
+    print(
+        "compiled loops cannot be kept on disk, since neither the folder of the code nor the user's"
+        " own can be written, and are compiled at each start; set NUMBA_CACHE_DIR to one that can",
+        file=sys.stderr,
+    )
 
 
 @jit

@@ -19,6 +19,7 @@ from fcmae.encoder import Encoder
 from fcmae.run import checkpoint
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
 from fcmae.weights.fetching import fetch, is_remote
+from fcmae.weights.finite import refuse_not_finite
 from fcmae.weights.metadata import CLASSES, HEADER, Metadata, class_names, header_for
 from fcmae.weights.recognition import canonical, infer, recognise
 from fcmae.weights.safetensors_files import extra_part
@@ -90,7 +91,8 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
 
     Raises:
         OSError: a file cannot be read or fetched.
-        ValueError: the file is damaged, or its tensors are not those of one whole encoder.
+        ValueError: the file is damaged, or its tensors are not those of one whole encoder, or not
+            finite.
     """
     path, *notes = fetch(str(source)) if is_remote(str(source)) else (Path(source),)
     content = read_content(path)
@@ -113,6 +115,7 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
         metadata = metadata or metadata_beside(content, known)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    refuse_not_finite(kept, path)
     naming = recognise(tensors)
     return Weights(
         tensors=kept,
@@ -223,11 +226,12 @@ def load_decoder(decoder: nn.Module, source: str | Path) -> str:
 
     Raises:
         OSError: there is no checkpoint, or it cannot be read.
-        ValueError: the checkpoint is damaged, or its decoder is another one.
+        ValueError: the checkpoint is damaged, or its decoder is another one, or not finite.
     """
     path = find_checkpoint(Path(source))
     tensors, _ = read_checkpoint(path)
     prefix = "decoder."
     kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    refuse_not_finite(kept, path)
     checkpoint.fill(decoder.state_dict(), kept, path)
     return f"decoder from {path}"

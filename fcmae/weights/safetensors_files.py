@@ -8,6 +8,7 @@ from typing import Any, cast
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fcmae.weights.finite import refuse_not_finite
 from fcmae.weights.metadata import HEADER, Metadata
 
 
@@ -76,7 +77,9 @@ def read_converted(path: Path) -> tuple[dict[str, Tensor], Metadata, dict[str, s
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file was not written by this project.
+        ValueError: the file was not written by this project, or has values that are not finite.
     """
     with open_converted(path) as (file, metadata, extra_header):
-        return tensors_of(file), metadata, extra_header
+        tensors = tensors_of(file)
+    refuse_not_finite(tensors, path)
+    return tensors, metadata, extra_header

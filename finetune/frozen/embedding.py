@@ -32,7 +32,7 @@ from fcmae.run.files import move_into_place, replacing, write_json
 from fcmae.weights.metadata import CLASSES
 from finetune.frozen.config import EmbedConfig
 from finetune.frozen.feature_file import arrow, reading_of, rows_of, to_metadata
-from finetune.labels.inference import means_of, tiled
+from finetune.labels.inference import means_of, refuse_not_finite, tiled
 from finetune.labels.labelled import samples_of
 from finetune.labels.names import class_names
 from finetune.models.backbone import backbone, sha256_of, to_device
@@ -52,8 +52,8 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
 
     Raises:
         OSError: shards, weights or the folder of parts cannot be used, or the file exists.
-        ValueError: flags or weights that do not fit, too many bad samples, or parts of another
-            command.
+        ValueError: flags or weights that do not fit, too many bad samples, features that are not
+            finite, or parts of another command.
         ModuleNotFoundError: see `arrow`.
     """
     shards, out, folder = places_of(config)
@@ -90,9 +90,11 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     def rows(batch: Mapping[str, Any]) -> Any:
         x = normalise(batch["image"].to(accelerator.device))
         features = tiled(partial(pooled, model, pool="last"), x, config.data.batch_size).cpu()
+        means = means_of(features, batch["tiles"])
+        refuse_not_finite(means, batch["whole"], lambda i: images.name(int(batch["sample"][i])))
         if config.tiles == "rows":
             return rows_of(batch, features, images.samples, a_tile=True)
-        return rows_of(batch, means_of(features, batch["tiles"]), images.samples, a_tile=False)
+        return rows_of(batch, means, images.samples, a_tile=False)
 
     write_pieces(todo, rows, images, bad, config.data.workers, accelerator)
     if accelerator.is_main_process:

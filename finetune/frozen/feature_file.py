@@ -124,11 +124,22 @@ class FeatureTable:
         return self.file.metadata.num_rows
 
     def features(self) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m d"]]]:
-        """The numbers and features of all rows, in order, some at a time."""
+        """The numbers and features of all rows, in order, some at a time.
+
+        Raises:
+            ValueError: a feature is not finite, and has no neighbours.
+        """
         start = 0
         for batch in self.file.iter_batches(self.rows, columns=["feature"]):
             rows = torch.arange(start, start := start + len(batch))
-            yield rows, torch.tensor(batch.column(0).flatten().to_numpy()).view(len(batch), -1)
+            part = torch.tensor(batch.column(0).flatten().to_numpy()).view(len(batch), -1)
+            wrong = rows[~part.isfinite().all(1)]
+            if len(wrong):
+                raise ValueError(
+                    f"{self.path}: the feature of row {int(wrong[0])} is not finite; embed again,"
+                    " with weights and images that have no NaN"
+                )
+            yield rows, part
 
     def config(self) -> FittedConfig:
         """How the pictures were read, see `reading_of`.

@@ -59,7 +59,7 @@ class Inference:
         Of a picture in tiles, it is the mean of their outputs.
 
         Raises:
-            ValueError: too many bad samples.
+            ValueError: too many bad samples, or outputs that are not finite.
         """
         world = self.accelerator.num_processes
         rows = list[Tensor]()
@@ -78,6 +78,7 @@ class Inference:
         x, y, kept = (torch.cat(gather_object(part))[order] for part in (rows, labels, whole))
         gathered = gather_object(groups)
         self.count(bad)
+        refuse_not_finite(x, kept, self.images.name)
         return Outputs(x, y, kept, [gathered[i] for i in order.tolist()])
 
     def batches(self) -> Iterator[tuple[Float[Tensor, "b c h w"], dict[str, Any]]]:
@@ -95,6 +96,15 @@ class Inference:
         quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())
         for batch in tqdm(loader, unit="batch", disable=quiet):
             yield normalise(batch["image"].to(device)), batch
+
+    def refuse_not_finite(self, rows: Float[Tensor, "b ..."], batch: dict[str, Any]) -> None:
+        """Check what the model gives for a batch, see the function of this name.
+
+        Raises:
+            ValueError: a sample that is whole has outputs that are not finite.
+        """
+        places = batch["sample"].tolist()
+        refuse_not_finite(rows, batch["whole"], lambda i: self.images.name(places[i]))
 
     def count(self, bad: list[BadSample]) -> int:
         """Name the bad samples that the processes met, and count them.
@@ -126,6 +136,28 @@ def means_of(outputs: Float[Tensor, "n d"], tiles: Sequence[int]) -> Float[Tenso
     if len(outputs) == len(tiles):
         return outputs
     return torch.stack([part.mean(0) for part in outputs.split(list(tiles))])
+
+
+def refuse_not_finite(
+    rows: Float[Tensor, "n ..."], whole: Bool[Tensor, " n"], name: Callable[[int], str]
+) -> None:
+    """Check that what a model gives for the samples that are whole are finite numbers.
+
+    Args:
+        rows: the outputs of each sample, on any device.
+        whole: which samples count.
+        name: names the sample of a row.
+
+    Raises:
+        ValueError: they are not; the message names the first such sample.
+    """
+    wrong = (whole & ~rows.isfinite().flatten(1).all(1).cpu()).nonzero().flatten()
+    if len(wrong):
+        raise ValueError(
+            f"the model's outputs for {len(wrong)} of {len(rows)} samples are not finite, first for"
+            f" {name(int(wrong[0]))}; look for NaN or huge values in these images, compare mean,"
+            " std and --data.pixels with those of the pretraining, or take other weights"
+        )
 
 
 def read_image(path: Path, metadata: Metadata, config: FittedConfig) -> Float[Tensor, "n c h w"]:

@@ -30,15 +30,17 @@ def confusion_of(
     since all of their mask is ignored.
 
     Raises:
-        ValueError: too many bad samples.
+        ValueError: too many bad samples, or answers that are not finite.
     """
     device = inference.accelerator.device
     matrix = torch.zeros(classes, classes, dtype=torch.long, device=device)
     bad = list[BadSample]()
     for x, batch in inference.batches():
         truth = batch["label"].to(device).long()
+        answers = model(x)
+        inference.refuse_not_finite(answers, batch)
         matrix += multiclass_confusion_matrix(
-            model(x).argmax(1), truth, classes, ignore_index=IGNORED
+            answers.argmax(1), truth, classes, ignore_index=IGNORED
         )
         bad += batch["bad"]
     skipped = inference.count(bad)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from data.config import IMAGE_SUFFIXES, FittedConfig
 from data.making.walking import described, find_images
 from fcmae.weights.metadata import Metadata
-from finetune.labels.inference import read_image, tiled
+from finetune.labels.inference import read_image, refuse_not_finite, tiled
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 
@@ -94,10 +94,12 @@ def answers_to(
     """Probabilities of the classes, or the value, for one file; the mean of those of its tiles.
 
     Raises:
-        ValueError: it cannot be decoded.
+        ValueError: it cannot be decoded, or the answers are not finite.
     """
     images = read_image(path, metadata, config)
-    return task.answers(tiled(model.eval(), images, TILES)).mean(0)
+    answers = task.answers(tiled(model.eval(), images, TILES)).mean(0, keepdim=True)
+    refuse_not_finite(answers, torch.ones(1, dtype=torch.bool), lambda _: str(path))
+    return answers[0]
 
 
 def ranked(task: Task, answers: Float[Tensor, " k"], top: int) -> list[tuple[str, float]]:

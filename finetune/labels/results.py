@@ -20,6 +20,13 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def shown(value: object, digits: int = 4) -> str:
+    """A value as a table shows it; None stands for a number that is not defined."""
+    if value is None:
+        return "not defined"
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
 def report(name: str, result: dict[str, Any], out: Path) -> None:
     """Write the result as JSON and print it as a table; for the main process alone.
 
@@ -41,5 +48,5 @@ def report(name: str, result: dict[str, Any], out: Path) -> None:
             continue  # a table of its own
         if isinstance(value, dict):
             value = f"{value['mean']:.4f} +- {value['std']:.4f} over {len(value['values'])} seeds"
-        table.add_row(key, f"{value:.4f}" if isinstance(value, float) else str(value))
+        table.add_row(key, shown(value))
     Console().print(table)

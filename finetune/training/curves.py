@@ -32,11 +32,16 @@ class Curves:
             measured: its measures by name.
 
         Raises:
-            ValueError: the metric is none of them.
+            ValueError: the metric is none of them, or not defined for the samples.
         """
         if self.metric not in measured:
             known = [name for name, value in measured.items() if isinstance(value, float)]
             raise ValueError(f"metric={self.metric} is none of {', '.join(known)}")
+        if measured[self.metric] is None:
+            raise ValueError(
+                f"metric={self.metric} is not defined, since all samples of the test are on one"
+                " side; results are kept: choose another --metric, such as accuracy"
+            )
         self.samples[label] = samples
         row = self.values.setdefault(label, {})
         row.setdefault(column, []).append(measured[self.metric])

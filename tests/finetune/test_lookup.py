@@ -63,6 +63,13 @@ def cosines_of(features: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=-1)
 
 
+def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    features = features_of()
+    features[400, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"out\.parquet: the feature of row 400 is not finite"):
+        Whitening(table_of(tmp_path, features))
+
+
 def test_whitening_is_that_of_all_rows(tmp_path: Path) -> None:
     features = features_of()
     white = Whitening(table_of(tmp_path, features))(features)

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -108,6 +109,19 @@ def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys
         f"error: {folder}/broken.png: 8 bytes cannot be decoded as an image (no known format,"
         " though its name ends in .png)",
     ]
+
+
+def test_answers_that_are_not_finite_are_none(tmp_path: Path, capsys) -> None:
+    np.save(tmp_path / "huge.npy", np.full((20, 20, 3), 3e38, np.float32))
+    np.save(tmp_path / "fine.npy", np.full((20, 20, 3), 0.3, np.float32))
+    files = (tmp_path / "huge.npy", tmp_path / "fine.npy")
+    weights = save(tmp_path)
+    flags = ("--weights", weights, "--pixels", "float32", "--json")
+    status, out, err = predict(capsys, *files, *flags)
+    assert status == 1
+    (line,) = out.splitlines()
+    assert json.loads(line)["image"] == str(files[1])
+    assert f"are not finite, first for {files[0]}; look for NaN or huge values" in err
 
 
 def test_a_link_to_nothing_is_named_and_the_others_answered(tmp_path: Path, capsys) -> None:

@@ -19,6 +19,7 @@ from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.transforms import Crop, Normalise
+from tests.support.namespaces import run_after
 
 
 def png(seed: int, size: tuple[int, int] = (40, 48), mode: str = "RGB") -> bytes:
@@ -130,3 +131,28 @@ def test_normalise_is_per_channel() -> None:
     torch.testing.assert_close(normalise.inverse(out), torch.ones(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"data\.mean has 2 values for in_chans=3"):
         Normalise((0.5, 0.5), (1.0,), 3)
+
+
+def test_a_batch_that_shared_memory_cannot_hold_ends_in_one_line(tmp_path: Path) -> None:
+    code = """
+from data.config import DataConfig
+from data.order import GlobalBatches, Order
+from data.pipeline import train_loader
+from data.shards.reading import open_shards
+from fcmae.run.config import run_program
+
+def main(argv):
+    shards = open_shards("data/demo/test-000000.tar.gz")
+    order = Order([shard.samples for shard in shards], seed=0, window=1)
+    batches = GlobalBatches(order, batch_size=16, start=0, steps=2)
+    config = DataConfig(train=(), workers=1)
+    for _ in train_loader(shards, config, batches, size=(224, 224), in_chans=3, pin_memory=False):
+        pass
+
+run_program(main)
+"""
+    done = run_after("mount -t tmpfs -o size=1m tmpfs /dev/shm", code)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: shared memory has no room for a batch of images: give /dev/shm")
+    assert "--data.workers 0" in line

@@ -1,6 +1,7 @@
 """fcmae.run.progress: the watched steps of a training loop."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def test_first_step_that_is_not_finite_ends_the_run_with_its_samples(tmp_path: P
         progress.mean_loss(torch.tensor(1.0), 1e-3)
     listed = json.loads((tmp_path / "not_finite_0000002.json").read_text())
     assert listed["samples"] == ["step 1 of rank 0"]
+
+
+def test_the_rate_is_not_blamed_for_a_loss_that_the_first_step_has(tmp_path: Path):
+    for start, weights in ((0, r"in init\.weights, if they are given,"), (3, r"of .*step_0000003")):
+        progress = progress_of(tmp_path, range(start, 6))
+        if start:
+            (tmp_path / f"step_{start:07d}").mkdir()
+        progress.note(start + 1, torch.tensor(float("nan")))
+        with pytest.raises(FloatingPointError) as caught:
+            progress.mean_loss(torch.tensor(1.0), 1e-3)
+        assert re.search(f"the first of this start.*look for NaN .*{weights}", str(caught.value))
+        assert "base_lr" not in str(caught.value)
 
 
 def test_line_counts_what_came_since_the_last_log(tmp_path: Path):

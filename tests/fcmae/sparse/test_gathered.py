@@ -18,6 +18,7 @@ from fcmae.sparse import grn_mlp, grn_mlp_cpu
 from fcmae.sparse.gathered import Gathered, ScatterConvolve, TapLoops
 from fcmae.sparse.grn_mlp import FusedGrnMlp, fused, plain
 from tests.support.generators import generator
+from tests.support.namespaces import run_after
 from tests.support.programs import run
 
 
@@ -239,3 +240,13 @@ def test_the_path_without_numba_gives_the_same_step() -> None:
     with_numba = model(images, visible)[0]
     model.encoder.sparse = model.decoder.sparse = partial(Gathered, compiled=False)
     assert F.l1_loss(model(images, visible)[0], with_numba) < 1e-12
+
+
+def test_compiled_loops_need_no_place_on_disk() -> None:
+    code = "import fcmae.sparse.grn_mlp_cpu as m; print(m.widen.stats.cache_path)"
+    read_only = "mount --bind fcmae fcmae && mount -o remount,ro,bind fcmae"
+    done = run_after(read_only, code, HOME="/proc", NUMBA_CACHE_DIR="")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("compiled loops cannot be kept on disk, since neither the folder of the")
+    assert line.endswith("set NUMBA_CACHE_DIR to one that can")

@@ -24,8 +24,8 @@ from fcmae.weights.files import load_encoder, read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.official import to_official
 from fcmae.weights.recognition import canonical, infer
-from fcmae.weights.safetensors_files import read_metadata
-from fcmae.weights.timm_models import load_timm, to_timm
+from fcmae.weights.safetensors_files import read_converted, read_metadata
+from fcmae.weights.timm_models import load_timm, save_timm, to_timm
 from fcmae.weights.weight_names import shapes_of, table
 from tests.support.models import metadata_of, saved_run, timm_features, trained
 
@@ -425,6 +425,22 @@ def test_what_is_no_file_of_weights_is_named(tmp_path: Path) -> None:
         read_weights(tmp_path / "x.safetensors")
     with pytest.raises(FileNotFoundError, match=r"none\.pt holds no checkpoint; give a run"):
         read_weights(tmp_path / "none.pt")
+
+
+def test_weights_that_are_not_finite_are_refused_wherever_they_are_read(tmp_path: Path) -> None:
+    tensors = trained("convnextv2_atto", 4, 3).encoder.state_dict()
+    name = next(name for name in tensors if name.startswith("stages.1.") and name.endswith("bias"))
+    tensors[name][5] = torch.nan
+    metadata = metadata_of(trained("convnextv2_atto", 4, 3), "convnextv2_atto", 4, 3)
+    official, converted = tmp_path / "official.pt", tmp_path / "converted.safetensors"
+    torch.save({"model": to_official(tensors, metadata)}, official)
+    save_timm(converted, to_timm(tensors, metadata), metadata)
+    message = r"has values that are not finite in 1 of \d+ tensors, stages\.1\.\S*bias:"
+    for path in (official, converted):
+        with pytest.raises(ValueError, match=message):
+            read_weights(path)
+    with pytest.raises(ValueError, match=message):
+        read_converted(converted)
 
 
 def test_timm_state_dicts_need_no_header(tmp_path: Path) -> None:

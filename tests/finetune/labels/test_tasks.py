@@ -11,11 +11,14 @@ import torch
 from PIL import Image
 from timm.loss.cross_entropy import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch.nn import functional as F
+from torchmetrics.functional import classification as M
 
 from data.targets import ClassTarget, ClassText, LabelsTarget, ValueTarget
 from finetune.labels.config import TaskConfig
 from finetune.labels.metrics import draw_confusion, measure
 from finetune.labels.tasks import Loss, Task, class_weights, make_task, target_of
+from finetune.training.curves import Curves
+from tests.support.generators import generator
 
 CPU = torch.device("cpu")
 THREE = Task(kind="class", field="", names=("a", "b", "c"))
@@ -187,6 +190,50 @@ def test_measures_of_labels_and_values() -> None:
     assert found["mae"] == pytest.approx(2 / 3)
     assert found["rmse"] == pytest.approx((2 / 3) ** 0.5)
     assert found["spearman"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_an_auc_of_one_class_alone_is_not_defined() -> None:
+    two = Task(kind="class", field="", names=("good", "bad"))
+    p = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    for only in (0, 1):
+        found = measure(two, p, torch.full((3,), only))
+        assert found["auc"] is None
+        assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert measure(THREE, torch.eye(3), torch.ones(3).long())["auc"] is None
+
+
+def test_labels_that_no_sample_or_each_has_do_not_count_in_the_means() -> None:
+    p = torch.tensor([[0.9, 0.2, 0.8], [0.1, 0.7, 0.6], [0.4, 0.3, 0.7]])
+    y = torch.tensor([[1.0, 0, 1], [0, 0, 1], [1, 0, 1]])
+    found = measure(TAGS, p, y)
+    assert found["auc"] == pytest.approx(1.0)  # of the first label alone
+    assert found["map"] == pytest.approx(1.0)
+    kept = {name: row["average_precision"] for name, row in found["per_class"].items()}
+    assert list(kept.values()) == [pytest.approx(1.0), None, pytest.approx(1.0)]
+    nothing = measure(TAGS, p, torch.zeros(3, 3))
+    assert (nothing["auc"], nothing["map"]) == (None, None)
+
+
+def test_the_measures_of_labels_are_those_of_torchmetrics_where_all_are_defined() -> None:
+    g = generator()
+    p, y = torch.rand(50, 3, generator=g), torch.rand(50, 3, generator=g).round().long()
+    found = measure(TAGS, p, y)
+    assert found["auc"] == M.multilabel_auroc(p, y, 3).item()
+    assert found["map"] == M.multilabel_average_precision(p, y, 3).item()
+
+
+def test_correlations_with_values_that_are_all_equal_are_not_defined() -> None:
+    x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [3.0]])
+    found = measure(VALUE, x, y)
+    assert (found["r2"], found["spearman"], found["mae"]) == (None, None, 1.5)
+    assert measure(VALUE, y, x)["spearman"] is None
+    assert measure(VALUE, x[:1], y[:1])["r2"] is None
+
+
+def test_a_metric_that_is_not_defined_stops_the_curves() -> None:
+    curves = Curves("auc")
+    with pytest.raises(ValueError, match="metric=auc is not defined, since all samples of the"):
+        curves.add("1%", "random probe", 3, {"auc": None, "accuracy": 1.0})
 
 
 def test_the_confusion_matrix_is_a_picture(tmp_path: Path) -> None:

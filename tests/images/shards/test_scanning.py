@@ -117,3 +117,11 @@ def test_the_index_reports_what_will_not_be_used(
         "1 samples have the key of one in another shard",
         "1 members belong to no sample, such as 'README'",
     ]
+
+
+def test_a_cache_that_cannot_be_used_is_named_with_the_flag(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", [("a.png", png(0))])
+    with pytest.raises(
+        OSError, match=r"/proc/.* cannot be used as a cache .*--data\.source\.cache"
+    ):
+        open_shards(str(path), source=SourceConfig(cache=Path("/proc/nowhere")))
