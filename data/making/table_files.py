@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SEPARATORS = ",;\t|"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
@@ -32,15 +30,15 @@ class Rows:
 def read_csv(table: Path) -> Rows:
     """Read a file with a header whose separator is a comma, a semicolon, a tab or a bar."""
     text, notes = decode_text(table)
-    header = text.partition("\n")[0]
-    fields = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in SEPARATORS}
-    separator = max(SEPARATORS, key=lambda mark: fields[mark])  # the first of them, if none divides
+    file = io.StringIO(text, newline="")  # newlines as they are, since quoted cells may hold some
+    header = file.readline()
+    file.seek(0)
+    marks = "\t,;|" if table.suffix.lower() == ".tsv" else ",;\t|"
+    fields = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in marks}
+    separator = max(marks, key=lambda mark: fields[mark])  # the first of them, if none divides
     if separator not in ",\t":
         notes.append(f"{table}: columns end at {separator!r}, since the header has it most often")
-    # newlines as they are, since quoted cells may hold some
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
-    )
+    reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
     names = [name.strip() for name in next(reader, [])]
     refuse_twins(names)
     rows = []
@@ -122,6 +120,7 @@ def refuse_twins(names: Sequence[str]) -> None:
 TEXTS: dict[str, Callable[[Path], Rows]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
+    ".txt": read_csv,
     ".json": read_json,
     ".jsonl": read_jsonl,
 }

@@ -112,7 +112,7 @@ def list_rows(table: Path, read: Rows, path_column: str) -> tuple[list[Entry], l
             raise ValueError(
                 f"{table}: row {number} has no {path_column!r}; its columns are"
                 f" {', '.join([*known, *read.pictures])}:"
-                " name the one with the paths (--path-column)"
+                " name the one with the paths (--path-column), or write a header if there is none"
             )
     found, base, notes = find_files([row[path_column] for row in read.rows], table)
     entries = []
@@ -135,9 +135,10 @@ def name_of(label: Any, names: Sequence[str]) -> str | None:
     """
     if is_missing(label) or label == -1:
         return None
-    if not 0 <= label < len(names):
+    number = int(label)
+    if not 0 <= number < len(names):
         raise ValueError(f"label {label} is beyond the {len(names)} names of classes of its table")
-    return names[label]
+    return names[number]
 
 
 def refuse_repeated(entries: Sequence[Entry]) -> None:

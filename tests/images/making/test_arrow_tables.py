@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -27,7 +28,7 @@ LABELS = [0, 1, -1, 1]
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
-def a_set() -> datasets.Dataset:
+def a_set() -> Any:
     features = {
         "image": datasets.Image(),
         "label": datasets.ClassLabel(names=NAMES),

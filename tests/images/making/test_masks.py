@@ -12,6 +12,7 @@ from PIL import Image
 from data.making.entries import Entry
 from data.making.mask_files import encode_mask, read_values, to_classes
 from data.making.masks import describe_masks, values_of, with_masks
+from data.pixel_labels import read_mask
 from data.shards.index import read_index
 from data.shards.reading import read_sample
 from tests.support.images import encoded, make_image, png, write_images
@@ -97,8 +98,8 @@ def test_what_masks_hold_is_said_and_one_class_is_refused():
         describe_masks({0: 1}, ())
 
 
-def entry(path: Path, **fields: object) -> Entry:
-    return Entry(path=path, key=fields.pop("key", path.stem.replace(".", "_")), **fields)
+def entry(path: Path, key: str = "", mask: Path | None = None) -> Entry:
+    return Entry(path=path, key=key or path.stem.replace(".", "_"), mask=mask)
 
 
 def test_masks_are_found_by_the_names_of_their_images(tmp_path):
@@ -171,6 +172,6 @@ def test_a_table_of_masks_becomes_shards_with_seg_png(tmp_path):
     for i in range(4):
         sample = read_sample(shard, i)
         number = int(str(sample["__key__"]).removeprefix("image"))
-        mask = np.array(Image.open(io.BytesIO(sample["seg.png"])))
+        mask = read_mask(sample).numpy()
         assert mask.tolist() == [[number % 2] * 10] * 12
         assert "json" not in sample

@@ -33,7 +33,12 @@ def csv_of(*cells: str) -> str:
         ("t.csv", "path;label;note\nimage0.png;cat;a b\nimage1.png;dog;c"),
         ("t.csv", "path\tlabel\tnote\nimage0.png\tcat\ta b\nimage1.png\tdog\tc"),
         ("t.tsv", "path\tlabel\tnote\r\nimage0.png\tcat\ta b\r\nimage1.png\tdog\tc\r\n"),
+        ("t.csv", "path,label,note\rimage0.png,cat,a b\rimage1.png,dog,c\r"),
         ("t.csv", "path,label,note\nimage0.png,cat,a b\nimage1.png,dog,c\n".encode("utf-16")),
+        (
+            "t.txt",
+            "path\tlabel\tnote\r\nimage0.png\tcat\ta b\r\nimage1.png\tdog\tc".encode("utf-16"),
+        ),
         ("t.csv", '\ufeff"path","label","note"\n"image0.png","cat","a b"\nimage1.png,dog,c\n'),
         (
             "t.json",
@@ -47,6 +52,12 @@ def test_every_dialect_gives_the_same_rows(name, content, tmp_path):
     found = listed(tmp_path / name, content)
     assert labels(found) == ["cat", "dog"]
     assert [entry.metadata for entry in found.entries] == [{"note": "a b"}, {"note": "c"}]
+
+
+def test_tabs_divide_a_tsv_though_its_header_has_as_many_commas(tmp_path):
+    write_images(tmp_path, 1)
+    found = listed(tmp_path / "t.tsv", "path\tage, years\nimage0.png\t7\n")
+    assert found.entries[0].metadata == {"age, years": "7"}
 
 
 def test_a_table_that_is_no_utf8_is_read_as_windows_1252_and_this_is_said(tmp_path):
