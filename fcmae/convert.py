@@ -31,12 +31,13 @@ class ConvertConfig:
     transformers, under any wrapper; a directory of these; timm:NAME or hf:ORG/NAME, which are
     fetched from the hub."""
     out: Annotated[Path, tyro.conf.Positional]
-    """The file to write: .safetensors for timm, .pt or .pth for official, .onnx for onnx; the
-    directory for hub and hf. These three are not written over anything."""
+    """The file to write: .safetensors for timm, .pt or .pth for the official ones, .onnx for onnx;
+    the directory for hub and hf. These three are not written over anything."""
     to: Target = "timm"
-    """timm, official: whose names the weights get. hub: a directory in the format of timm's models
-    on the Hugging Face hub. hf: one for transformers. onnx: features, or logits where there is a
-    classifier, for images of any number and size."""
+    """timm: its names. official: those of ConvNeXt V2's authors, for their fine-tuning.
+    official-sparse: those of their pretraining, in the layout of MinkowskiEngine. hub: a directory
+    in the format of timm's models on the Hugging Face hub. hf: one for transformers. onnx:
+    features, or logits where there is a classifier, for images of any number and size."""
     key: str | None = None
     """Which encoder to take where SOURCE holds several: a part of its name, as model_ema, or
     student.backbone. By default the only one, or the only average of others."""

@@ -11,7 +11,12 @@ from fcmae.weights.targets import write_target
 from fcmae.weights.timm_models import imagenet_statistics
 from fcmae.weights.weight_names import FINAL_NORM
 
-SUFFIXES = {"timm": (".safetensors",), "official": (".pt", ".pth"), "onnx": (".onnx",)}
+SUFFIXES = {
+    "timm": (".safetensors",),
+    "official": (".pt", ".pth"),
+    "official-sparse": (".pt", ".pth"),
+    "onnx": (".onnx",),
+}
 
 
 def convert(
@@ -50,10 +55,11 @@ def convert(
     sentences = [f"{out}: {to} {metadata.model}, step {step}"]
     sentences += weights.notes
     sentences += [f"{n} tensors of the {part} dropped" for part, n in weights.dropped.items()]
-    kept = f"{FINAL_NORM}weight" in weights.tensors
-    sentences.append(
-        "final norm kept" if kept else "final norm, not in the source, is the identity"
-    )
+    if to != "official-sparse":
+        kept = f"{FINAL_NORM}weight" in weights.tensors
+        sentences.append(
+            "final norm kept" if kept else "final norm, not in the source, is the identity"
+        )
     if weights.classes:
         sentences.append(f"classifier of {len(weights.classes)} classes kept")
     if weights.metadata is None:

@@ -1,17 +1,19 @@
 """A directory in the format of timm's models on the Hugging Face hub, with a model card.
 
 `timm.create_model("local-dir:DIRECTORY", pretrained=True)` loads it; uploaded, "hf-hub:USER/NAME".
+So do transformers' `AutoModel` and `AutoImageProcessor`, as their wrapper of timm's models.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors.torch import save_file
 from timm.models import save_for_hf
 from torch import nn
 
-from fcmae.run.files import staged
+from fcmae.run.files import staged, write_json
 from fcmae.weights.metadata import Metadata, header_for
+from fcmae.weights.saving import save_tensors
 from fcmae.weights.timm_models import TimmModel
 
 CARD = """\
@@ -88,11 +90,12 @@ def write_hub(
             },
             safe_serialization=True,
         )
-        save_file(  # again, since timm writes no header
-            model.state_dict(),
-            partial / "model.safetensors",
-            metadata={"format": "pt", **header_for(metadata, extra_header)},
-        )
+        config = json.loads((partial / "config.json").read_text())
+        # timm adds what stands beside `model_args`, which transformers would pass on twice
+        config["model_args"] = {k: v for k, v in config["model_args"].items() if k not in config}
+        write_json(partial / "config.json", config)
+        header = header_for(metadata, extra_header)  # weights again, since timm writes no header
+        save_tensors(partial / "model.safetensors", model.state_dict(), header)
         (partial / "README.md").write_text(
             card(model, metadata, classes, extra_header), encoding="utf-8"
         )
@@ -123,5 +126,7 @@ def card(
         patch=architecture.patch_size,
         mean=", ".join(map(str, metadata.channel_mean)),
         std=", ".join(map(str, metadata.channel_std)),
-        extra_header="".join(f"| {key} | `{value}` |\n" for key, value in extra_header.items()),
+        extra_header="".join(
+            f"| {key} | `{value}` |\n" for key, value in sorted(extra_header.items())
+        ),
     )

@@ -82,8 +82,11 @@ class Metadata:
 
 
 def header_for(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:
-    """Make the header of our files: the metadata as JSON, and the entries of `extra_header`."""
-    return {HEADER: json.dumps(asdict(metadata)), **extra_header}
+    """Make the header of our files: the metadata as JSON, and the entries of `extra_header`.
+
+    They are sorted, since safetensors gives them in an order that varies.
+    """
+    return {HEADER: json.dumps(asdict(metadata)), **dict(sorted(extra_header.items()))}
 
 
 def class_names(extra_header: Mapping[str, str], count: int) -> tuple[str, ...]:

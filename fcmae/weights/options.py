@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Target = Literal["timm", "official", "hub", "hf", "onnx"]  # what `fcmae.convert` can write
+Target = Literal[
+    "timm", "official", "official-sparse", "hub", "hf", "onnx"
+]  # what `fcmae.convert` can write
 
 
 @dataclass(frozen=True, kw_only=True)

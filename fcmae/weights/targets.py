@@ -5,7 +5,7 @@ from pathlib import Path
 from fcmae.weights.files import Weights
 from fcmae.weights.hub import write_hub
 from fcmae.weights.metadata import Metadata
-from fcmae.weights.official import save_official, to_official
+from fcmae.weights.official import save_official, to_official, to_official_sparse
 from fcmae.weights.options import Target
 from fcmae.weights.timm_models import as_timm, save_timm, to_timm
 from fcmae.weights.weight_names import complete
@@ -32,6 +32,9 @@ def write_target(out: Path, to: Target, weights: Weights, metadata: Metadata) ->
         save_timm(out, to_timm(tensors, metadata), metadata, extra_header)
     elif to == "official":
         save_official(out, to_official(tensors, metadata), metadata, extra_header)
+    elif to == "official-sparse":
+        save_official(out, to_official_sparse(tensors, metadata), metadata, extra_header)
+        return ["the sparse model has no final norm: it is left out"]
     elif to == "hub":
         write_hub(out, as_timm(tensors, metadata), metadata, classes, extra_header)
     elif to == "hf":

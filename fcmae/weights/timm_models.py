@@ -6,13 +6,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch
-from safetensors.torch import save_file
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from fcmae.run.files import replacing
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata, header_for
+from fcmae.weights.saving import save_tensors
 from fcmae.weights.weight_names import CLASSIFIER, complete, count_classes
 
 
@@ -173,9 +173,8 @@ def save_timm(
     Raises:
         OSError: the file cannot be written.
     """
-    header = {"format": "pt", **header_for(metadata, extra_header or {})}
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata=header)
+        save_tensors(partial, tensors, header_for(metadata, extra_header or {}))
 
 
 def load_timm(

@@ -107,18 +107,12 @@ def complete(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(tensors) | identity
 
 
-def official_names(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Rename and reshape tensors out of `complete` as the official dense model has them."""
-    return rename(tensors, {row.ours: row.dense for row in table(architecture)})
-
-
 def hf_names(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """Rename and reshape tensors out of `complete` as transformers' ConvNeXt models have them."""
-    return rename(tensors, {row.ours: row.hf for row in table(architecture)})
+    """Rename tensors out of `complete` as transformers' ConvNeXt models have them.
 
-
-def rename(tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Rename tensors, and give GRN's the shape `[1, 1, 1, 4d]` of dense models outside timm."""
+    GRN's get the shape `[1, 1, 1, 4d]`.
+    """
+    names = {row.ours: row.hf for row in table(architecture)}
     return {
         names[name]: tensor.view(1, 1, 1, -1) if ".grn." in name else tensor
         for name, tensor in tensors.items()

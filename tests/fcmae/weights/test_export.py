@@ -117,6 +117,53 @@ def test_hub_directory_loads_through_timm_local_dir(fine_tuned: Path, hub: Path)
     assert model.pretrained_cfg["label_names"] == NAMES
 
 
+def test_hub_directory_loads_in_transformers(fine_tuned: Path, hub: Path, tmp_path: Path) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    classifier = transformers.AutoModelForImageClassification.from_pretrained(hub).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(images).logits, whole(fine_tuned)(images))
+    assert classifier.config.id2label == dict(enumerate(NAMES))
+    assert transformers.AutoImageProcessor.from_pretrained(hub).data_config["crop_pct"] == 1.0
+    source = weights(tmp_path / "w.safetensors")
+    convert(source, tmp_path / "out", to="hub")
+    encoder = transformers.AutoModel.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        wanted = timm_features(load_timm(source)[0], images)
+        torch.testing.assert_close(encoder(images).last_hidden_state, wanted)
+
+
+@pytest.mark.parametrize("to", ["timm", "official", "official-sparse", "hub", "hf", "onnx"])
+def test_the_same_conversion_gives_the_same_bytes(
+    tmp_path: Path, fine_tuned: Path, to: Target
+) -> None:
+    source = weights(tmp_path / "w.safetensors") if to == "official-sparse" else fine_tuned
+    found = []
+    for name in "ab":
+        suffix = {"timm": ".safetensors", "onnx": ".onnx", "hub": "", "hf": ""}.get(to, ".pt")
+        out = tmp_path / name / f"out{suffix}"
+        convert(source, out, to=to)
+        files = [out] if suffix else sorted(out.iterdir())
+        found.append({file.name: file.read_bytes() for file in files})
+    assert found[0].keys() == found[1].keys()
+    for name, content in found[0].items():
+        assert content == found[1][name], name
+
+
+def test_a_file_alone_keeps_its_preprocessing_with_an_overlay(tmp_path: Path) -> None:
+    """README shows this, since timm's own preprocessing of a model is for 224 px."""
+    source = weights(tmp_path / "w.safetensors", stem_stride=4, image_size=(128, 128))
+    overlay = {"input_size": (3, 128, 128), "crop_pct": 1.0, "mean": MEAN, "std": STD}
+    model = timm.create_model(
+        "convnextv2_atto",
+        num_classes=0,
+        checkpoint_path=str(source),
+        pretrained_cfg_overlay=overlay,
+    )
+    resolved = resolve_model_data_config(model)
+    assert resolved == resolve_model_data_config(load_timm(source)[0])
+    assert resolved["input_size"] == (3, 128, 128)
+
+
 def test_hub_directory_of_an_encoder_has_no_classifier(tmp_path: Path) -> None:
     source = weights(tmp_path / "w.safetensors", "convnext_atto", stem_stride=4, in_chans=2)
     convert(source, tmp_path / "out", to="hub")

@@ -189,30 +189,6 @@ def test_timm_computes_the_features_of_the_official_file(
     torch.testing.assert_close(features(model, images), theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "stem_stride", "in_chans"),
-    [("convnextv2_atto", 4, 3), ("convnextv2_atto", 2, 13), ("convnext_atto", 1, 1)],
-)
-def test_the_official_dense_model_computes_the_features_of_the_encoder(
-    tmp_path: Path, name: str, stem_stride: int, in_chans: int
-) -> None:
-    model = trained(name, stem_stride, in_chans)
-    saved_run(tmp_path / "run", model, name=name, stem_stride=stem_stride, in_chans=in_chans)
-    convert(tmp_path / "run", tmp_path / "out.pt", to="official")
-    state = torch.load(tmp_path / "out.pt", weights_only=True)["model"]
-    assert_equal(
-        {k: v for k, v in state.items() if not k.startswith("norm.")},
-        official(model.encoder, "dense"),
-    )
-    assert torch.equal(state["norm.weight"], torch.ones(320))
-    assert torch.equal(state["norm.bias"], torch.zeros(320))
-    images = torch.randn(2, in_chans, *model.image_size)
-    # float32: both sum the same products in another order
-    torch.testing.assert_close(
-        features(model, images), plain_features(state, images, stem_stride), rtol=1e-4, atol=1e-4
-    )
-
-
 @pytest.mark.parametrize(("name", "classes"), [("convnextv2_atto", 0), ("convnext_tiny", 7)])
 def test_timm_to_official_to_timm_is_the_identity(tmp_path: Path, name: str, classes: int) -> None:
     torch.manual_seed(0)
