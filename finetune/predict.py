@@ -11,12 +11,12 @@ from typing import Annotated
 
 import tyro
 
-from data.config import FittedConfig
 from fcmae.run.config import parse, run_program
+from finetune.labels.config import ReadingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(FittedConfig):
+class PredictConfig(ReadingConfig):
     """Predict classes, labels or values of image files, whose pixels are read as in training."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]

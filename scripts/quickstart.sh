@@ -29,8 +29,7 @@ launch=(accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_pre
 train='data/demo/train-{000000..000003}.tar.gz'
 test='data/demo/test-000000.tar.gz'
 labelled=(--data.train "$train" --data.test "$test" --data.group group --cache "$run/features")
-random=(--weights none --random.image_size 32 --random.stem_stride 1 --random.mean 0.5
-    --random.std 0.25)
+random=(--weights none --random.like "$run/encoder.safetensors")
 
 echo "== data: rendered emoji artwork"
 python -m data.demo check

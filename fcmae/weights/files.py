@@ -20,7 +20,7 @@ from fcmae.run import checkpoint
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
 from fcmae.weights.fetching import fetch, is_remote
 from fcmae.weights.finite import refuse_not_finite
-from fcmae.weights.metadata import CLASSES, HEADER, Metadata, class_names, header_for
+from fcmae.weights.metadata import CLASSES, HEADER, READING, Metadata, class_names, header_for
 from fcmae.weights.recognition import canonical, infer, recognise
 from fcmae.weights.safetensors_files import extra_part
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, count_classes
@@ -188,8 +188,13 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
     model = {field.name: tree[field.name] for field in fields(Architecture)}
     model["image_size"] = sides_of(model["image_size"])  # YAML has lists
     architecture = Architecture(**model)
-    mean, std = (tuple(config["data"][name]) for name in ("mean", "std"))
-    return tensors, Metadata.of(architecture, mean=mean, std=std, step=state["step"])
+    data: dict[str, Any] = config["data"]
+    mean, std = (tuple(data[name]) for name in ("mean", "std"))
+    metadata = Metadata.of(architecture, mean=mean, std=std, step=state["step"])
+    values = {name: data[name] for name in READING if name in data}  # earlier runs have fewer
+    return tensors, replace(
+        metadata, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    )
 
 
 def load_encoder(encoder: Encoder, source: str | Path, architecture: Architecture) -> str:

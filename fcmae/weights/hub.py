@@ -45,6 +45,7 @@ features = model.forward_features(images).mean((2, 3))  # [batch, {dim}]
 | parameters | {parameters:,} |
 | images | {in_chans} channels, trained at {height} x {width} px; sides are multiples of {patch} |
 | preprocessing | shorter side resized bicubically, centre cut out, scaled to 0 ... 1, normalised |
+| the scale 0 ... 1 | {scale} |
 | mean | {mean} |
 | standard deviation | {std} |
 {extra_header}"""
@@ -124,6 +125,7 @@ def card(
         height=metadata.image_size[0],
         width=metadata.image_size[1],
         patch=architecture.patch_size,
+        scale=metadata.scale,
         mean=", ".join(map(str, metadata.channel_mean)),
         std=", ".join(map(str, metadata.channel_std)),
         extra_header="".join(

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from fcmae.architecture import Architecture
 
 HEADER = "fcmae"  # key of the metadata in a safetensors header or next to `model` in a .pt file
+READING = ("pixels", "range", "nodata", "background")  # how the images' files were read
 CLASSES = "classes"  # key of the names of a classifier's classes, a JSON list of strings
 
 
@@ -29,6 +30,16 @@ class Metadata:
     """Stride of the stem in pixels: 4, 2 or 1."""
     step: int | None
     """Step of the pretraining run; None for weights from elsewhere."""
+    # Files of earlier versions do not have what follows, and were made of 8 bits. It is not in
+    # `repr`, whose hash names features that were kept by how their images were read besides.
+    pixels: Literal["uint8", "float32"] = field(default="uint8", repr=False)
+    """Whether images were read in 8 bits, or as floats of which nothing is lost."""
+    range: tuple[float, float] | None = field(default=None, repr=False)
+    """The stored values that became 0 and 1; None for the whole range of the files' type."""
+    nodata: float | None = field(default=None, repr=False)
+    """The stored value of pixels where nothing was measured."""
+    background: tuple[int, int, int] = field(default=(255, 255, 255), repr=False)
+    """Red, green and blue, 0 to 255, of what showed where pictures are transparent."""
 
     @property
     def architecture(self) -> Architecture:
@@ -49,6 +60,15 @@ class Metadata:
     def channel_std(self) -> tuple[float, ...]:
         """The standard deviation of the pixels of each channel, on the scale 0 to 1."""
         return self.std * (self.in_chans // len(self.std))
+
+    @property
+    def scale(self) -> str:
+        """What the scale 0 to 1 is of the values that files store, in words."""
+        if self.range is not None:
+            low, high = self.range
+            return f"(stored value - {low:g}) / {high - low:g}, clipped to 0 ... 1"
+        floats = "" if self.pixels == "uint8" else ", a 65535th of 16-bit ones, floats as they are"
+        return f"a 255th of 8-bit pixels{floats}"
 
     @staticmethod
     def of(

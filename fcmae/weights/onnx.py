@@ -98,7 +98,7 @@ def described(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, 
     return header_for(metadata, extra_header) | {
         "input": f"images: float32 [batch, {metadata.in_chans}, height, width], RGB if there are"
         f" three channels; height and width are multiples of {patch}",
-        "normalisation": "(x - mean) / std, x on the scale 0 to 1: a 255th of 8-bit pixels",
+        "normalisation": f"(x - mean) / std, x on the scale 0 to 1: {metadata.scale}",
         "mean": json.dumps(metadata.channel_mean),
         "std": json.dumps(metadata.channel_std),
     }

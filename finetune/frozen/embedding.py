@@ -61,8 +61,9 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     model, metadata = backbone(config.weights, config.random, accelerator.print)
     to_device(model, accelerator.device)
     model.eval()
+    fitted = config.data.fitted(metadata)
     provenance = asdict(metadata) | {
-        **reading_of(config.data),
+        **reading_of(fitted),
         "tiles": config.tiles,
         "weights_sha256": sha256_of(model, metadata),
     }
@@ -70,7 +71,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
         samples_of(shards, config.data),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=config.data,
+        pixels=fitted,
         image=config.data.image,
         crop=Fitted(config.data.fit, metadata.mean),
         target=ClassText(),

@@ -70,6 +70,7 @@ def labelled_features(
         "step": metadata.step,
         "pool": config.pool,
         "image_size": metadata.image_size,
+        "pixels": config.data.given(metadata).pixels,
         "train_samples": len(train.y),
         "test_samples": len(test.y),
         "skipped_samples": train_skipped + test_skipped,
@@ -150,7 +151,8 @@ def cache_name(
     # with the share, since features made under a laxer one may have too many bad samples
     shards = [shard.sha256 for shard in images.samples.shards]
     made_by = sha256_of(model, metadata)
-    made_of = (made_by, config.pool, data.image, reading_of(data), data.max_bad_fraction, shards)
+    reading = reading_of(data.fitted(metadata))
+    made_of = (made_by, config.pool, data.image, reading, data.max_bad_fraction, shards)
     made_of += (images.samples.numbers,) if images.samples.numbers else ()
     key = hashlib.sha256(repr(made_of).encode())
     return f"{key.hexdigest()[:32]}.safetensors"
@@ -166,7 +168,7 @@ def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledDat
         samples_of(spec, data),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=data,
+        pixels=data.fitted(metadata),
         image=data.image,
         crop=Fitted(data.fit, metadata.mean),
         group=data.group,

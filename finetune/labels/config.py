@@ -1,16 +1,50 @@
 """What users choose of labelled data and of the task; a help text shows it without torch."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from data.config import FittedConfig, SourceConfig
+from data.config import Fit, FittedConfig, Pixels, SourceConfig
+from fcmae.weights.metadata import READING, Metadata
 
 Kind = Literal["class", "labels", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferenceConfig(FittedConfig):
-    """How images are read, as in the pretraining, and how many a model takes at a time."""
+class ReadingConfig:
+    """How files become what a model takes: as the weights were made, but for what is given."""
+
+    pixels: Pixels | None = None
+    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost. By
+    default, as the images that the weights were made with, as are the next three."""
+    range: tuple[float, float] | None = None
+    """The stored values that become 0 and 1 (float32), or 0 and 255 (uint8); values beyond them are
+    clipped."""
+    nodata: float | None = None
+    """The stored value of pixels where nothing was measured. Like NaN, it becomes the channel's
+    mean."""
+    background: tuple[int, int, int] | None = None
+    """Red, green and blue, from 0 to 255, of what shows where pictures are transparent, unless the
+    model takes alpha as its fourth channel."""
+    fit: Fit = "crop"
+    """crop: the shorter side is resized to the model's size, and the centre is cut out. pad: all of
+    the picture, and the mean beside it. squash: all of it, whatever its aspect becomes. tiles: as
+    crop, but as many evenly spaced tiles as cover the picture; the mean of what they give counts.
+    """
+
+    def given(self, metadata: Metadata) -> Metadata:
+        """The metadata of weights that go on with the images of this config."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in READING}
+        return replace(metadata, **{k: v for k, v in values.items() if v is not None})
+
+    def fitted(self, metadata: Metadata) -> FittedConfig:
+        """How files are read for weights with these metadata."""
+        given = self.given(metadata)
+        return FittedConfig(**{name: getattr(given, name) for name in READING}, fit=self.fit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceConfig(ReadingConfig):
+    """How images are read, and how many a model takes at a time."""
 
     batch_size: int = 128
     """Images at a time, on each process."""

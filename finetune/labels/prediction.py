@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from data.config import IMAGE_SUFFIXES, FittedConfig
 from data.making.walking import described, find_images
 from fcmae.weights.metadata import Metadata
+from finetune.labels.config import ReadingConfig
 from finetune.labels.inference import read_image, refuse_not_finite, tiled
 from finetune.labels.tasks import Task
 from finetune.models import classifier
@@ -24,7 +25,7 @@ Row = tuple[Path, list[tuple[str, float]]]  # an image, and the names with the l
 
 
 def predict(
-    images: Sequence[Path], weights: Path, *, top: int, config: FittedConfig, as_json: bool
+    images: Sequence[Path], weights: Path, *, top: int, config: ReadingConfig, as_json: bool
 ) -> list[str]:
     """Print the answers for image files, and return why others have none.
 
@@ -43,12 +44,13 @@ def predict(
         ValueError: the weights have no head, or are damaged.
     """
     model, metadata, task = classifier.load(weights)
+    fitted = config.fitted(metadata)
     failures = list[str]()
 
     def rows() -> Iterator[Row]:
         for path in files_of(images):
             try:
-                answers = answers_to(model, metadata, task, path, config)
+                answers = answers_to(model, metadata, task, path, fitted)
             except ValueError as error:
                 failures.append(str(error))
                 continue

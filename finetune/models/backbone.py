@@ -2,11 +2,13 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import fields, replace
 
 import torch
 from torch import nn
 
 from fcmae import FCMAE
+from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.timm_models import as_timm, load_timm
 from finetune.models.config import RandomConfig
@@ -28,15 +30,37 @@ def backbone(
     """
     if weights != "none":
         return load_timm(weights, say=say)
+    metadata = metadata_of(random, step=0)
     start = FCMAE(
-        name=random.name,
-        image_size=random.image_size,
-        in_chans=random.in_chans,
-        stem_stride=random.stem_stride,
+        name=metadata.model,
+        image_size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        stem_stride=metadata.stem_stride,
         generator=torch.Generator().manual_seed(random.seed),
     )
-    metadata = random.metadata(step=0)
     return as_timm(start.encoder.state_dict(), metadata), metadata
+
+
+def metadata_of(random: RandomConfig, step: int | None) -> Metadata:
+    """What a file of such weights would say of them, `random.like` being read where it is given.
+
+    Args:
+        random: the model.
+        step: of pretraining: 0 for the random start, None where it is not known.
+
+    Raises:
+        OSError: `random.like` cannot be read.
+        ValueError: it tells nothing of its images, or what it tells is given beside it.
+    """
+    if random.like is None:
+        return random.metadata(step)
+    told = (field for field in fields(random) if field.name not in ("like", "seed"))
+    beside = [f"--random.{f.name}" for f in told if getattr(random, f.name) != f.default]
+    if beside:
+        raise ValueError(
+            f"random.like={random.like} tells it itself: leave {', '.join(beside)} out"
+        )
+    return replace(read_weights(random.like).told_metadata(random.like), step=step)
 
 
 def to_device(model: nn.Module, device: torch.device) -> None:

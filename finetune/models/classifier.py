@@ -15,7 +15,7 @@ from fcmae.weights.metadata import CLASSES, Metadata
 from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import TimmModel, create_timm, load_timm, save_timm
 from finetune.labels.tasks import Task
-from finetune.models.backbone import backbone
+from finetune.models.backbone import backbone, metadata_of
 from finetune.models.config import BackboneConfig
 from finetune.training.augment import seeded
 
@@ -45,7 +45,7 @@ def create(
                 raise ValueError(
                     f"weights={config.weights} and backbone={config.backbone}: give one of them"
                 )
-            metadata = replace(config.random, name=config.backbone).metadata(step=None)
+            metadata = replace(metadata_of(config.random, step=None), model=config.backbone)
             if config.image_size is not None:
                 raise ValueError(
                     f"image_size={config.image_size} is for weights: give --random.image_size"

@@ -13,7 +13,12 @@ By = Literal["layer", "group"]
 
 @dataclass(frozen=True, kw_only=True)
 class RandomConfig(Architecture):
-    """The backbone of `--weights none`; converted weights bring all of this in their header."""
+    """The backbone of `--weights none`; weights bring all of this with them."""
+
+    like: str | None = None
+    """Encoder weights, in any form that --weights takes, whose name, image size, channels, stem
+    stride, mean and standard deviation the random start has, and whose pixels it reads. Give it to
+    compare with them on equal terms; of what follows, only the seed goes with it."""
 
     mean: tuple[float, ...] = IMAGENET_MEAN
     """Mean of each channel on the scale 0 to 1, or one value for all."""

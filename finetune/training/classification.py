@@ -157,8 +157,9 @@ def train(
     task = labelled.task
     directory = run_of(config.out)
     model, metadata = classifier.create(config, task.outputs, config.seed, accelerator.print)
+    metadata = data.given(metadata)  # the file of the fine-tuned weights tells it
     classes = task.outputs if task.kind == "class" else None
-    crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, data.pixels)
+    crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, metadata.pixels)
     images = images_of(data.train, data, metadata, task, seed=config.seed, crop=crop)
     fit(
         model,
@@ -237,7 +238,7 @@ def images_of(
         samples_of(spec, data),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=data,
+        pixels=data.fitted(metadata),
         image=data.image,
         seed=seed,
         crop=crop or Fitted(data.fit, metadata.mean),

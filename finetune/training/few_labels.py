@@ -22,7 +22,6 @@ from fcmae.run.config import completed, differences, to_tree
 from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
 from fcmae.run.training_data import digest
-from fcmae.weights.files import read_weights
 from finetune.frozen.held_out import sides
 from finetune.frozen.linear import train_grid
 from finetune.frozen.whitening import whiten
@@ -124,15 +123,7 @@ def starts(config: FewShotConfig) -> dict[str, FewShotConfig]:
         return {config.backbone.replace(":", "_").replace("/", "_"): config}
     if config.weights == "none":
         return {"random": config}
-    metadata = read_weights(config.weights).told_metadata(config.weights)
-    random = RandomConfig(
-        name=metadata.model,
-        image_size=metadata.image_size,
-        in_chans=metadata.in_chans,
-        stem_stride=metadata.stem_stride,
-        mean=metadata.mean,
-        std=metadata.std,
-    )
+    random = RandomConfig(like=config.weights)
     return {"pretrained": config, "random": replace(config, weights="none", random=random)}
 
 

@@ -61,6 +61,7 @@ def segment(
     model, metadata = segmenter.create(
         config, len(names), config.head_width, config.seed, accelerator.print
     )
+    metadata = data.given(metadata)  # the file of the fine-tuned weights tells it
     target = MaskTarget(len(names), metadata.image_size, config.mask_values)
     look_at = partial(
         check_masks,
@@ -192,7 +193,7 @@ def images_of(
         samples_of(spec, data, verify),
         size=metadata.image_size,
         in_chans=metadata.in_chans,
-        pixels=data,
+        pixels=data.fitted(metadata),
         image=data.image,
         seed=seed,
         joint_crop=crop,

@@ -125,7 +125,9 @@ def test_a_row_a_tile_or_their_mean(tmp_path: Path) -> None:
         ("image", 0, 1),
     ]
     with torch.no_grad():
-        tiles = pooled(model.eval(), read_image(tmp_path / "scan.png", metadata, data), "last")
+        tiles = pooled(
+            model.eval(), read_image(tmp_path / "scan.png", metadata, data.fitted(metadata)), "last"
+        )
     # batches of other sizes take other convolution kernels
     close = {"rtol": 1e-4, "atol": 1e-5}
     for i in (0, 14):
@@ -154,7 +156,9 @@ def test_probes_take_the_mean_of_the_tiles(tmp_path: Path) -> None:
     )
     (tmp_path / "scan.png").write_bytes(encoded(scan()))
     with torch.no_grad():
-        tiles = pooled(model, read_image(tmp_path / "scan.png", metadata, data), "last")
+        tiles = pooled(
+            model, read_image(tmp_path / "scan.png", metadata, data.fitted(metadata)), "last"
+        )
     assert found.labels.tolist() == [0, 1, 0]
     torch.testing.assert_close(found.rows[2], tiles.mean(0), rtol=1e-4, atol=1e-5)
 
