@@ -62,7 +62,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     accelerator = start_accelerator(processes, run.trackers, run.dir)
     device = accelerator.device
     shards = open_shards(config.data.train, run.verify, config.data.source, config.data.image)
-    config = start.with_statistics(config, shards)
+    config = start.with_statistics(config, shards, accelerator.print)
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
     bad = BadSamples(order.samples, config.data.max_bad_fraction)
     newest = newest_checkpoint(run.dir, accelerator)

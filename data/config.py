@@ -18,11 +18,9 @@ Fit = Literal["crop", "pad", "squash", "tiles"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixelConfig:
-    """How the values that a file stores become the pixels that a model takes."""
+class StoredConfig:
+    """What the values that a file stores mean."""
 
-    pixels: Pixels = "uint8"
-    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost."""
     range: tuple[float, float] | None = None
     """The stored values that become 0 and 1 (float32), or 0 and 255 (uint8); values beyond them are
     clipped. None: the whole range of 8 or 16 bits; floats stay as they are."""
@@ -30,8 +28,23 @@ class PixelConfig:
     """The stored value of pixels where nothing was measured. Like NaN, it becomes the channel's
     mean."""
     background: tuple[int, int, int] = (255, 255, 255)
-    """Red, green and blue, from 0 to 255, of what shows where pictures are transparent, unless the
-    model takes alpha as its fourth channel."""
+    """Red, green and blue, from 0 to 255, of what shows where pictures are transparent, unless four
+    channels are wanted, of which alpha is one."""
+
+    def __post_init__(self) -> None:
+        if self.range is not None and not self.range[0] < self.range[1]:
+            low, high = self.range
+            raise ValueError(f"range {low:g} {high:g}: the first value must be the smaller one")
+        if not all(0 <= value <= 255 for value in self.background):
+            raise ValueError(f"background {self.background}: values must be 0 to 255")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelConfig(StoredConfig):
+    """How the values that a file stores become the pixels that a model takes."""
+
+    pixels: Pixels = "uint8"
+    """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +63,7 @@ MEASURED = PixelConfig(pixels="float32")  # how values are measured, and checked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoding:
+class Encoding(StoredConfig):
     """How images are stored in shards."""
 
     max_side: int | None = None

@@ -33,6 +33,14 @@ class Crop:
     scale: tuple[float, float]
     flip: bool
 
+    def __post_init__(self) -> None:
+        smallest, largest = self.scale
+        if not 0 < smallest <= largest <= 1:
+            raise ValueError(
+                f"scale {smallest:g} {largest:g}: shares of the image's area are 0 < from <= to <="
+                " 1, such as 0.2 1"
+            )
+
     def __call__(self, picture: Picture, size: tuple[int, int], rng: random.Random) -> Image:
         """Decode a random box of an image, and resize it to `size`, height and width in pixels."""
         box, mirrored = self.draw(picture.height, picture.width, rng)
@@ -66,14 +74,25 @@ class Crop:
 def resize(
     image: UInt8[Tensor, "c h0 w0"] | Float32[Tensor, "c h0 w0"], size: tuple[int, int]
 ) -> Image:
-    """Resize an image to (height, width) in pixels, bicubic and antialiased."""
-    return F.interpolate(image[None], size, mode="bicubic", antialias=True)[0]
+    """Resize an image to (height, width) in pixels, bicubic and antialiased.
+
+    Pixels that are missing, NaN, have no weight. They are missing in the result where they had more
+    than half of it.
+    """
+
+    def resized(x: Tensor) -> Tensor:
+        return F.interpolate(x[None], size, mode="bicubic", antialias=True)[0]
+
+    if image.dtype == torch.uint8 or not (missing := image.isnan()).any():
+        return resized(image)
+    weight = resized((~missing).float())
+    return torch.where(weight > 0.5, resized(image.nan_to_num(0.0)) / weight, torch.nan)
 
 
 class Normalise(nn.Module):
     """Normalise images to (x - mean) / std for each channel, on the device of this module.
 
-    The values of 8-bit images are divided by 255 first.
+    The values of 8-bit images are divided by 255 first. Missing pixels, NaN, become 0: the mean.
 
     Args:
         mean: The mean of each channel on the scale 0 to 1, or one value for all channels.
@@ -81,7 +100,8 @@ class Normalise(nn.Module):
         in_chans: The number of channels.
 
     Raises:
-        ValueError: There is neither one value, nor one for each channel.
+        ValueError: There is neither one value, nor one for each channel; or a deviation is not
+            above 0.
     """
 
     mean: Tensor
@@ -96,6 +116,12 @@ class Normalise(nn.Module):
                     f"data.{name} has {len(values)} values for in_chans={in_chans}:"
                     " give one, or one a channel"
                 )
+            if name == "std" and not all(value > 0 for value in values):
+                i = next(i for i, value in enumerate(values) if not value > 0)
+                raise ValueError(
+                    f"data.std has {values[i]:g} for channel {i}: it must be above 0; 1 leaves a"
+                    " constant channel as it is"
+                )
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
         self.register_buffer("scale", 1 / self.std)
 
@@ -105,7 +131,8 @@ class Normalise(nn.Module):
         # in place and without divisions: on a CPU each pass over a batch costs as much as its crops
         if images.dtype == torch.uint8:
             return images.float().sub_(255 * self.mean).mul_(self.scale / 255)
-        return (images - self.mean).mul_(self.scale)
+        x = (images - self.mean).mul_(self.scale)
+        return x.nan_to_num_(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
 
     def inverse(self, x: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c h w"]:
         """Turn normalised images back to the scale 0 to 1, and clamp them to it."""

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from data.config import PixelConfig
+from data.config import PixelConfig, StoredConfig
 from data.formats.pil import MODES
 
 Range = tuple[float, float]
@@ -33,7 +33,7 @@ def own_range(dtype: np.dtype) -> Range:
     return (0.0, 65535.0) if dtype == np.uint16 else (0.0, 1.0)
 
 
-def to_floats(image: np.ndarray, config: PixelConfig) -> np.ndarray:
+def to_floats(image: np.ndarray, config: StoredConfig) -> np.ndarray:
     """Scale stored values to float32, where NaN stands for values that are missing.
 
     The range that `config` gives, or else that of 8 or 16 bits, becomes 0 to 1. Without a range,

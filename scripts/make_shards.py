@@ -41,7 +41,7 @@ from data.making.masks import describe_masks, values_of, with_masks
 from data.making.splitting import by_prefix, shuffle
 from data.making.walking import described, suffix_of
 from data.making.workers import Engine, cores
-from data.shards.index import Shard, statistics, write_index
+from data.shards.index import Shard, merged_moments, statistics, write_index
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 
@@ -98,13 +98,13 @@ def channels_of_first(entries: list[Entry]) -> int:
     Raises:
         ValueError: no image can be decoded; the message has the reason of the first.
     """
-    from data.decode import decode  # here: it brings torch, which the help text does without
+    from data.decode import open_image  # here: it brings torch, which the help text does without
 
     first = ""
     for entry in entries:
         try:
             suffix = entry.path.suffix.lower()[1:]
-            return decode(entry.path.read_bytes(), suffix, config=MEASURED).shape[0]
+            return open_image(entry.path.read_bytes(), suffix, None, MEASURED).whole().shape[2]
         except (OSError, ValueError) as error:
             first = first or f"{entry.path}: {error}"
     raise ValueError(f"none of the {len(entries)} images can be decoded; the first is {first}")
@@ -226,6 +226,14 @@ def main(argv: Sequence[str]) -> None:
     write_index([shard for part in shards.values() for shard in part])
     shutil.rmtree(staging)
     report(args, shards, skipped(listing, finished))
+    remarks: Counter[str] = Counter()
+    for built in (one for part in finished.values() for one in part):
+        remarks.update(built.remarks)
+    for remark, count in sorted(remarks.items()):
+        print(f"{count} images {remark}")
+    depth = merged_moments(next(iter(shards.values()))).depth
+    if depth is not None and args.encoding.range is None and depth.advice():
+        print(depth.advice())
     for line in equal_images(finished):
         print(line)
 

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from data.config import PixelConfig
+from data.config import StoredConfig
 
-ALPHA = "have alpha, and are shown on the background"
+ALPHA = "have alpha, and are shown on a background (--background)"
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, as PIL has it
 
 
 def on_background(
-    image: np.ndarray, config: PixelConfig, premultiplied: bool = False
+    image: np.ndarray, config: StoredConfig, premultiplied: bool = False
 ) -> np.ndarray:
     """Composite an image of 8 or 16 bits, whose last channel is alpha, on the background.
 

@@ -17,10 +17,11 @@ from typing import Any
 from data.config import Encoding
 from data.making.entries import Entry
 from data.making.masks import values_of
+from data.making.measuring import Measure
 from data.making.workers import Engine, over
 from data.shards.index import Shard, from_entry, to_entry
-from data.shards.moments import Moments
 from data.shards.writing import checked, refuse_existing, write_shard
+from fcmae.run.config import plain
 from fcmae.run.files import move_into_place, write_json
 
 
@@ -43,6 +44,7 @@ class Built:
         broken: The images that were left out, as (path, reason).
         digests: The others, as (hash of the bytes that are stored, path).
         pixels: The number of pixels of each class in the masks.
+        remarks: What was assumed of how many of them; see `data.formats.opened.Opened`.
     """
 
     shard: Shard
@@ -50,6 +52,7 @@ class Built:
     broken: list[tuple[str, str]]
     digests: list[tuple[str, str]]
     pixels: Counter[int]
+    remarks: Mapping[str, int]
 
 
 def plan_shards(
@@ -144,24 +147,26 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
     digests: list[tuple[str, str]] = []
     pixels: Counter[int] = Counter()
     values = values_of(job.encoding.mask_values)
-    moments: list[Moments] = []
+    measure = Measure(job.encoding)
+    remarks: Counter[str] = Counter()
 
     def samples() -> Iterator[dict[str, Any]]:
         for entry in job.entries:
             try:
-                content, suffix, statistics = encode(entry.path, job.encoding)
+                encoded = encode(entry.path, job.encoding)
+                measure.add(encoded.stored)
             except (OSError, ValueError) as error:
                 broken.append((str(entry.path), str(error)))
                 continue
-            moments.append(statistics)
-            digests.append((hashlib.sha256(content).hexdigest()[:32], str(entry.path)))
-            sample: dict[str, Any] = {"__key__": entry.key, suffix: content}
+            remarks.update(encoded.remarks)
+            digests.append((hashlib.sha256(encoded.content).hexdigest()[:32], str(entry.path)))
+            sample: dict[str, Any] = {"__key__": entry.key, encoded.suffix: encoded.content}
             if entry.label is not None:
                 sample["cls"] = entry.label
             if entry.metadata:
                 sample["json"] = entry.metadata
             if entry.mask is not None:
-                sample["seg.png"], counts = encode_mask(entry, content, values)
+                sample["seg.png"], counts = encode_mask(entry, encoded.content, values)
                 pixels.update(counts)
             yield sample
 
@@ -175,14 +180,15 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 f"none of the {len(broken)} images of {job.path} can be read, such as {path}:"
                 f" {why}; remove them, or raise --shard-size"
             )
-        shard = replace(shard, url=str(job.path), moments=Moments.merge(moments))
-        built = Built(shard, len(job.entries), broken, digests, pixels)
+        shard = replace(shard, url=str(job.path), moments=measure.moments())
+        built = Built(shard, len(job.entries), broken, digests, pixels, remarks)
         note = {
             "shard": to_entry(shard),
             "images": built.images,
             "broken": broken,
             "digests": digests,
             "pixels": sorted(pixels.items()),
+            "remarks": remarks,
         }
         write_json(note_path(job.path, staging), note, compact=True)
         move_into_place(partial, job.path)
@@ -200,7 +206,7 @@ def read_note(shard: Path, note: Path) -> Built:
     broken, digests = ([(one, other) for one, other in content[n]] for n in ("broken", "digests"))
     pixels = Counter(dict(content["pixels"]))
     known = from_entry(str(shard), content["shard"])
-    return Built(known, content["images"], broken, digests, pixels)
+    return Built(known, content["images"], broken, digests, pixels, content["remarks"])
 
 
 def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,7 +223,7 @@ def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[st
         "images": images,
         "shards": len(jobs),
         **options,
-        **asdict(jobs[0].encoding),
+        **plain(asdict(jobs[0].encoding)),
         "listing": digest.hexdigest(),
     }
 

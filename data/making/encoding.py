@@ -1,6 +1,7 @@
 """Encoding images for shards: their bytes are copied, or shrunk and encoded again."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +9,32 @@ import simplejpeg
 import torch
 from torch import Tensor
 
-from data.config import MEASURED, Encoding
-from data.decode import decode, open_image
+from data.config import MEASURED, Encoding, PixelConfig
+from data.decode import open_image
 from data.formats.alpha import ALPHA
 from data.formats.sniffing import kind_of
-from data.shards.moments import Moments
 from data.transforms import resize
 
 
-def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
-    """Read an image and encode it as a shard stores it.
+@dataclass(frozen=True)
+class Encoded:
+    """An image as a shard stores it.
 
-    Returns:
-        The bytes to store, their suffix, and the moments of the stored pixels.
+    Attributes:
+        content: The bytes.
+        suffix: The suffix of their format.
+        stored: The pixels, [h, w, c], of the type and the values of the file.
+        remarks: What was assumed of the file; see `data.formats.opened.Opened`.
+    """
+
+    content: bytes
+    suffix: str
+    stored: np.ndarray
+    remarks: tuple[str, ...]
+
+
+def encode(path: Path, encoding: Encoding) -> Encoded:
+    """Read an image and encode it as a shard stores it.
 
     Raises:
         OSError: The file cannot be read.
@@ -28,17 +42,18 @@ def encode(path: Path, encoding: Encoding) -> tuple[bytes, str, Moments]:
     """
     content = path.read_bytes()
     suffix = path.suffix.lower()[1:]
-    image = decode(content, suffix, encoding.in_chans, MEASURED)
-    if encoding.max_side is not None and max(image.shape[1:]) > encoding.max_side:
-        stored = eight_bits(content, suffix)
-        if stored is not None:
-            stored = shrink(stored, encoding.max_side)
-            rows = np.ascontiguousarray(stored.permute(1, 2, 0).numpy())
+    config = PixelConfig(pixels="float32", background=encoding.background)
+    picture = open_image(content, suffix, encoding.in_chans, config)
+    stored = picture.whole()
+    if encoding.max_side is not None and max(stored.shape[:2]) > encoding.max_side:
+        image = eight_bits(content, suffix)
+        if image is not None:
+            image = shrink(image, encoding.max_side)
+            rows = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
             colours = "GRAY" if rows.shape[2] == 1 else "RGB"
             content = simplejpeg.encode_jpeg(rows, quality=encoding.quality, colorspace=colours)
-            suffix = "jpg"
-            image = decode(content, suffix, encoding.in_chans, MEASURED)
-    return content, kind_of(content) or suffix, Moments.of(image.numpy())
+            stored = open_image(content, "jpg", encoding.in_chans, config).whole()
+    return Encoded(content, kind_of(content) or suffix, stored, picture.opened.remarks)
 
 
 def shrink(image: Tensor, max_side: int) -> Tensor:

@@ -8,8 +8,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.bad_samples import BadSample
-from data.config import MEASURED
-from data.decode import decode, encoded_image
+from data.config import EIGHT_BITS, PixelConfig, StoredConfig
+from data.decode import encoded_image, open_image
+from data.making.measuring import Measure
 from data.shards.index import Shard
 from data.shards.moments import Moments
 from data.shards.reading import LOCAL, check_shard, read_sample
@@ -22,6 +23,7 @@ def index_shards(
     statistics: bool,
     in_chans: int | None,
     image: str = "",
+    config: StoredConfig = EIGHT_BITS,
 ) -> tuple[list[Shard], list[str]]:
     """Scan shards for an index. An unchanged shard keeps the statistics that its index has.
 
@@ -31,6 +33,7 @@ def index_shards(
         statistics: Whether every image is decoded to compute the statistics again.
         in_chans: The number of channels of the statistics; None for that of the first image.
         image: The suffix of the images; "" for any of IMAGE_SUFFIXES.
+        config: The range, missing value and background that are measured with.
 
     Returns:
         The shards, and what is to be said of those that were scanned, as lines.
@@ -53,39 +56,44 @@ def index_shards(
         if known is not None and known.sha256 == shard.sha256:
             shard = replace(shard, moments=known.moments)
         if statistics:
-            moments = moments_of(shard, in_chans, image)
+            moments = moments_of(shard, in_chans, image, config)
             shard = replace(shard, moments=moments)
             in_chans = in_chans or len(moments.sums)
         shards.append(shard)
     return shards, report(scans) if scans else []
 
 
-def moments_of(shard: Shard, in_chans: int | None, image: str = "") -> Moments:
+def moments_of(
+    shard: Shard, in_chans: int | None, image: str = "", config: StoredConfig = EIGHT_BITS
+) -> Moments:
     """The moments of all images of a shard. Broken ones are left out, and named on standard error.
 
     Args:
         shard: A shard on this machine.
         in_chans: The number of channels to decode; None for that of the first image.
         image: The suffix of the images; "" for any of IMAGE_SUFFIXES.
+        config: See `index_shards`.
 
     Raises:
         ValueError: None of the images can be decoded.
     """
-    parts: list[Moments] = []
+    measure = Measure(config)
+    opening = PixelConfig(pixels="float32", background=config.background)
     first: BadSample | None = None
     for i in range(shard.samples):
         members = read_sample(shard, i)
         try:
-            pixels = decode(*encoded_image(members, image), in_chans, MEASURED)
+            encoded, suffix = encoded_image(members, image)
+            stored = open_image(encoded, suffix, in_chans, opening).whole()
+            measure.add(stored)
         except ValueError as error:
             bad = BadSample(shard.url, str(members["__key__"]), str(error))
             first = first or bad
             tqdm.write(f"left out of the statistics: {bad}", file=sys.stderr)
             continue
-        in_chans = pixels.shape[0]
-        parts.append(Moments.of(pixels.numpy()))
-    if not parts:
+        in_chans = stored.shape[2]
+    if not measure.parts:
         raise ValueError(
             f"none of the {shard.samples} samples of {shard.url} can be decoded ({first})"
         )
-    return Moments.merge(parts)
+    return measure.moments()

@@ -10,10 +10,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.config import MEASURED
-from data.decode import OversizedImage, decode, encoded_image
+from data.decode import OversizedImage, encoded_image, open_image
 from data.making.workers import over
 from data.shards.index import Shard
 from data.shards.members import check_end, image_suffix, is_stray, split_name
+from data.values import to_floats
 from fcmae.run.files import file_sha256
 
 LISTED = 20  # how many faults of each kind are printed
@@ -122,7 +123,8 @@ def faults_of_sample(where: str, members: Mapping[str, bytes], image: str) -> li
         faults.append(("orphan", f"{where} has no image, only {', '.join(members)}"))
     else:
         try:
-            decode(*encoded_image(members, image), None, MEASURED)
+            encoded, suffix = encoded_image(members, image)
+            to_floats(open_image(encoded, suffix, None, MEASURED).whole(), MEASURED)
         except OversizedImage as error:
             faults.append(("oversized", f"{where}: {error}"))
         except ValueError as error:

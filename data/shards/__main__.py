@@ -8,12 +8,13 @@ from typing import Annotated
 
 import tyro
 
+from data.config import StoredConfig
 from data.making.workers import cores
 from fcmae.run.config import run_program
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index:
+class Index(StoredConfig):
     """Write an index.json beside shards, whoever made them."""
 
     shards: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS")]
@@ -69,7 +70,9 @@ def main(argv: Sequence[str]) -> None:
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items()))
         print(f"{samples} samples in {len(paths)} shards: {counts or 'all is well'}")
         sys.exit(1 if faults else 0)
-    shards, said = index_shards(paths, listed, config.statistics, config.in_chans, config.image)
+    shards, said = index_shards(
+        paths, listed, config.statistics, config.in_chans, config.image, config
+    )
     write_index(shards)
     for shard in shards:
         print(f"{shard.url}: {shard.samples} samples, {shard.size} bytes")

@@ -7,7 +7,7 @@ of samples, resuming and every read rely on it.
 import json
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
 def to_entry(shard: Shard) -> dict[str, Any]:
     """Turn a shard into its entry in index.json."""
     entry = {"size": shard.size, "sha256": shard.sha256, "offsets": shard.offsets.tolist()}
-    return entry if shard.moments is None else entry | {"moments": asdict(shard.moments)}
+    return entry if shard.moments is None else entry | {"moments": shard.moments.to_entry()}
 
 
 def from_entry(url: str, entry: dict[str, Any]) -> Shard:
@@ -95,10 +95,21 @@ def from_entry(url: str, entry: dict[str, Any]) -> Shard:
 
 
 def statistics(shards: Sequence[Shard]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and standard deviation of each channel over the pixels of all shards, from 0 to 1.
+    """The mean and standard deviation of each channel over the pixels of all shards.
 
     Raises:
-        ValueError: The index of a shard has no statistics, or the numbers of channels differ.
+        ValueError: See `merged_moments`.
+    """
+    moments = merged_moments(shards)
+    return moments.mean(), moments.std()
+
+
+def merged_moments(shards: Sequence[Shard]) -> Moments:
+    """What was measured of the pixels of all shards.
+
+    Raises:
+        ValueError: The index of a shard has no statistics, or they were measured in different ways,
+            or the numbers of channels differ.
     """
     known = [shard.moments for shard in shards if shard.moments is not None]
     if len(known) < len(shards):
@@ -110,8 +121,7 @@ def statistics(shards: Sequence[Shard]) -> tuple[tuple[float, ...], tuple[float,
     channels = sorted({len(moments.sums) for moments in known})
     if len(channels) > 1:
         raise ValueError(f"the shards have images of {channels} channels; give mean and std")
-    merged = Moments.merge(known)
-    return merged.mean(), merged.std()
+    return Moments.merge(known)
 
 
 def write_index(shards: Iterable[Shard]) -> None:

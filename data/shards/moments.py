@@ -2,51 +2,117 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
+from data.shards.depth import Depth
+
+Range = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Moments:
-    """The number of pixels, and the sum and sum of squares of each channel, on the scale 0 to 1."""
+    """The number of pixels, the sum and the sum of squares of each channel, and their scale.
 
-    count: int
+    Attributes:
+        counts: The pixels of each channel that are not missing.
+        sums: On the scale on which pixels were measured, which for 8 and 16 bits is 0 to 1.
+        squares: Likewise.
+        own: The stored values that are 0 and 1 on it by the type of the images; None if their types
+            differ, or an earlier version measured them.
+        range: The stored values that became 0 and 1 because a range was given; None without one.
+        nodata: The stored value that was left out; None without one.
+        depth: What values are stored; None for 8 bits, or if it was not measured.
+    """
+
+    counts: tuple[int, ...]
     sums: tuple[float, ...]
     squares: tuple[float, ...]
+    own: Range | None = None
+    range: Range | None = None
+    nodata: float | None = None
+    depth: Depth | None = None
 
     @classmethod
-    def of(cls, image: Float32[np.ndarray, "c h w"]) -> "Moments":
-        """The moments of one image, with the same bits for any number of threads.
+    def of(cls, image: Float32[np.ndarray, "c h w"], own: Range | None = None) -> "Moments":
+        """The moments of one image, NaN left out, with the same bits for any number of threads.
 
         numpy sums in a single thread, while torch divides a sum among its threads, and rounds
         differently for each number of them.
         """
         pixels = image.reshape(len(image), -1).astype(np.float64)
-        sums = pixels.sum(1).tolist()
-        squares = np.square(pixels).sum(1).tolist()
-        return cls(pixels.shape[1], tuple(sums), tuple(squares))
+        counts = [pixels.shape[1]] * len(pixels)
+        sums = pixels.sum(1)
+        if np.isnan(sums).any():
+            counts = (~np.isnan(pixels)).sum(1).tolist()
+            pixels = np.nan_to_num(pixels, nan=0.0)
+            sums = pixels.sum(1)
+        squares = np.square(pixels).sum(1)
+        return cls(tuple(counts), tuple(sums.tolist()), tuple(squares.tolist()), own)
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Moments":
-        """Read the moments of a shard from its entry in index.json."""
-        return cls(int(entry["count"]), tuple(entry["sums"]), tuple(entry["squares"]))
+        """Read the moments of a shard from its entry in index.json, which may be an older one."""
+        sums = tuple(entry["sums"])
+        count = entry["count"]
+        depth = entry.get("depth")
+        own, given = (tuple(entry[name]) if name in entry else None for name in ("own", "range"))
+        return cls(
+            tuple(count) if isinstance(count, list) else (int(count),) * len(sums),
+            sums,
+            tuple(entry["squares"]),
+            own,
+            given,
+            entry.get("nodata"),
+            depth
+            and Depth(tuple(depth["types"]), depth["low"], depth["high"], tuple(depth["inner"])),
+        )
+
+    def to_entry(self) -> dict[str, Any]:
+        """Turn the moments into an entry of index.json, as the inverse of `from_entry`."""
+        entry = {name: value for name, value in asdict(self).items() if value is not None}
+        counts = entry.pop("counts")
+        return {"count": counts[0] if len(set(counts)) == 1 else counts} | entry
 
     @classmethod
     def merge(cls, parts: Sequence["Moments"]) -> "Moments":
-        """The moments of all parts together, which must have the same number of channels."""
-        count = sum(part.count for part in parts)
-        sums = zip(*(part.sums for part in parts), strict=True)
-        squares = zip(*(part.squares for part in parts), strict=True)
-        return cls(count, tuple(map(sum, sums)), tuple(map(sum, squares)))
+        """The moments of all parts together, which must have the same number of channels.
+
+        Raises:
+            ValueError: They were measured with different ranges or values of nodata.
+        """
+        first = parts[0]
+        if any((part.range, part.nodata) != (first.range, first.nodata) for part in parts):
+            raise ValueError(
+                "the shards were measured with different --range or --nodata: measure all with"
+                " python -m data.shards index --statistics"
+            )
+        depths = [part.depth for part in parts if part.depth is not None]
+        counts, sums, squares = (
+            tuple(map(sum, zip(*(getattr(part, name) for part in parts), strict=True)))
+            for name in ("counts", "sums", "squares")
+        )
+        return cls(
+            counts,
+            sums,
+            squares,
+            first.own if all(part.own == first.own for part in parts) else None,
+            first.range,
+            first.nodata,
+            Depth.merge(depths) if depths else None,
+        )
 
     def mean(self) -> tuple[float, ...]:
-        """The mean of each channel over all pixels, from 0 to 1."""
-        return tuple(total / self.count for total in self.sums)
+        """The mean of each channel over all pixels; 0 for a channel without pixels."""
+        pairs = zip(self.sums, self.counts, strict=True)
+        return tuple(total / max(1, count) for total, count in pairs)
 
     def std(self) -> tuple[float, ...]:
-        """The standard deviation of each channel over all pixels, on the scale 0 to 1."""
-        pairs = zip(self.squares, self.mean(), strict=True)
-        return tuple(math.sqrt(max(0.0, square / self.count - mean**2)) for square, mean in pairs)
+        """The standard deviation of each channel over all pixels, on the scale of the mean."""
+        triples = zip(self.squares, self.counts, self.mean(), strict=True)
+        return tuple(
+            math.sqrt(max(0.0, square / max(1, count) - mean**2)) for square, count, mean in triples
+        )

@@ -1,6 +1,6 @@
 """What a pretraining run starts from: its statistics, model, learner and batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from data.order import GlobalBatches
 from data.pipeline import train_loader
-from data.shards.index import Shard, statistics
+from data.shards.index import Shard
+from data.shards.scaling import statistics_for
 from fcmae import FCMAE
 from fcmae.layers import Block
 from fcmae.run import fsdp
@@ -21,17 +22,21 @@ from fcmae.weights.files import load_decoder, load_encoder
 from finetune.training.pretraining import PretrainConfig
 
 
-def with_statistics(config: PretrainConfig, shards: Sequence[Shard]) -> PretrainConfig:
+def with_statistics(
+    config: PretrainConfig, shards: Sequence[Shard], say: Callable[[str], object]
+) -> PretrainConfig:
     """The config with the mean and standard deviation of the shards where it has none.
 
+    Args:
+        config: of the run.
+        shards: that it trains on.
+        say: prints a line on what is assumed.
+
     Raises:
-        ValueError: the index of a shard does not have them.
+        ValueError: see `data.shards.scaling.statistics_for`.
     """
-    data = config.data
-    if data.mean and data.std:
-        return config
-    mean, std = statistics(shards)
-    return replace(config, data=replace(data, mean=data.mean or mean, std=data.std or std))
+    mean, std = statistics_for(config.data, shards, say)
+    return replace(config, data=replace(config.data, mean=mean, std=std))
 
 
 def make_model(config: PretrainConfig, newest: Path | None, accelerator: Accelerator) -> FCMAE:
