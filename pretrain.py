@@ -52,6 +52,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     from data.shards.reading import open_shards
     from data.transforms import Normalise
     from fcmae.masking import draw_visible_of
+    from fcmae.run.checkpoint import latest
     from fcmae.run.directory import compare
     from fcmae.run.metrics import dry_run_summary
     from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator
@@ -117,6 +118,10 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     session.end()
     if config.dry_run and accelerator.is_main_process:
         print(dry_run_summary(run.dir, learner.total, config.optim.batch_size))
+    elif accelerator.is_main_process:
+        weights = run.dir / "encoder.safetensors"
+        print(f"written: {latest(run.dir)}")
+        print(f"next: python -m fcmae.convert {run.dir} {weights} --to timm")
     accelerator.end_training()
 
 

@@ -99,18 +99,11 @@ def lines_of(args: Neighbours | Duplicates) -> tuple[str, list[dict[str, Any]]]:
 
 def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Print the heading and the lines as a table."""
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
+    from finetune.labels.results import print_table
 
-    console = Console()
-    console.print(Text(title))
+    print(title)
     if lines:
-        table = Table(*(Column(name, overflow="fold") for name in lines[0]))
-        for line in lines:
-            values = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in line.values())
-            table.add_row(*map(Text, values))
-        console.print(table)
+        print_table("", lines[0], (line.values() for line in lines))
 
 
 def main(argv: Sequence[str]) -> None:

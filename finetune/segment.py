@@ -26,21 +26,17 @@ def main(argv: Sequence[str]) -> None:
             " mask: leave it out"
         )
     # torch and timm take seconds, and a help text needs neither
-    from rich.console import Console
-
     from fcmae.run.processes import Processes
     from fcmae.run.session import start_accelerator
-    from finetune.labels.metrics import table_of
     from finetune.labels.results import report
     from finetune.training.segmentation import segment
 
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
         accelerator = start_accelerator(processes, config.run.trackers, directory)
-        result = segment(config, processes, accelerator)
+        result, draw = segment(config, processes, accelerator)
         if accelerator.is_main_process:
-            Console().print(table_of(result["per_class"]))
-            report("segmentation", result, config.out)
+            report("segmentation", result, config.out, draw=draw)
         accelerator.end_training()
 
 

@@ -20,14 +20,11 @@ def main(argv: Sequence[str]) -> None:
     config.run.check()
     directory = run_of(config.out)
     # torch and timm take seconds, and a help text needs neither
-    from rich.console import Console
-
     from fcmae.run.processes import Processes
     from fcmae.run.session import start_accelerator
     from finetune.frozen.held_out import sides
-    from finetune.labels.metrics import table_of
     from finetune.labels.results import report
-    from finetune.training.classification import read, train
+    from finetune.training.classification import WEIGHTS, read, train
 
     data = config.data
     processes = Processes(config.run.timeout)
@@ -41,11 +38,10 @@ def main(argv: Sequence[str]) -> None:
             verify=config.run.verify,
         )
         chosen, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
-        result = train(config, labelled, chosen, validation, processes, accelerator)
+        result, draw = train(config, labelled, chosen, validation, processes, accelerator)
         if accelerator.is_main_process:
-            if "per_class" in result:
-                Console().print(table_of(result["per_class"]))
-            report("fine-tuning", result, config.out)
+            then = f"python -m finetune.predict IMAGES --weights {directory / WEIGHTS}"
+            report("fine-tuning", result, config.out, draw=draw, then=then)
         accelerator.end_training()
 
 

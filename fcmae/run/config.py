@@ -7,6 +7,7 @@ one parser and one set of messages serve both, and a flag wins over the recipe.
 import dataclasses
 import difflib
 import os
+import re
 import select
 import sys
 import typing
@@ -19,6 +20,9 @@ import yaml
 from safetensors import SafetensorError
 
 T = TypeVar("T")
+LINK = "For further information visit"  # in front of pydantic's links
+TRACEBACK = "Traceback (most recent call last)"
+NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 # errors that a user can cause, and that one line explains
 EXPECTED = (OSError, ValueError, FloatingPointError, ModuleNotFoundError, SafetensorError)
 
@@ -57,6 +61,8 @@ def recipe_flags(path: Path, config: type) -> list[str]:
         ValueError: the recipe is no mapping, or has a key that `config` lacks.
         OSError: the recipe cannot be read.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe {path} does not exist; scripts/recipes/ has some")
     try:
         recipe = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
@@ -194,14 +200,26 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(1)
         if sys.flags.dev_mode:
             raise
-        # an error of a data worker has the worker's whole traceback in its text, the message last
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        sys.exit(f"error: {lines[-1].removeprefix(f'{type(error).__name__}: ')}")
+        sys.exit(f"error: {line_of(error)}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)  # 128 + SIGINT
     finally:
         flush_output()
+
+
+def line_of(error: Exception) -> str:
+    """What an error says, in one line.
+
+    The error of a data worker has the worker's whole traceback in its text, and the message last.
+    The number of an OSError, and pydantic's links, tell nobody anything.
+    """
+    text = str(error).strip()
+    lines = [line for line in text.splitlines() if not line.strip().startswith(LINK)]
+    if TRACEBACK in text:
+        lines = lines[-1:]
+    line = " ".join(" ".join(lines).split()) or type(error).__name__
+    return NUMBER.sub("", line.removeprefix(f"{type(error).__name__}: "))
 
 
 def reader_is_gone() -> bool:

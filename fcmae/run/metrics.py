@@ -1,6 +1,5 @@
 """The metrics of a run: the lines of metrics.jsonl, for trackers and for a dry run's summary."""
 
-import hashlib
 import json
 import resource
 import sys
@@ -13,11 +12,9 @@ from typing import Any
 import torch
 
 from fcmae.run.checkpoint import latest
-from fcmae.run.config import flatten, to_tree
 from fcmae.run.files import write_text
 
 METRICS = "metrics.jsonl"
-PLAIN = (bool, int, float, str)  # the types of values that trackers take
 
 
 def add_metrics(run: Path, line: Mapping[str, Any]) -> None:
@@ -56,22 +53,6 @@ def as_scalars(line: Mapping[str, Any]) -> dict[str, int | float | None]:
         else:
             flat[name] = value
     return flat
-
-
-def tracker_arguments(run: Path, config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make the arguments of `Accelerator.init_trackers`, with which wandb continues a run.
-
-    Args:
-        run: the directory of the run, whose path names the run for wandb.
-        config: the resolved config.
-
-    Returns:
-        The config as a flat dictionary, and `init_kwargs`.
-    """
-    flat = {k: v if type(v) in PLAIN else str(v) for k, v in flatten(to_tree(config)).items()}
-    same_run = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:16]
-    wandb = {"dir": str(run), "name": run.name, "id": same_run, "resume": "allow"}
-    return flat, {"wandb": wandb}
 
 
 def peak_memory(device: torch.device) -> float:

@@ -30,11 +30,12 @@ from torch.distributed.fsdp import FSDPModule
 from fcmae.run import checkpoint, directory, fsdp
 from fcmae.run.config import to_yaml
 from fcmae.run.learner import Learner
-from fcmae.run.metrics import as_scalars, tracker_arguments
+from fcmae.run.metrics import as_scalars
 from fcmae.run.options import RunConfig
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop
+from fcmae.run.trackers import check_installed, start_trackers
 from fcmae.run.training_data import Shard
 
 
@@ -69,7 +70,9 @@ def start_accelerator(
 
     Raises:
         ValueError: accelerate sees another number of processes.
+        ModuleNotFoundError: a tracker is not installed.
     """
+    check_installed(trackers)
     accelerator = Accelerator(
         # without it, accelerate starts no processes on CPUs
         cpu=not torch.accelerator.is_available(),
@@ -154,7 +157,7 @@ class Session:
         shards: the training data, which a restart has to have again.
 
     Raises:
-        OSError: the run directory is not writable.
+        OSError: the run directory is not writable, or a tracker cannot start.
     """
 
     def __init__(
@@ -191,9 +194,7 @@ class Session:
             facts |= {"fsdp": sharded, "changed": list(changed)}
             directory.begin(run, config, learner.state.step, facts, shards)
         accelerator.wait_for_everyone()
-        if options.trackers:
-            flat, init_kwargs = tracker_arguments(run, config)
-            accelerator.init_trackers("fcmae", flat, init_kwargs=init_kwargs)
+        start_trackers(accelerator, options.trackers, run, config)
         parameters = sum(p.numel() for p in learner.model.parameters()) / 1e6
         accelerator.print(
             f"{title} with {parameters:.1f} M parameters, {learner.samples} images,"

@@ -1,23 +1,24 @@
 """What a fine-tuned model is measured by, with torchmetrics: numbers, a table, a picture."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from rich.table import Table
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchmetrics import functional as R
 from torchmetrics.functional import classification as M
 
-from finetune.labels.results import shown
 from finetune.labels.tasks import Task
 
 BINS = 15  # of the calibration error (Guo et al., ICML 2017)
 TOP = 5
-MOST_WRITTEN = 40  # classes whose counts are written into the picture
+MOST_DRAWN = 40  # classes in the picture
+LONGEST = 40  # letters of a name in it
 
 
 def measure(task: Task, answers: Float[Tensor, "n k"], labels: Tensor) -> dict[str, Any]:
@@ -42,32 +43,64 @@ def of_values(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> dict[str, Any]:
     several = bool((y != y[0]).any())
     told_apart = several and bool((x != x[0]).any())
     return {
-        "mae": R.mean_absolute_error(x, y).item(),
-        "rmse": R.mean_squared_error(x, y, squared=False).item(),
-        "r2": R.r2_score(x, y).item() if several else None,
-        "spearman": R.spearman_corrcoef(x, y).item() if told_apart else None,
+        "mae": value_of(R.mean_absolute_error, x, y),
+        "rmse": value_of(R.mean_squared_error, x, y, squared=False),
+        "r2": value_of(R.r2_score, x, y) if several else None,
+        "spearman": value_of(R.spearman_corrcoef, x, y) if told_apart else None,
     }
 
 
+def value_of(metric: Callable[..., Tensor], *tensors: Tensor, **options: Any) -> Any:
+    """What a metric gives: a number, or a list of them; None where it is not defined.
+
+    A metric that fails on some labels must not cost the others: the model is trained by then.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is not defined, which None says
+            found = metric(*tensors, **options).tolist()
+    except Exception as error:  # torchmetrics refuses, say, R2 of one sample
+        print(f"{metric.__name__} is not defined: {' '.join(str(error).split())}")
+        return None
+    if isinstance(found, list):
+        return [value if isfinite(value) else None for value in found]
+    return found if isfinite(found) else None
+
+
+def mean_auc(p: Float[Tensor, "n k"], y: Bool[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """The mean AUC over the columns that have both zeros and ones in `y`; NaN if none has."""
+    both = [c for c in range(y.shape[1]) if 0 < int(y[:, c].sum()) < len(y)]
+    each = [M.binary_auroc(p[:, c], y[:, c].long()) for c in both]
+    return torch.stack(each).mean() if each else torch.tensor(torch.nan)
+
+
+def average_precision(p: Float[Tensor, " n"], y: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    """The average precision of a label; NaN if no sample has it."""
+    return M.binary_average_precision(p, y) if y.any() else torch.tensor(torch.nan)
+
+
 def of_classes(names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> dict[str, Any]:
-    """Accuracy (top 1, top 5 of more than five classes, mean over classes), F1, AUC, calibration.
+    """Accuracy (top 1, top 5 of more than 5 classes, mean over classes), F1, AUC, calibration.
 
     With two classes the AUC is that of the second; with more, the mean over those that occur. It is
     None where all samples are of one class.
     """
     k = len(names)
-    values: dict[str, Any] = {"accuracy": M.multiclass_accuracy(p, y, k, average="micro").item()}
+    each = {"num_classes": k, "average": "none"}
+    values = {"accuracy": value_of(M.multiclass_accuracy, p, y, num_classes=k, average="micro")}
     if k > TOP:
-        values["top5_accuracy"] = M.multiclass_accuracy(p, y, k, average="micro", top_k=TOP).item()
-    values["balanced_accuracy"] = M.multiclass_accuracy(p, y, k, average="macro").item()
-    values["macro_f1"] = M.multiclass_f1_score(p, y, k, average="macro").item()
-    scored = [1] if k == 2 else y.unique().tolist()
-    values["auc"] = mean_auc(p[:, scored], torch.stack([y == c for c in scored], dim=1))
-    values["calibration_error"] = M.multiclass_calibration_error(p, y, k, n_bins=BINS).item()
+        options = {"num_classes": k, "average": "micro", "top_k": TOP}
+        values["top5_accuracy"] = value_of(M.multiclass_accuracy, p, y, **options)
+    values["balanced_accuracy"] = value_of(M.multiclass_accuracy, p, y, num_classes=k)
+    values["macro_f1"] = value_of(M.multiclass_f1_score, p, y, num_classes=k)
+    scored = [1] if k == 2 else list(range(k))
+    values["auc"] = value_of(mean_auc, p[:, scored], y[:, None] == torch.tensor(scored))
+    bins = {"num_classes": k, "n_bins": BINS}
+    values["calibration_error"] = value_of(M.multiclass_calibration_error, p, y, **bins)
     columns = {
-        "precision": M.multiclass_precision(p, y, k, average="none").tolist(),
-        "recall": M.multiclass_recall(p, y, k, average="none").tolist(),
-        "f1": M.multiclass_f1_score(p, y, k, average="none").tolist(),
+        "precision": value_of(M.multiclass_precision, p, y, **each),
+        "recall": value_of(M.multiclass_recall, p, y, **each),
+        "f1": value_of(M.multiclass_f1_score, p, y, **each),
         "samples": y.bincount(minlength=k).tolist(),
     }
     return values | {"per_class": rows(names, columns)}
@@ -76,53 +109,33 @@ def of_classes(names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> dict
 def of_labels(names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> dict[str, Any]:
     """Mean average precision, F1, AUC, the share of samples with all labels right.
 
-    The average precision of a label is None where no sample has it, its AUC also where all have it;
-    the means are over the other labels.
+    Average precision is defined for labels that some sample has, and the mean is over these.
     """
-    k = len(names)
-    there = y.any(0).tolist()
-    precisions = [
-        M.binary_average_precision(p[:, c], y[:, c]) if there[c] else None for c in range(k)
-    ]
+    mean = {"num_labels": len(names)}
+    each = mean | {"average": "none"}
+    pairs = zip(p.T, y.T, strict=True)
     columns = {
-        "average_precision": [None if value is None else value.item() for value in precisions],
-        "precision": M.multilabel_precision(p, y, k, average="none").tolist(),
-        "recall": M.multilabel_recall(p, y, k, average="none").tolist(),
-        "f1": M.multilabel_f1_score(p, y, k, average="none").tolist(),
+        "average_precision": [value_of(average_precision, *pair) for pair in pairs],
+        "precision": value_of(M.multilabel_precision, p, y, **each),
+        "recall": value_of(M.multilabel_recall, p, y, **each),
+        "f1": value_of(M.multilabel_f1_score, p, y, **each),
         "samples": y.sum(0).tolist(),
     }
+    precisions = [value for value in columns["average_precision"] if value is not None]
     return {
-        "map": mean_of_defined(precisions),
-        "macro_f1": M.multilabel_f1_score(p, y, k).item(),
-        "auc": mean_auc(p, y),
-        "exact_match": M.multilabel_exact_match(p, y, k).item(),
+        "map": torch.tensor(precisions).mean().item() if precisions else None,
+        "macro_f1": value_of(M.multilabel_f1_score, p, y, **mean),
+        "auc": value_of(mean_auc, p, y == 1),
+        "exact_match": value_of(M.multilabel_exact_match, p, y, **mean),
         "per_class": rows(names, columns),
     }
 
 
-def mean_auc(p: Float[Tensor, "n k"], y: Tensor) -> float | None:
-    """The mean area under the ROC curves of those columns that have samples on both sides.
-
-    Args:
-        p: scores.
-        y: [n, k], not zero for the samples that a column is true of.
-
-    Returns:
-        The mean, or None if there is no such column.
-    """
-    sides = zip(p.unbind(1), y.bool().unbind(1), strict=True)
-    return mean_of_defined(
-        [
-            M.binary_auroc(x, side.long()) if side.any() and not side.all() else None
-            for x, side in sides
-        ]
-    )
-
-
-def mean_of_defined(values: Sequence[Tensor | None]) -> float | None:
-    """The mean of the numbers that are defined, or None if none is."""
-    defined = [value for value in values if value is not None]
-    return torch.stack(defined).mean().item() if defined else None
+def names_of_measures(task: Task) -> list[str]:
+    """What `measure` measures of a task of classes, beside what it measures of each class."""
+    places = torch.arange(task.outputs)
+    measured = measure(task, torch.eye(task.outputs), places)
+    return [name for name in measured if name != "per_class"]
 
 
 def rows(names: Sequence[str], columns: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
@@ -133,36 +146,42 @@ def rows(names: Sequence[str], columns: dict[str, list[Any]]) -> dict[str, dict[
         columns: a value for each name, in their order.
     """
     return {
-        name: {column: values[i] for column, values in columns.items()}
+        name: {column: None if values is None else values[i] for column, values in columns.items()}
         for i, name in enumerate(names)
     }
 
 
-def table_of(per_class: dict[str, dict[str, Any]]) -> Table:
-    """A table, to be printed, of the values of each class."""
-    table = Table("class", *next(iter(per_class.values())))
-    for name, row in per_class.items():
-        table.add_row(name, *(shown(value, digits=3) for value in row.values()))
-    return table
-
-
 def draw_confusion(path: Path, names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> None:
-    """The confusion matrix as a picture: rows are the truth, columns the answers, in counts."""
+    """The confusion matrix as a picture: rows are the truth, columns the answers, in counts.
+
+    Of many classes it has those that are confused most, so that it stays small and legible.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    counts = M.multiclass_confusion_matrix(p, y, len(names)).numpy()
-    side = max(4.0, 0.6 * len(names) + 2)
+    counts = M.multiclass_confusion_matrix(p, y, len(names))
+    wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diag()
+    chosen = wrong.sort(descending=True, stable=True).indices[:MOST_DRAWN].sort().values
+    counts = counts[chosen][:, chosen].numpy()
+    labels = [shorten(names[i]) for i in chosen.tolist()]
+    side = max(4.0, 0.6 * len(labels) + 2)
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     axes.imshow(counts, cmap="Blues")
     axes.set(xlabel="answer", ylabel="truth")
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-    axes.set_yticks(range(len(names)), names)
-    if len(names) <= MOST_WRITTEN:
-        for (row, column), count in np.ndenumerate(counts):
-            dark = count > counts.max() / 2
-            axes.text(column, row, count, ha="center", va="center", color="w" if dark else "k")
+    if len(labels) < len(names):
+        axes.set_title(f"{len(labels)} of {len(names)} classes, those that are confused most")
+    # names may have signs of dollar, which are no formulas
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right", parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    for (row, column), count in np.ndenumerate(counts):
+        dark = count > counts.max() / 2
+        axes.text(column, row, count, ha="center", va="center", color="w" if dark else "k")
     figure.savefig(path)
     plt.close(figure)
+
+
+def shorten(name: str) -> str:
+    """A name that fits beside a picture."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."

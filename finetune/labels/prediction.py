@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from data.config import IMAGE_SUFFIXES, FittedConfig
@@ -17,6 +15,7 @@ from data.making.walking import described, find_images
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import ReadingConfig
 from finetune.labels.inference import read_image, refuse_not_finite, tiled
+from finetune.labels.results import print_table
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 
@@ -63,7 +62,8 @@ def predict(
         for line in lines(rows(), task):
             print(json.dumps(line), flush=True)
     else:
-        Console().print(table_of(rows(), task))
+        head = task.field if task.kind == "value" else "class (probability)"
+        print_table("", ["image", head], cells(rows(), task))
     return failures
 
 
@@ -119,12 +119,10 @@ def lines(rows: Iterator[Row], task: Task) -> Iterator[dict[str, Any]]:
             yield {"image": str(path), "top": [{"class": n, "probability": p} for n, p in top]}
 
 
-def table_of(rows: Iterator[Row], task: Task) -> Table:
-    """A table with one row for each image."""
-    table = Table("image", task.field if task.kind == "value" else "class (probability)")
+def cells(rows: Iterator[Row], task: Task) -> Iterator[tuple[str, str]]:
+    """An image and its answers, in words, for each row of a table."""
     for path, top in rows:
         if task.kind == "value":
-            table.add_row(str(path), f"{top[0][1]:.4g}")
+            yield str(path), f"{top[0][1]:.4g}"
         else:
-            table.add_row(str(path), "  ".join(f"{name} ({p:.3f})" for name, p in top))
-    return table
+            yield str(path), "  ".join(f"{name} ({p:.3f})" for name, p in top)

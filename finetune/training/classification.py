@@ -3,7 +3,9 @@
 `finetune.train` does it once, `finetune.few_shot` many times on parts of the labels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -134,7 +136,7 @@ def train(
     validation: Int[Tensor, " m"] | None,
     processes: Processes,
     accelerator: Accelerator,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Callable[[], None] | None]:
     """Fine-tune on some of the training samples, and measure.
 
     Args:
@@ -146,7 +148,7 @@ def train(
         accelerator: of these processes.
 
     Returns:
-        What is to be reported.
+        What is to be reported, and what draws the picture, if one belongs to it.
 
     Raises:
         OSError: shards or weights cannot be read, or the run not be written.
@@ -171,16 +173,17 @@ def train(
         processes=processes,
         accelerator=accelerator,
     )
+    if accelerator.is_main_process:
+        classifier.save(directory / WEIGHTS, model, metadata, task)
     unseen = to_report_on(data, labelled, validation, metadata)
     inference = Inference(unseen, metadata, data, accelerator)
     outputs = inference.outputs(lambda x: task.answers(model(x).float()))
     answers = outputs.rows[outputs.whole]
     labels = outputs.labels[outputs.whole]
-    if accelerator.is_main_process:
-        classifier.save(directory / WEIGHTS, model, metadata, task)
-        if task.kind == "class":
-            draw_confusion(directory / CONFUSION, task.names, answers, labels)
-    return {
+    draw = None
+    if task.kind == "class":
+        draw = partial(draw_confusion, directory / CONFUSION, task.names, answers, labels)
+    result = {
         "weights": config.weights,
         "model": metadata.model,
         "image_size": metadata.image_size,
@@ -189,6 +192,7 @@ def train(
         "skipped_samples": int((~outputs.whole).sum()),
         **measure(task, answers, labels),
     }
+    return result, draw
 
 
 def to_report_on(

@@ -3,11 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from fcmae.run.files import write_json
-from finetune.labels.results import spread
+from finetune.labels.results import beside, print_table, spread
 
 
 class Curves:
@@ -32,15 +29,13 @@ class Curves:
             measured: its measures by name.
 
         Raises:
-            ValueError: the metric is none of them, or not defined for the samples.
+            ValueError: the metric is not defined for the data that were reported on.
         """
-        if self.metric not in measured:
-            known = [name for name, value in measured.items() if isinstance(value, float)]
-            raise ValueError(f"metric={self.metric} is none of {', '.join(known)}")
         if measured[self.metric] is None:
+            known = [name for name, value in measured.items() if isinstance(value, float)]
             raise ValueError(
-                f"metric={self.metric} is not defined, since all samples of the test are on one"
-                " side; results are kept: choose another --metric, such as accuracy"
+                f"metric={self.metric} is not defined for these data: take {', '.join(known)};"
+                " what has run is kept"
             )
         self.samples[label] = samples
         row = self.values.setdefault(label, {})
@@ -73,12 +68,19 @@ class Curves:
         }
         write_json(out, content)
         columns = list(next(iter(spreads.values())))
-        table = Table("labels", *columns, title=f"{self.metric}, {seeds} seeds")
-        for label, row in spreads.items():
-            cells = (f"{row[c]['mean']:.3f} ± {row[c]['std']:.3f}" for c in columns)
-            table.add_row(f"{label} ({self.samples[label]})", *cells)
-        Console().print(table)
-        self.draw(out.with_suffix(".png"))
+        rows = [
+            [
+                f"{label} ({self.samples[label]})",
+                *(f"{row[c]['mean']:.3f} ± {row[c]['std']:.3f}" for c in columns),
+            ]
+            for label, row in spreads.items()
+        ]
+        picture = out.with_suffix(".png")
+        with beside(out, "the table"):
+            print_table(f"{self.metric}, {seeds} seeds", ["labels", *columns], rows)
+        with beside(out, "the picture"):
+            self.draw(picture)
+        print(f"written: {out}, {picture}, and each run in {out.with_suffix('')}/")
 
     def draw(self, path: Path) -> None:
         """Draw mean and standard deviation against the number of labels, one curve a column."""

@@ -4,7 +4,7 @@ A run is a cell of a table: how many labels, which start, which method, which se
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import product
@@ -27,7 +27,8 @@ from finetune.frozen.linear import train_grid
 from finetune.frozen.whitening import whiten
 from finetune.labels.inference import Inference
 from finetune.labels.labelled import Chosen
-from finetune.labels.metrics import measure
+from finetune.labels.metrics import measure, names_of_measures
+from finetune.labels.results import beside
 from finetune.models import classifier
 from finetune.models.config import RandomConfig
 from finetune.models.pooling import pooled
@@ -62,15 +63,28 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
     )
     learned, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
     contents = contents_of(config)
+    known = names_of_measures(labelled.task)
+    if config.metric not in known:
+        raise ValueError(f"metric={config.metric} is none of {', '.join(known)}")
+    runs = list[tuple[Cell, Tensor]]()
+    for cell in cells(config):  # all before the first, since a class may have too few samples
+        generator = torch.Generator().manual_seed(cell.config.seed)
+        places = draw(labelled.labels[learned], labelled.task.names, cell.size, generator)
+        runs.append((cell, learned[places]))
     curves = Curves(config.metric)
     probe: Probe | None = None  # of the start and the seed that come now
-    for cell in cells(config):
-        generator = torch.Generator().manual_seed(cell.config.seed)
-        chosen = learned[draw(labelled.labels[learned], cell.size, generator)]
+    for number, (cell, chosen) in enumerate(runs, 1):
         (measured,) = broadcast_object_list([cached_result(cell, contents)])
         if measured is None:
+            accelerator.print(
+                f"run {number} of {len(runs)}: {cell.column}, {len(chosen)} labels"
+                f" ({cell.label}), seed {cell.config.seed}"
+            )
+            picture: Callable[[], None] | None = None
             if cell.method == "finetune":
-                measured = train(of_run(cell), labelled, chosen, validation, processes, accelerator)
+                measured, picture = train(
+                    of_run(cell), labelled, chosen, validation, processes, accelerator
+                )
             else:
                 if probe is None or probe.config != cell.config:
                     probe = Probe(cell.config, labelled, validation, accelerator)
@@ -78,17 +92,24 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
             if accelerator.is_main_process:
                 made_of = {"config": to_tree(cell.config), "data": contents}
                 write_json(cell.out, {**made_of, "measured": measured})
+                if picture is not None:
+                    with beside(cell.out, "the picture"):
+                        picture()
         curves.add(cell.label, cell.column, len(chosen), measured)
     return curves
 
 
 def draw(
-    labels: Int[Tensor, " n"], size: float | int, generator: torch.Generator
+    labels: Int[Tensor, " n"],
+    names: Sequence[str],
+    size: float | int,
+    generator: torch.Generator,
 ) -> Int[Tensor, " k"]:
     """Draw a part of each class.
 
     Args:
         labels: the classes of all samples.
+        names: of the classes.
         size: a share of each class, as a float, or a number of samples of each, as an int.
         generator: what is drawn with.
 
@@ -106,8 +127,8 @@ def draw(
         wanted = size if isinstance(size, int) else max(1, round(size * len(places)))
         if not 1 <= wanted <= len(places):
             raise ValueError(
-                f"per_class has {wanted}, but class {c} has {len(places)} training samples: give"
-                " fewer, or shares, --fractions"
+                f"per_class has {wanted}, but class {names[c]} has {len(places)} training samples:"
+                " give fewer, or shares, --fractions"
             )
         chosen.append(places[torch.randperm(len(places), generator=generator)[:wanted]])
     return torch.cat(chosen)

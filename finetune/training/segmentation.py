@@ -1,6 +1,6 @@
 """Fine-tuning for segmentation: a mask for each image, training on them, measuring pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ PICTURE = "samples.png"
 
 def segment(
     config: SegmentConfig, processes: Processes, accelerator: Accelerator
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Callable[[], None]]:
     """Fine-tune and measure.
 
     Args:
@@ -45,7 +45,7 @@ def segment(
         accelerator: of these processes.
 
     Returns:
-        What is to be reported.
+        What is to be reported, and what draws the picture.
 
     Raises:
         OSError, ValueError, FloatingPointError: see `finetune.training.loop.fit`.
@@ -94,6 +94,8 @@ def segment(
         processes=processes,
         accelerator=accelerator,
     )
+    if accelerator.is_main_process:
+        segmenter.save(directory / WEIGHTS, model, metadata, names)
     spec = data.test if validation is None else data.train
     crop = MaskedCrop(Fitted(data.fit, metadata.mean))
     images = images_of(spec, data, metadata, target, crop=crop, verify=verify)
@@ -102,10 +104,7 @@ def segment(
     )
     inference = Inference(unseen, metadata, data, accelerator)
     matrix, skipped = confusion_of(model, inference, len(names))
-    if accelerator.is_main_process:
-        segmenter.save(directory / WEIGHTS, model, metadata, names)
-        draw_samples(directory / PICTURE, model, inference)
-    return {
+    result = {
         "weights": config.weights,
         "model": metadata.model,
         "image_size": metadata.image_size,
@@ -114,6 +113,7 @@ def segment(
         "skipped_samples": skipped,
         **of_pixels(names, matrix),
     }
+    return result, partial(draw_samples, directory / PICTURE, model, inference)
 
 
 def groups_of(samples: ShardSamples, group: str, accelerator: Accelerator) -> Int[Tensor, " n"]:

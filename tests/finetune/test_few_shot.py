@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune.few_shot import main
 from finetune.training.few_labels import draw
 from tests.support.generators import generator
 from tests.support.models import TINY_FLAGS
@@ -14,6 +15,7 @@ from tests.support.programs import run
 from tests.support.shards import write_colours
 
 LABELS = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+NAMES = ("sun", "moon", "star")
 CELLS = {
     f"{size}-seed{seed}-random-{method}.json"
     for size in ("20pc", "1_per_class")
@@ -26,13 +28,13 @@ CELLS = {
     ("size", "expected"), [(0.1, [6, 3, 1]), (0.01, [1, 1, 1]), (4, [4, 4, 4]), (1.0, [60, 30, 10])]
 )
 def test_shares_and_numbers_are_of_each_class(size: float | int, expected: list[int]) -> None:
-    chosen = draw(LABELS, size, generator())
+    chosen = draw(LABELS, NAMES, size, generator())
     assert len(chosen.unique()) == len(chosen)
     assert LABELS[chosen].bincount().tolist() == expected
 
 
 def test_what_is_drawn_is_a_function_of_the_seed() -> None:
-    a, b, c = (draw(LABELS, 0.1, generator(seed)) for seed in (0, 0, 1))
+    a, b, c = (draw(LABELS, NAMES, 0.1, generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
@@ -40,14 +42,14 @@ def test_what_is_drawn_is_a_function_of_the_seed() -> None:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        (11, r"per_class has 11, but class 2 has 10 training samples: give fewer, or shares"),
-        (0, r"per_class has 0, but class 0 has 60"),
+        (11, r"per_class has 11, but class star has 10 training samples: give fewer, or shares"),
+        (0, r"per_class has 0, but class sun has 60"),
         (1.5, r"fractions has 1\.5, which must lie in \(0, 1\]"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(size: float | int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        draw(LABELS, size, generator())
+        draw(LABELS, NAMES, size, generator())
 
 
 def few_shot(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -78,6 +80,8 @@ def test_every_size_seed_and_method_is_run_and_summed_up(done: tuple[Path, str])
         assert row.keys() == {"random probe", "random finetune"}
         assert all(len(column["values"]) == 2 for column in row.values())
     assert "accuracy, 2 seeds" in told
+    assert "\nrun 3 of 8: random probe, 3 labels (1 per class), seed 0\n" in told
+    assert told.endswith(f"{folder}/out.png, and each run in {folder}/out/\n")
     assert (folder / "out.png").stat().st_size > 5000
 
 
@@ -120,11 +124,26 @@ def test_results_of_other_shards_are_not_taken_for_these(done: tuple[Path, str])
     assert "was made of shards with another content; restore them, or choose" in again.stderr
 
 
-@pytest.mark.slow
-def test_a_measure_that_is_none_is_refused(done: tuple[Path, str]) -> None:
-    again = few_shot(done[0], "--metric", "iou")
-    assert again.returncode == 1
-    assert "metric=iou is none of accuracy, balanced_accuracy, macro_f1, auc" in again.stderr
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--metric", "f1"),
+            "metric=f1 is none of accuracy, balanced_accuracy, macro_f1, auc, cal",
+        ),
+        (("--per_class", "1", "11"), "per_class has 11, but class 0 has 10 training samples: give"),
+    ],
+)
+def test_what_no_run_can_do_is_refused_before_the_first(
+    done: tuple[Path, str], tmp_path: Path, flags: tuple[str, ...], message: str
+) -> None:
+    data = [
+        flag for n in ("train", "test") for flag in (f"--data.{n}", f"{done[0]}/{n}-000000.tar")
+    ]
+    out = ("--out", str(tmp_path / "out.json"), "--data.workers", "0")
+    with pytest.raises(ValueError, match=message):
+        main([*data, *out, *TINY_FLAGS, *flags])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

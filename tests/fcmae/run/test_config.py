@@ -123,16 +123,36 @@ def test_differences_name_the_field_and_both_values() -> None:
     assert differences(a, b, ignore=("inner.",)) == ["kind: x -> y"]
 
 
+LINK = "    For further information visit https://errors.pydantic.dev/2/v/literal_error"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("Traceback (most recent call last):\n ...\nValueError: 3 is odd"), "3 is odd"),
+        (
+            ValueError(f"1 error for Settings\nmode\n  no such\n{LINK}"),
+            "1 error for Settings mode no such",
+        ),
+        (FileNotFoundError(2, "No such file", "a.tar"), "No such file: 'a.tar'"),
+        (ValueError(), "ValueError"),
+    ],
+)
 def test_a_program_turns_an_expected_error_into_one_line(
-    monkeypatch: pytest.MonkeyPatch,
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def main(argv: object) -> None:
-        raise ValueError("Traceback (most recent call last):\n  ...\nValueError: size=3 is odd")
+        raise error
 
     monkeypatch.setattr("sys.argv", ["program"])
     with pytest.raises(SystemExit) as exit_:
         run_program(main)
-    assert exit_.value.args == ("error: size=3 is odd",)
+    assert exit_.value.args == (f"error: {line}",)
+
+
+def test_a_recipe_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"recipe nowhere.yaml does not exist; scripts/rec"):
+        read("nowhere.yaml")
 
 
 def test_a_switch_needs_no_value(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torchmetrics.functional import classification as M
 
 from data.targets import ClassTarget, ClassText, LabelsTarget, ValueTarget
 from finetune.labels.config import TaskConfig
-from finetune.labels.metrics import draw_confusion, measure
+from finetune.labels.metrics import draw_confusion, measure, names_of_measures
 from finetune.labels.tasks import Loss, Task, class_weights, make_task, target_of
 from finetune.training.curves import Curves
 from tests.support.generators import generator
@@ -232,11 +232,36 @@ def test_correlations_with_values_that_are_all_equal_are_not_defined() -> None:
 
 def test_a_metric_that_is_not_defined_stops_the_curves() -> None:
     curves = Curves("auc")
-    with pytest.raises(ValueError, match="metric=auc is not defined, since all samples of the"):
+    with pytest.raises(ValueError, match="metric=auc is not defined for these data: take accuracy"):
         curves.add("1%", "random probe", 3, {"auc": None, "accuracy": 1.0})
 
 
+def test_what_is_not_defined_is_none_and_costs_nothing_else() -> None:
+    found = measure(VALUE, torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+    assert (found["mae"], found["r2"]) == (2.0, None)
+    found = measure(TAGS, torch.rand(4, 3), torch.tensor([[1.0, 1, 0]] * 4))
+    precisions = [row["average_precision"] for row in found["per_class"].values()]
+    assert precisions == [pytest.approx(1.0), pytest.approx(1.0), None]
+    assert found["auc"] is None  # no label has both sides
+    two = Task(kind="class", field="", names=("good", "bad"))
+    assert measure(two, torch.eye(2), torch.tensor([0, 0]))["auc"] is None
+
+
+def test_the_names_of_measures_are_those_of_a_result() -> None:
+    found = measure(THREE, torch.rand(7, 3).softmax(1), LABELS)
+    assert names_of_measures(THREE) == [name for name in found if name != "per_class"]
+
+
 def test_the_confusion_matrix_is_a_picture(tmp_path: Path) -> None:
-    draw_confusion(tmp_path / "confusion.png", THREE.names, torch.eye(3), torch.arange(3))
+    names = ("a", "[/red]", "$\\frac$" * 20)  # no markup, no formula, and not too long
+    draw_confusion(tmp_path / "confusion.png", names, torch.eye(3), torch.arange(3))
     with Image.open(tmp_path / "confusion.png") as picture:
         assert min(picture.size) > 300
+
+
+def test_of_many_classes_those_that_are_confused_most_are_drawn(tmp_path: Path) -> None:
+    names = [f"class {i}" for i in range(1000)]
+    p = torch.eye(1000).roll(1, 1)  # each is taken for the next
+    draw_confusion(tmp_path / "confusion.png", names, p, torch.arange(1000))
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert max(picture.size) < 3000
