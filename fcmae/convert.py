@@ -49,6 +49,9 @@ class ConvertConfig:
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel of those images, or one value for all; ImageNet's
     otherwise."""
+    half: bool = False
+    """Half precision, for onnx: half the size, and faster where float16 is. Images and outputs stay
+    float32, and so do the sums of GRN over an image, which would overflow."""
 
 
 def main(argv: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ def convert(
     image_size: int | tuple[int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    half: bool = False,
 ) -> str:
     """Convert the weights at `source`, write `out`, and say what became of them.
 
@@ -41,6 +42,8 @@ def convert(
     """
     if to in SUFFIXES and out.suffix not in SUFFIXES[to]:
         raise ValueError(f"out={out} must end in {' or '.join(SUFFIXES[to])} for --to {to}")
+    if half and to != "onnx":
+        raise ValueError(f"half=True is for --to onnx, not for --to {to}: leave --half out")
     weights = read_weights(source, key)
     metadata = weights.metadata
     if metadata is None:
@@ -50,7 +53,7 @@ def convert(
             f"{source} tells itself of image_size={metadata.image_size}, mean={metadata.mean},"
             f" std={metadata.std}: leave these flags out"
         )
-    measured = write_target(out, to, weights, metadata)
+    measured = write_target(out, to, weights, metadata, half=half)
     step = "unknown" if metadata.step is None else metadata.step
     sentences = [f"{out}: {to} {metadata.model}, step {step}"]
     sentences += weights.notes

@@ -11,7 +11,9 @@ from fcmae.weights.timm_models import as_timm, save_timm, to_timm
 from fcmae.weights.weight_names import complete
 
 
-def write_target(out: Path, to: Target, weights: Weights, metadata: Metadata) -> list[str]:
+def write_target(
+    out: Path, to: Target, weights: Weights, metadata: Metadata, *, half: bool
+) -> list[str]:
     """Write weights for a target, and describe what was measured of them, if anything was.
 
     Args:
@@ -19,6 +21,7 @@ def write_target(out: Path, to: Target, weights: Weights, metadata: Metadata) ->
         to: the target.
         weights: the weights.
         metadata: their metadata.
+        half: whether the target onnx is in half precision.
 
     Raises:
         OSError: `out` cannot be written.
@@ -45,6 +48,6 @@ def write_target(out: Path, to: Target, weights: Weights, metadata: Metadata) ->
         from fcmae.weights.onnx import write_onnx  # onnxruntime may be missing
 
         model = as_timm(tensors, metadata)
-        difference = write_onnx(out, model, metadata, classes, extra_header)
+        difference = write_onnx(out, model, metadata, classes, extra_header, half=half)
         return [f"onnxruntime differs from torch by at most {difference:.1e}"]
     return []

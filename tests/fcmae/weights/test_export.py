@@ -407,6 +407,38 @@ def test_onnx_tells_of_its_input_and_not_of_the_machine(onnx_file: Path) -> None
     assert b"site-packages" not in onnx_file.read_bytes()
 
 
+def test_onnx_in_half_precision_keeps_the_sums_of_grn(tmp_path: Path) -> None:
+    """Activations of some hundreds, whose squares add up to far more than float16 can hold."""
+    source = weights(tmp_path / "w.safetensors", stem_stride=4, image_size=(224, 224))
+    tensors, header = load_file(source), read_safetensors(source)[1]
+    tensors["stages.0.blocks.0.mlp.fc1.weight"] *= 200
+    save_file(tensors, source, metadata=header)
+    largest: list[float] = []
+    model = load_timm(source)[0].eval()
+    grn = model.get_submodule("stages.0.blocks.0.mlp.grn")
+    grn.register_forward_hook(lambda _, x, __: largest.append(float(x[0].norm(dim=(1, 2)).max())))
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        wanted = timm_features(model, images).mean((2, 3))
+    assert largest[0] ** 2 > 100 * 65504
+    told = convert(source, tmp_path / "out.onnx", to="onnx", half=True)
+    assert re.search(r"onnxruntime differs from torch by at most \d\.\de[-+]0\d$", told)
+    (found,) = InferenceSession(tmp_path / "out.onnx").run(None, {"images": images.numpy()})
+    error = (torch.from_numpy(cast("Any", found)) - wanted).norm() / wanted.norm()
+    assert error < 1e-2
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "out.onnx")).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    sums = [node for node in graph.node if node.op_type.startswith("Reduce")]
+    assert len(sums) > 12
+    assert {kinds[node.input[0]] for node in sums} == {onnx.TensorProto.FLOAT}
+    convolutions = [x for x in graph.initializer if len(x.dims) == 4 and x.dims[0] > 1]
+    assert {x.data_type for x in convolutions} == {onnx.TensorProto.FLOAT16}
+    size = (tmp_path / "out.onnx").stat().st_size
+    assert size < 0.55 * source.stat().st_size
+    with pytest.raises(ValueError, match="half=True is for --to onnx, not for --to hub"):
+        convert(source, tmp_path / "out", to="hub", half=True)
+
+
 def test_onnx_that_differs_from_torch_is_refused(onnx_file: Path, tmp_path: Path) -> None:
     other = weights(tmp_path / "w.safetensors", stem_stride=1)
     model, metadata = load_timm(other)
