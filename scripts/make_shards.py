@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from data.config import MEASURED, Encoding
 from data.making.arrow_tables import unpack
+from data.making.aspects import describe_aspects
 from data.making.build import Built, ShardJob, build_shards, plan_shards
 from data.making.entries import Entry, Listing
 from data.making.equal_images import equal_images
@@ -227,8 +228,12 @@ def main(argv: Sequence[str]) -> None:
     shutil.rmtree(staging)
     report(args, shards, skipped(listing, finished))
     remarks: Counter[str] = Counter()
+    aspects: Counter[str] = Counter()
     for built in (one for part in finished.values() for one in part):
         remarks.update(built.remarks)
+        aspects.update(built.aspects)
+    for line in describe_aspects(aspects):
+        print(line)
     for remark, count in sorted(remarks.items()):
         print(f"{count} images {remark}")
     depth = merged_moments(next(iter(shards.values()))).depth

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data.config import Encoding
+from data.making.aspects import aspect_of
 from data.making.entries import Entry
 from data.making.masks import values_of
 from data.making.measuring import Measure
@@ -45,6 +46,7 @@ class Built:
         digests: The others, as (hash of the bytes that are stored, path).
         pixels: The number of pixels of each class in the masks.
         remarks: What was assumed of how many of them; see `data.formats.opened.Opened`.
+        aspects: How many of them have each aspect; see `data.making.aspects`.
     """
 
     shard: Shard
@@ -53,6 +55,7 @@ class Built:
     digests: list[tuple[str, str]]
     pixels: Counter[int]
     remarks: Mapping[str, int]
+    aspects: Mapping[str, int]
 
 
 def plan_shards(
@@ -149,6 +152,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
     values = values_of(job.encoding.mask_values)
     measure = Measure(job.encoding)
     remarks: Counter[str] = Counter()
+    aspects: Counter[str] = Counter()
 
     def samples() -> Iterator[dict[str, Any]]:
         for entry in job.entries:
@@ -159,6 +163,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 broken.append((str(entry.path), str(error)))
                 continue
             remarks.update(encoded.remarks)
+            aspects[aspect_of(*encoded.stored.shape[:2])] += 1
             digests.append((hashlib.sha256(encoded.content).hexdigest()[:32], str(entry.path)))
             sample: dict[str, Any] = {"__key__": entry.key, encoded.suffix: encoded.content}
             if entry.label is not None:
@@ -181,7 +186,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 f" {why}; remove them, or raise --shard-size"
             )
         shard = replace(shard, url=str(job.path), moments=measure.moments())
-        built = Built(shard, len(job.entries), broken, digests, pixels, remarks)
+        built = Built(shard, len(job.entries), broken, digests, pixels, remarks, aspects)
         note = {
             "shard": to_entry(shard),
             "images": built.images,
@@ -189,6 +194,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
             "digests": digests,
             "pixels": sorted(pixels.items()),
             "remarks": remarks,
+            "aspects": aspects,
         }
         write_json(note_path(job.path, staging), note, compact=True)
         move_into_place(partial, job.path)
@@ -206,7 +212,8 @@ def read_note(shard: Path, note: Path) -> Built:
     broken, digests = ([(one, other) for one, other in content[n]] for n in ("broken", "digests"))
     pixels = Counter(dict(content["pixels"]))
     known = from_entry(str(shard), content["shard"])
-    return Built(known, content["images"], broken, digests, pixels, content["remarks"])
+    counts = (content[name] for name in ("remarks", "aspects"))
+    return Built(known, content["images"], broken, digests, pixels, *counts)
 
 
 def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:

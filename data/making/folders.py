@@ -23,14 +23,22 @@ MASK_OF = re.compile(r"(.+?)[_\-. ]?(mask|seg|segmentation|gt|label|labels)", re
 
 @dataclass(frozen=True)
 class Place:
-    """Where an image lies: its file, and the names of the folders from some folder on."""
+    """Where an image lies: its file, its name with those of the folders from some folder on, and
+    its key."""
 
     path: Path
     parts: tuple[str, ...]
+    key: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        name = self.parts[-1]
+        return name.rpartition(".")[0] or name
 
     def inside(self) -> "Place":
         """The same place, seen from one folder further in."""
-        return Place(self.path, self.parts[1:])
+        return Place(self.path, self.parts[1:], self.key)
 
 
 def list_folder(root: Path) -> Listing:
@@ -52,10 +60,10 @@ def list_folder(root: Path) -> Listing:
     ]
     twins = [*found.notes, *two_forms(root, found.images)]
     base, places, notes = unwrap(root, places)
-    keys = {place.path: key_of(Path(*place.parts)) for place in places}
+    places = [Place(place.path, place.parts, key_of(Path(*place.parts))) for place in places]
     placed, more = by_splits(base, places)
     entries = [
-        Entry(path=place.path, key=keys[place.path], label=label, split=split)
+        Entry(path=place.path, key=place.key, label=label, split=split)
         for place, label, split in placed
     ]
     return Listing(entries=entries, left_out=found.left_out, notes=[*twins, *notes, *more])
@@ -150,7 +158,7 @@ def refuse_masks(root: Path, places: Sequence[Place]) -> None:
     """
     stems: defaultdict[str, set[str]] = defaultdict(set)
     for place in places:
-        stems[place.parts[0] if len(place.parts) > 1 else ""].add(Path(place.parts[-1]).stem)
+        stems[place.parts[0] if len(place.parts) > 1 else ""].add(place.stem)
     way_out = "write the masks into a folder of their own and name it with --masks"
     for name in sorted(stems):
         if not MASKS & set(re.split(r"[^a-z]+", name.lower())):
@@ -163,7 +171,7 @@ def refuse_masks(root: Path, places: Sequence[Place]) -> None:
                     f" names are the same, and no class: give {root / other} as the source, with"
                     f" --masks {root / name}; or rename {name}"
                 )
-    files = {(place.parts[:-1], Path(place.parts[-1]).stem) for place in places}
+    files = {(place.parts[:-1], place.stem) for place in places}
     for folder, stem in sorted(files):
         match = MASK_OF.fullmatch(stem)
         if match is not None and (folder, match[1]) in files:

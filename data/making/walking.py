@@ -76,12 +76,16 @@ def find_images(root: Path) -> Found:
             elif not item.is_symlink() and item.is_dir():
                 folders.append(path)
             else:
-                reason = reason_by_content(path)
+                # that of the item is quick, but fails on links in a circle
+                is_file = path.is_file() if item.is_symlink() else item.is_file()
+                reason = reason_by_content(path, is_file)
                 if reason is None:
-                    images.append(path.relative_to(root))
+                    images.append(path)
                 else:
                     left_out[suffix_of(path), reason] += 1
-    return Found(images=sorted(images), left_out=left_out, notes=notes)
+    return Found(
+        images=sorted(path.relative_to(root) for path in images), left_out=left_out, notes=notes
+    )
 
 
 def reason_by_name(name: str) -> str | None:
@@ -93,13 +97,12 @@ def reason_by_name(name: str) -> str | None:
     return "of a system" if name.lower() in SYSTEM else None
 
 
-def reason_by_content(path: Path) -> str | None:
+def reason_by_content(path: Path, is_file: bool) -> str | None:
     """Why a file is left out; None for an image. Files with odd suffixes alone are opened."""
-    linked = path.is_symlink()
-    if suffix_of(path)[1:] in IMAGE_SUFFIXES and (linked or path.is_file()):
+    if path.suffix.lower()[1:] in IMAGE_SUFFIXES and (is_file or path.is_symlink()):
         return None  # an image, or one that will be named as broken
-    if not path.is_file():
-        return "a link to nothing" if linked else "no file"
+    if not is_file:
+        return "a link to nothing" if path.is_symlink() else "no file"
     try:
         with path.open("rb") as file:
             kind = kind_of(file.read(FIRST_BYTES))

@@ -105,9 +105,11 @@ def test_flat_folder_becomes_unlabelled_shards(tmp_path):
         make_image(tmp_path / "flat" / f"{i}.png", seed=i)
     (tmp_path / "flat" / "4.png").rename(tmp_path / "flat" / "4")
     (tmp_path / "flat" / "notes.txt").write_text("text")
+    Image.new("RGB", (900, 60)).save(tmp_path / "flat" / "3.png")
     done = make(tmp_path / "flat", tmp_path / "out", "--compress")
     assert done.returncode == 0, done.stderr
     assert "5 images in 1 shards, 1 skipped" in done.stdout
+    assert "\nmedian aspect 1.20, longer over shorter side\n1 of 5 images have an" in done.stdout
     samples = samples_in(f"{tmp_path}/out/train-000000.tar.gz")
     assert [sorted(sample) for sample in samples] == [["__key__", "png"]] * 5
     assert not (tmp_path / "out" / "classes.json").exists()
@@ -245,7 +247,7 @@ def test_one_call_makes_train_val_and_test_and_prints_the_flags_that_name_them(l
         labelled, out, "--val", 0.1, "--test", 0.2, "--split", "stratified", "--shard-size", 12
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-4:-1] == [
+    assert done.stdout.splitlines()[-5:-2] == [
         f"  train: 21 images, --data.train '{out}/train-{{000000..000001}}.tar'",
         f"  val: 3 images, --data.test {out}/val-000000.tar",
         f"  test: 6 images, --data.test {out}/test-000000.tar",
