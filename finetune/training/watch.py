@@ -127,6 +127,7 @@ class Watch:
             range=self.config.data.range,
             nodata=self.config.data.nodata,
             background=self.config.data.background,
+            image=self.config.data.image,
             source=self.config.data.source,
         )
         weights = checkpoint.whole(self.model.encoder.state_dict(), keep=True)
