@@ -1,6 +1,6 @@
 """Pretrain a ConvNeXt with FCMAE on WebDataset shards.
 
-    accelerate launch --quiet pretrain.py scripts/recipes/demo.yaml --run.dir runs/demo
+    python pretrain.py scripts/recipes/demo.yaml --run.dir runs/demo
 
 Restarting the same command resumes from the last checkpoint. SIGTERM, SIGUSR1 and Ctrl-C end the
 run after the step with a checkpoint, and exit status 75 (130 for Ctrl-C).

@@ -1,6 +1,6 @@
 """Features of every sample of shards, labelled or not, with its name, as a Parquet file.
 
-    accelerate launch -m finetune.embed SHARDS OUT.parquet --weights OUT.safetensors
+    python -m finetune.embed SHARDS OUT.parquet --weights OUT.safetensors
 
 The samples are worked off in pieces, which the processes share. A finished piece is a file in
 OUT.parquet.parts; the same command goes on from there after a kill. `finetune.lookup` reads the

@@ -1,6 +1,6 @@
 """Few labels: probe and fine-tune on small parts of the training data, pretrained against random.
 
-    accelerate launch --quiet -m finetune.few_shot scripts/recipes/finetune/small.yaml \
+    python -m finetune.few_shot scripts/recipes/finetune/small.yaml \
         --weights OUT.safetensors --data.train SHARDS --data.test SHARDS --out RESULT.json
 
 For each size and seed the samples are drawn anew, the same for every start and method, with as many

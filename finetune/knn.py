@@ -1,6 +1,6 @@
 """k-nearest neighbours by cosine, votes weighted by exp(similarity / T) (Wu et al. 2018, T = 0.07).
 
-    accelerate launch -m finetune.knn --weights OUT.safetensors --data.train SHARDS \
+    python -m finetune.knn --weights OUT.safetensors --data.train SHARDS \
         --data.test SHARDS --out RESULT.json
 """
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     result = knn(config, config.ks, config.temperature, accelerator)
     if accelerator.is_main_process:
-        report("k-NN", result, config.out)
+        report("k-NN", result, config.out, then=config.next_command)
     accelerator.end_training()
 
 

@@ -1,6 +1,6 @@
 """Linear probe: one linear layer on frozen features, its whole (lr, weight decay) grid in one pass.
 
-    accelerate launch -m finetune.linear_probe --weights OUT.safetensors --data.train SHARDS \
+    python -m finetune.linear_probe --weights OUT.safetensors --data.train SHARDS \
         --data.test SHARDS --out RESULT.json
 """
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        report("linear probe", result, config.out)
+        report("linear probe", result, config.out, then=config.next_command)
     accelerator.end_training()
 
 

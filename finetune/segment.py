@@ -1,6 +1,6 @@
 """Fine-tune a pretrained encoder, or any timm ConvNet, to segment images, and report on a test.
 
-    accelerate launch --quiet -m finetune.segment --weights OUT.safetensors \
+    python -m finetune.segment --weights OUT.safetensors \
         --data.train SHARDS --data.test SHARDS --out RESULT.json
 
 A sample has its mask in the member seg.png, see data/pixel_labels.py. Restarting the same command

@@ -1,6 +1,6 @@
 """Fine-tune a pretrained encoder, or any timm model, on labelled shards, and report on a test.
 
-    accelerate launch --quiet -m finetune.train scripts/recipes/finetune/small.yaml \
+    python -m finetune.train scripts/recipes/finetune/small.yaml \
         --weights OUT.safetensors --data.train SHARDS --data.test SHARDS --out RESULT.json
 
 Restarting the same command resumes. The run lies in RESULT/ beside RESULT.json: config, metrics,

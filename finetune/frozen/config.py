@@ -31,6 +31,17 @@ class ProbeConfig:
     seeds: int = 3
     """Repetitions, each with its own held-out data and order; mean and spread are reported."""
 
+    @property
+    def next_command(self) -> str:
+        """What may come after a probe of weights; empty after one of the random initialisation."""
+        if self.weights == "none":
+            return ""
+        shards = f"--data.train {' '.join(self.data.train)} --data.test {' '.join(self.data.test)}"
+        return (
+            "python -m finetune.train scripts/recipes/finetune/small.yaml --weights"
+            f" {self.weights} {shards} --out {self.out.with_name('tuned.json')}"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
