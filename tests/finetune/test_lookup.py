@@ -131,6 +131,19 @@ def test_json_lines_name_the_samples(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert second["cosine"] < 0.999
 
 
+def test_classes_that_have_a_name_are_called_by_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = MADE | {"classes": '["sun", "[/moon]"]'}
+    path = write_table(tmp_path / "out.parquet", torch.randn(20, D), made=made)
+    labels = [row["label"] for row in FeatureTable(path).names()]
+    assert labels[:6] == [None, "[/moon]", 2, "sun", "[/moon]", None]
+    main(["neighbours", str(path), "--key", "s1", "--url", "a.tar", "--k", "19"])
+    printed = capsys.readouterr().out
+    assert "sun" in printed
+    assert "[/moon]" in printed
+
+
 def test_tables_name_the_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     features = torch.randn(20, D)
     features[7] = features[4]

@@ -91,6 +91,8 @@ def test_a_run_leaves_result_weights_metrics_and_picture(whole) -> None:
     assert result["test_samples"] == 12
     assert set(result["per_class"]) == {"red", "green", "blue"}
     directory = out.with_suffix("")
+    then = f"python -m finetune.predict IMAGES --weights {directory}/weights.safetensors"
+    assert done.stdout.endswith(f"\nwritten: {out}\nnext: {then}\n")
     assert [line["step"] for line in read_metrics(directory)] == [1, 2, 3, 4, 5, 6]
     assert (directory / "confusion.png").is_file()
     assert checkpoint.latest(directory) == directory / "step_0000006"
