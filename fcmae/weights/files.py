@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
 
 from fcmae.architecture import Architecture, sides_of
@@ -20,7 +20,15 @@ from fcmae.run import checkpoint
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
 from fcmae.weights.fetching import fetch, is_remote
 from fcmae.weights.finite import refuse_not_finite
-from fcmae.weights.metadata import CLASSES, HEADER, READING, Metadata, class_names, header_for
+from fcmae.weights.metadata import (
+    CLASSES,
+    HEADER,
+    READING,
+    Metadata,
+    as_tuples,
+    class_names,
+    header_for,
+)
 from fcmae.weights.recognition import canonical, infer, recognise
 from fcmae.weights.safetensors_files import extra_part
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, count_classes
@@ -192,9 +200,7 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
     mean, std = (tuple(data[name]) for name in ("mean", "std"))
     metadata = Metadata.of(architecture, mean=mean, std=std, step=state["step"])
     values = {name: data[name] for name in READING if name in data}  # earlier runs have fewer
-    return tensors, replace(
-        metadata, **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    )
+    return tensors, replace(metadata, **as_tuples(values))
 
 
 def load_encoder(encoder: Encoder, source: str | Path, architecture: Architecture) -> str:

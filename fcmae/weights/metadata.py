@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from fcmae.architecture import Architecture
 
@@ -98,7 +98,13 @@ class Metadata:
             TypeError: it has other fields.
         """
         fields: dict[str, Any] = json.loads(text)
-        return Metadata(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})  # type: ignore[arg-type]
+        return Metadata(**as_tuples(fields))
+
+
+def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn the lists that JSON and YAML give back into the tuples that they were."""
+    lists = {name: value for name, value in values.items() if isinstance(value, list)}
+    return {**values, **{name: tuple(cast("list[Any]", value)) for name, value in lists.items()}}
 
 
 def header_for(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:

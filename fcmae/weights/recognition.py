@@ -26,7 +26,7 @@ STEMS: dict[Layout, str] = {
     "transformers": r"(?:convnext\.|convnextv2\.)?embeddings\.patch_embeddings",
     "dinov3": r"(?:model\.)?stages\.0\.downsample_layers\.0",
 }
-STEM_KEYS = {
+STEM_KEYS: dict[Layout, re.Pattern[str]] = {
     layout: re.compile(rf"((?:.+?\.)??){stem}\.(?:weight|kernel|bias)")
     for layout, stem in STEMS.items()
 }
@@ -218,10 +218,11 @@ def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict
     misshapen: list[str] = []
     for row in rows:
         names = naming.names(row)
-        key, *again = [name for name in names if name in left] or [None]
-        if key is None:
+        found = [name for name in names if name in left]
+        if not found:
             missing.append(names[0])
             continue
+        key, *again = found
         tensor = left.pop(key)
         for other in again:
             if torch.equal(left[other], tensor):

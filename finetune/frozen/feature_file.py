@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.config import FittedConfig
 from data.shards.samples import ShardSamples
-from fcmae.weights.metadata import CLASSES
+from fcmae.weights.metadata import CLASSES, as_tuples
 
 COLUMNS = ["url", "key", "label", "feature"]
 TILE_COLUMNS = ["url", "key", "tile", "label", "feature"]
@@ -155,9 +155,7 @@ class FeatureTable:
             )
         texts = {name: self.provenance[name] for name in settings}
         values = {k: v if k in ("pixels", "fit") else json.loads(v) for k, v in texts.items()}
-        return FittedConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        )
+        return FittedConfig(**as_tuples(values))
 
     def feature(self, row: int) -> Float[Tensor, " d"]:
         """The feature of one row."""

@@ -59,7 +59,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledData:
 
     for name, n in (("train", 24), ("test", 12)):
         write_shards((sample(i) for i in range(n)), folder, name, n)
-    spec = {name: (str(folder / f"{name}-000000.tar"),) for name in ("train", "test")}
+    spec: dict[str, Any] = {
+        name: (str(folder / f"{name}-000000.tar"),) for name in ("train", "test")
+    }
     return LabelledData(**spec, workers=0)
 
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import timm
@@ -23,7 +23,7 @@ from finetune.models.backbone import backbone
 from finetune.models.config import RandomConfig
 from tests.support.models import saved_run, timm_features, trained
 
-SMALL = {"hidden_sizes": [40, 80, 160, 320], "depths": [2, 2, 6, 2]}
+SMALL: dict[str, Any] = {"hidden_sizes": [40, 80, 160, 320], "depths": [2, 2, 6, 2]}
 
 
 def noisy(model: Any) -> Any:
@@ -75,6 +75,11 @@ class Clip(nn.Module):
         self.logit_scale = nn.Parameter(torch.ones(()))
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    """The compiled model, whose mark stands before the names."""
+    return cast("nn.Module", torch.compile(model))
+
+
 def compiled_stages(model: Any) -> nn.Module:
     """Each stage compiled alone, whose mark stands inside the names."""
     for i, stage in enumerate(model.stages):
@@ -86,8 +91,8 @@ def compiled_stages(model: Any) -> nn.Module:
     ("wrap", "suffix"),
     [
         (lambda net: nn.DataParallel(net), "ckpt"),
-        (lambda net: torch.compile(net), "bin"),
-        (lambda net: nn.DataParallel(torch.compile(Detector(net))), "pth.tar"),
+        (lambda net: compiled(net), "bin"),
+        (lambda net: nn.DataParallel(compiled(Detector(net))), "pth.tar"),
         (lambda net: Detector(Detector(net)), "safetensors"),
         (lambda net: Clip(net), "ckpt"),
         (lambda net: torch.optim.swa_utils.AveragedModel(net), "pt"),
