@@ -227,19 +227,7 @@ def main(argv: Sequence[str]) -> None:
     write_index([shard for part in shards.values() for shard in part])
     shutil.rmtree(staging)
     report(args, shards, skipped(listing, finished))
-    remarks: Counter[str] = Counter()
-    aspects: Counter[str] = Counter()
-    for built in (one for part in finished.values() for one in part):
-        remarks.update(built.remarks)
-        aspects.update(built.aspects)
-    for line in describe_aspects(aspects):
-        print(line)
-    for remark, count in sorted(remarks.items()):
-        print(f"{count} images {remark}")
-    depth = merged_moments(next(iter(shards.values()))).depth
-    if depth is not None and args.encoding.range is None and depth.advice():
-        print(depth.advice())
-    for line in equal_images(finished):
+    for line in (*of_pixels(args, finished), *equal_images(finished)):
         print(line)
 
 
@@ -249,6 +237,21 @@ def skipped(listing: Listing, finished: Mapping[str, Sequence[Built]]) -> Counte
     return listing.left_out + Counter(
         (suffix_of(Path(path)), "cannot be decoded as an image") for path in broken
     )
+
+
+def of_pixels(args: MakeShards, finished: Mapping[str, Sequence[Built]]) -> list[str]:
+    """What was assumed of the pixels of images, and what they need in training, as lines."""
+    every = [built for part in finished.values() for built in part]
+    remarks: Counter[str] = Counter()
+    aspects: Counter[str] = Counter()
+    for built in every:
+        remarks.update(built.remarks)
+        aspects.update(built.aspects)
+    lines = [*describe_aspects(aspects)]
+    lines += [f"{count} images {remark}" for remark, count in sorted(remarks.items())]
+    depth = merged_moments([built.shard for built in every]).depth
+    advised = depth is not None and args.encoding.range is None and depth.advice()
+    return [*lines, advised] if advised else lines
 
 
 def report(

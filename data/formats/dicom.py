@@ -17,7 +17,7 @@ def open_dicom(encoded: bytes, kind: str, in_chans: int | None, config: PixelCon
     """
     try:
         import pydicom
-        from pydicom.pixels import apply_color_lut, apply_rescale
+        from pydicom.pixels.processing import apply_color_lut, apply_rescale
     except ModuleNotFoundError as error:
         message = "DICOM images need the extra: pip install 'fcmae[dicom]'"
         raise ModuleNotFoundError(message) from error

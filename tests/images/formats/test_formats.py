@@ -10,7 +10,7 @@ import tifffile
 import torch
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from skimage.color import rgb2lab
 
 from data.config import EIGHT_BITS, IMAGE_SUFFIXES, MEASURED, PixelConfig
@@ -169,7 +169,7 @@ def test_a_box_of_the_upright_image_is_found_in_the_stored_one(turn: int) -> Non
     stored = RNG.integers(0, 256, (12, 9, 1), dtype=np.uint8)
     whole = upright(stored, turn)
     box = (2, 1, 5, 4)
-    top, left, height, width = stored_box(box, *whole.shape[:2], turn)
+    top, left, height, width = stored_box(box, len(whole), whole.shape[1], turn)
     part = upright(stored[top : top + height, left : left + width], turn)
     assert np.array_equal(part, whole[2:7, 1:5])
 
@@ -249,8 +249,8 @@ def test_a_tiff_in_lab_has_the_colours_that_it_shows() -> None:
 def dicom(image: np.ndarray, photometric: str, **fields: Any) -> bytes:
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.7")
+    meta.MediaStorageSOPInstanceUID = UID("1.2.3")
     dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     dataset.Rows, dataset.Columns = image.shape[:2]
     dataset.SamplesPerPixel = 3 if image.ndim == 3 else 1
