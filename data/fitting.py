@@ -95,7 +95,8 @@ def layout_of(height: int, width: int, size: tuple[int, int], fit: Fit) -> Layou
         rows, columns = (spread(r, wanted) for r, wanted in zip(room, size, strict=True))
         corners = tuple((top, left) for top in rows for left in columns)
     else:  # a half of a pixel is rounded to the even number, but down where the image is padded
-        corners = (tuple(round(r / 2) if r > 0 else -(-r // 2) for r in room),)
+        top, left = (round(r / 2) if r > 0 else -(-r // 2) for r in room)
+        corners = ((top, left),)
     return Layout((resized[0], resized[1]), corners)
 
 
@@ -133,5 +134,7 @@ def resize_as_pil(
         return image
     if image.dtype != torch.uint8:
         return resize(image, size)
+    height, width = size
     channels = [PilImage.fromarray(channel.numpy()) for channel in image.contiguous()]
-    return torch.from_numpy(np.stack([c.resize(size[::-1], BICUBIC) for c in channels]))
+    resized = [np.asarray(channel.resize((width, height), BICUBIC)) for channel in channels]
+    return torch.from_numpy(np.stack(resized))

@@ -145,7 +145,8 @@ def check_size(mask: UInt8[Tensor, "h0 w0"], height: int, width: int) -> None:
 
 def fit_mask(mask: UInt8[Tensor, "h0 w0"], size: tuple[int, int], fit: Fit) -> UInt8[Tensor, "h w"]:
     """Fit a mask to a size, as `Fitted` does its image; what is padded is ignored."""
-    layout = layout_of(*mask.shape, size, fit)
+    height, width = mask.shape
+    layout = layout_of(height, width, size, fit)
     ignored = torch.tensor(IGNORED, dtype=torch.uint8)
     return cut(resize_mask(mask, layout.size), layout.corners[0], size, ignored)
 

@@ -165,7 +165,7 @@ def draw_confusion(path: Path, names: Sequence[str], p: Float[Tensor, "n k"], y:
     wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diag()
     chosen = wrong.sort(descending=True, stable=True).indices[:MOST_DRAWN].sort().values
     counts = counts[chosen][:, chosen].numpy()
-    labels = [shorten(names[i]) for i in chosen.tolist()]
+    labels = [shorten(names[int(i)]) for i in chosen.tolist()]
     side = max(4.0, 0.6 * len(labels) + 2)
     figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
     axes.imshow(counts, cmap="Blues")

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,15 +130,15 @@ def test_a_row_a_tile_or_their_mean(tmp_path: Path) -> None:
             model.eval(), read_image(tmp_path / "scan.png", metadata, data.fitted(metadata)), "last"
         )
     # batches of other sizes take other convolution kernels
-    close = {"rtol": 1e-4, "atol": 1e-5}
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
     for i in (0, 14):
-        torch.testing.assert_close(table.feature(table.find("scan", tile=i)), tiles[i], **close)
+        close(table.feature(table.find("scan", tile=i)), tiles[i])
     with pytest.raises(ValueError, match="no sample of key 'scan' with a tile 15;"):
         table.find("scan", tile=15)
     whole = FeatureTable(mean)
-    torch.testing.assert_close(whole.feature(whole.find("scan")), tiles.mean(0), **close)
+    close(whole.feature(whole.find("scan")), tiles.mean(0))
     found = feature_of(tmp_path / "scan.png", tmp_path / "w.safetensors", whole)
-    torch.testing.assert_close(found, tiles.mean(0), **close)
+    close(found, tiles.mean(0))
     with pytest.raises(ValueError, match=r"tiles=rows with data.fit=crop: give --data.fit tiles"):
         embedded(tmp_path / "crop", samples, **(made | {"data": DATA}), tiles="rows")
 

@@ -102,7 +102,7 @@ def test_other_values_are_none_and_named(value: object) -> None:
 
 
 @pytest.mark.parametrize("one", [True, 1, 1.0, "1", "1.0"])
-def test_zeros_and_ones_of_any_kind_are_classes_and_rows(one: object) -> None:
+def test_zeros_and_ones_of_any_kind_are_classes_and_rows(one: Any) -> None:
     zero = type(one)(0)
     assert ClassTarget("sick")({"json": json.dumps({"sick": one})}) == 1
     assert ClassTarget("sick")({"json": json.dumps({"sick": zero})}) == 0
