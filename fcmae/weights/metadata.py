@@ -103,8 +103,10 @@ class Metadata:
 
 def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     """Turn the lists that JSON and YAML give back into the tuples that they were."""
-    lists = {name: value for name, value in values.items() if isinstance(value, list)}
-    return {**values, **{name: tuple(cast("list[Any]", value)) for name, value in lists.items()}}
+    return {
+        name: tuple(cast("list[Any]", value)) if isinstance(value, list) else value
+        for name, value in values.items()
+    }
 
 
 def header_for(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:
