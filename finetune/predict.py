@@ -1,4 +1,4 @@
-"""What a fine-tuned model says of image files: the most probable classes, or the value.
+"""What a fine-tuned model says of image files: the most probable classes, the value, or masks.
 
 python -m finetune.predict FOLDER photo.jpg --weights runs/mine/weights.safetensors
 """
@@ -22,9 +22,12 @@ class PredictConfig(ReadingConfig):
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Image files, and folders of them."""
     weights: Path
-    """Fine-tuned weights: weights.safetensors in a run of finetune.train."""
+    """Fine-tuned weights: weights.safetensors in a run of finetune.train or finetune.segment."""
     top: int = 5
     """How many classes to name, the most probable ones."""
+    masks: Path | None = None
+    """Directory for the masks of a segmenter, NAME.png for each image: a class number a pixel, 255
+    where the model did not look, as beside the centre unless --fit is tiles, pad or squash."""
     json: bool = False
     """Print one JSON object a line in place of a table."""
 
@@ -37,7 +40,12 @@ def main(argv: Sequence[str]) -> None:
     from finetune.labels.prediction import predict  # torch and timm take seconds
 
     failures = predict(
-        config.images, config.weights, top=config.top, config=config, as_json=config.json
+        config.images,
+        config.weights,
+        top=config.top,
+        config=config,
+        masks=config.masks,
+        as_json=config.json,
     )
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
 from data.config import FittedConfig
-from data.decode import open_image
+from data.decode import Picture, open_image
 from data.fitting import Fitted
 from data.pipeline import Samples, eval_loader
 from data.transforms import Normalise
@@ -120,7 +120,7 @@ class Inference:
 
 def tiled(
     forward: Callable[[Tensor], Tensor], images: Float[Tensor, "n c h w"], most: int
-) -> Float[Tensor, "n d"]:
+) -> Float[Tensor, "n ..."]:
     """The outputs for images, of which there may be more than a batch has samples.
 
     Args:
@@ -160,6 +160,19 @@ def refuse_not_finite(
         )
 
 
+def open_file(path: Path, metadata: Metadata, config: FittedConfig) -> Picture:
+    """An image file, opened but not decoded.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no image.
+    """
+    try:
+        return open_image(path.read_bytes(), path.suffix.lower()[1:], metadata.in_chans, config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def read_image(path: Path, metadata: Metadata, config: FittedConfig) -> Float[Tensor, "n c h w"]:
     """An image file as the model takes it, normalised, on the CPU; more than one if in tiles.
 
@@ -167,8 +180,8 @@ def read_image(path: Path, metadata: Metadata, config: FittedConfig) -> Float[Te
         OSError: the file cannot be read.
         ValueError: it is no image, or one that cannot be decoded.
     """
+    picture = open_file(path, metadata, config)
     try:
-        picture = open_image(path.read_bytes(), path.suffix.lower()[1:], metadata.in_chans, config)
         image = Fitted(config.fit, metadata.mean)(picture, metadata.image_size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

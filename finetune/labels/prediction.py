@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,37 @@ from torch import Tensor, nn
 from data.config import IMAGE_SUFFIXES, FittedConfig
 from data.making.walking import described, find_images
 from fcmae.weights.metadata import Metadata
+from fcmae.weights.safetensors_files import open_converted
 from finetune.labels.config import ReadingConfig
 from finetune.labels.inference import read_image, refuse_not_finite, tiled
+from finetune.labels.mask_prediction import file_of, mask_of, shares_of, write_mask
 from finetune.labels.results import print_table
 from finetune.labels.tasks import Task
-from finetune.models import classifier
+from finetune.models import classifier, segmenter
 
 TILES = 64  # of a picture, which the model takes at a time
 Row = tuple[Path, list[tuple[str, float]]]  # an image, and the names with the largest answers
 
 
 def predict(
-    images: Sequence[Path], weights: Path, *, top: int, config: ReadingConfig, as_json: bool
+    images: Sequence[Path],
+    weights: Path,
+    *,
+    top: int,
+    config: ReadingConfig,
+    masks: Path | None,
+    as_json: bool,
 ) -> list[str]:
     """Print the answers for image files, and return why others have none.
+
+    Those of a segmenter are the shares of its classes.
 
     Args:
         images: files, and folders of them.
         weights: of a fine-tuned model.
         top: how many classes to name.
         config: how pictures become what the model takes.
+        masks: the directory for the masks of a segmenter, or None.
         as_json: print one JSON object a line in place of a table.
 
     Returns:
@@ -40,16 +52,20 @@ def predict(
 
     Raises:
         OSError: the weights cannot be read, or a path does not exist.
-        ValueError: the weights have no head, or are damaged.
+        ValueError: the weights have no head, or are damaged; masks of no segmenter, or two that
+            would be one file.
     """
-    model, metadata, task = classifier.load(weights)
-    fitted = config.fitted(metadata)
+    task, answers_of = loaded(weights, config, masks)
+    measure = "probability" if isinstance(answers_of, partial) else "share of pixels"
+    files = files_of(images)
+    if masks is not None and len({path.name for path in files}) < len(files):
+        raise ValueError("several images have one name, and so would their masks: give one folder")
     failures = list[str]()
 
     def rows() -> Iterator[Row]:
-        for path in files_of(images):
+        for path in files:
             try:
-                answers = answers_to(model, metadata, task, path, fitted)
+                answers = answers_of(path)
             except ValueError as error:
                 failures.append(str(error))
                 continue
@@ -59,12 +75,39 @@ def predict(
             yield path, ranked(task, answers, top)
 
     if as_json:
-        for line in lines(rows(), task):
+        for line in lines(rows(), task, measure, masks):
             print(json.dumps(line), flush=True)
     else:
-        head = task.field if task.kind == "value" else "class (probability)"
+        head = task.field if task.kind == "value" else f"class ({measure})"
         print_table("", ["image", head], cells(rows(), task))
     return failures
+
+
+def loaded(
+    weights: Path, config: ReadingConfig, masks: Path | None
+) -> tuple[Task, Callable[[Path], Float[Tensor, " k"]]]:
+    """What a model answers about a file, and the function that does it and writes its mask.
+
+    Raises:
+        OSError, ValueError: see `predict`.
+    """
+    with open_converted(weights) as (_, _, header):
+        segments = segmenter.HEADER in header
+    if not segments:
+        if masks is not None:
+            raise ValueError(f"masks={masks}, but {weights} is no segmenter: leave --masks out")
+        model, metadata, task = classifier.load(weights)
+        return task, partial(answers_to, model, metadata, task, config=config.fitted(metadata))
+    model, metadata, names = segmenter.load(weights)
+    fitted = config.fitted(metadata)
+
+    def shares(path: Path) -> Float[Tensor, " k"]:
+        mask = mask_of(model, metadata, path, fitted)
+        if masks is not None:
+            write_mask(mask, file_of(path, masks))
+        return shares_of(mask, len(names))
+
+    return Task(kind="class", field="", names=names), shares
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
@@ -110,13 +153,17 @@ def ranked(task: Task, answers: Float[Tensor, " k"], top: int) -> list[tuple[str
     return [(task.names[i], v) for v, i in zip(values.tolist(), places.tolist(), strict=True)]
 
 
-def lines(rows: Iterator[Row], task: Task) -> Iterator[dict[str, Any]]:
+def lines(
+    rows: Iterator[Row], task: Task, measure: str, masks: Path | None
+) -> Iterator[dict[str, Any]]:
     """An object for each image, to be printed as JSON."""
+    key = measure.replace(" ", "_")
     for path, top in rows:
         if task.kind == "value":
             yield {"image": str(path), task.field: top[0][1]}
         else:
-            yield {"image": str(path), "top": [{"class": n, "probability": p} for n, p in top]}
+            line = {"image": str(path), "top": [{"class": n, key: p} for n, p in top]}
+            yield line if masks is None else line | {"mask": str(file_of(path, masks))}
 
 
 def cells(rows: Iterator[Row], task: Task) -> Iterator[tuple[str, str]]:

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from data.fitting import layout_of
 from fcmae.run.config import run_program
+from finetune.labels.mask_prediction import pasted
 from finetune.labels.tasks import Task
-from finetune.models import classifier
+from finetune.models import classifier, segmenter
 from finetune.models.config import BackboneConfig
 from finetune.predict import main
 from tests.support.images import png
@@ -170,3 +173,41 @@ def test_the_program_prints_a_table(tmp_path: Path) -> None:
     done = run("-m", "finetune.predict", folder, *flags, env={"COLUMNS": "200"})
     assert done.returncode == 0, done.stderr
     assert "class (probability)" in done.stdout
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash", "tiles"])
+def test_a_segmenter_gives_masks_as_large_as_the_pictures(tmp_path: Path, capsys, fit: str) -> None:
+    """Of a head that answers class 1 everywhere."""
+    weights, folder = tmp_path / "weights.safetensors", tmp_path / "images"
+    config = BackboneConfig(random=TINY, head_init_scale=1.0)
+    model, metadata = segmenter.create(config, 3, 32, 0)
+    with torch.no_grad():
+        model.head.classify.bias[1] += 100.0
+    segmenter.save(weights, model, metadata, ["sky", "soil", "sea"])
+    folder.mkdir()
+    (folder / "wide.png").write_bytes(png(0, (40, 131)))
+    flags = ("--weights", weights, "--json", "--fit", fit)
+    status, out, err = predict(capsys, folder, *flags, "--masks", tmp_path / "masks")
+    assert status == 0, err
+    line = json.loads(out)
+    assert line["top"][0] == {"class": "soil", "share_of_pixels": 1.0}
+    with Image.open(line["mask"]) as opened:
+        mask = np.array(opened)
+    assert mask.shape == (40, 131)
+    looked = np.isin(mask, 1).mean(0) == 1
+    assert looked.sum() == (pytest.approx(40, abs=3) if fit == "crop" else 131)
+    assert (mask[:, ~looked] == 255).all()
+    assert json.loads(predict(capsys, folder, *flags)[1]).keys() == {"image", "top"}
+
+
+def test_pasted_masks_are_those_of_the_model(tmp_path: Path) -> None:
+    layout = layout_of(16, 40, (16, 16), "tiles")
+    whole = torch.randn(3, 16, 40)
+    tiles = torch.stack([whole[:, :, left : left + 16] for _, left in layout.corners])
+    assert torch.equal(pasted(tiles, layout), whole.argmax(0).byte())
+
+
+def test_masks_of_a_classifier_are_refused(tmp_path: Path) -> None:
+    weights, folder = save(tmp_path), images(tmp_path)
+    with pytest.raises(ValueError, match=r"is no segmenter: leave --masks out"):
+        main([str(folder), "--weights", str(weights), "--masks", str(tmp_path / "masks")])
