@@ -182,7 +182,9 @@ def test_a_segmenter_gives_masks_as_large_as_the_pictures(tmp_path: Path, capsys
     config = BackboneConfig(random=TINY, head_init_scale=1.0)
     model, metadata = segmenter.create(config, 3, 32, 0)
     with torch.no_grad():
-        model.head.classify.bias[1] += 100.0
+        bias = model.head.classify.bias
+        assert bias is not None
+        bias[1] += 100.0
     segmenter.save(weights, model, metadata, ["sky", "soil", "sea"])
     folder.mkdir()
     (folder / "wide.png").write_bytes(png(0, (40, 131)))

@@ -132,7 +132,17 @@ def test_hub_directory_loads_in_transformers(fine_tuned: Path, hub: Path, tmp_pa
         torch.testing.assert_close(encoder(images).last_hidden_state, wanted)
 
 
-@pytest.mark.parametrize("to", ["timm", "official", "official-sparse", "hub", "hf", "onnx"])
+@pytest.mark.parametrize(
+    "to",
+    [
+        "timm",
+        "official",
+        "official-sparse",
+        "hub",
+        "hf",
+        pytest.param("onnx", marks=pytest.mark.slow),
+    ],
+)
 def test_the_same_conversion_gives_the_same_bytes(
     tmp_path: Path, fine_tuned: Path, to: Target
 ) -> None:
@@ -407,6 +417,7 @@ def test_onnx_tells_of_its_input_and_not_of_the_machine(onnx_file: Path) -> None
     assert b"site-packages" not in onnx_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_onnx_in_half_precision_keeps_the_sums_of_grn(tmp_path: Path) -> None:
     """Activations of some hundreds, whose squares add up to far more than float16 can hold."""
     source = weights(tmp_path / "w.safetensors", stem_stride=4, image_size=(224, 224))
