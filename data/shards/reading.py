@@ -181,13 +181,22 @@ def directory_of(url: str) -> str:
 
 def open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
     """Read the index of a directory on this machine or another, as `read_index` does."""
-    if not is_remote(directory):
-        return read_index(directory)
+    text = read_beside(directory, INDEX, source)
+    return {} if text is None else read_index(directory, text)
+
+
+def read_beside(directory: str, name: str, source: SourceConfig) -> str | None:
+    """Read the text of a small file beside shards, on this machine or another; None without one.
+
+    Raises:
+        OSError, ModuleNotFoundError: See `data.shards.sources.read_all`.
+    """
     try:
-        text = read_all(f"{directory}/{INDEX}", source).decode()
+        if is_remote(directory):
+            return read_all(f"{directory}/{name}", source).decode()
+        return Path(directory, name).read_text(encoding="utf-8")
     except FileNotFoundError:
-        return {}
-    return read_index(directory, text)
+        return None
 
 
 def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:

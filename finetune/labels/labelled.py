@@ -172,7 +172,8 @@ def samples_of(spec: Sequence[str], config: InferenceConfig, verify: bool = True
     """
     shards = open_shards(spec, verify, config.source, config.image)
     train = expand(config.train) if isinstance(config, LabelledData) else [shards[0].url]
-    return ShardSamples(shards, config.source, numbers_of(shards, directory_of(train[0])))
+    numbers = numbers_of(shards, directory_of(train[0]), config.source)
+    return ShardSamples(shards, config.source, numbers)
 
 
 def check_apart(train: Sequence[Shard], test: Sequence[Shard]) -> None:

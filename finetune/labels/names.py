@@ -3,50 +3,68 @@
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
-from pathlib import Path
+from typing import cast
 
 from accelerate import PartialState
 
+from data.config import SourceConfig
 from data.shards.index import Shard
-from data.shards.reading import directory_of
+from data.shards.reading import directory_of, read_beside
 from data.shards.samples import ShardSamples
-from data.shards.sources import is_remote
 
 CLASSES = "classes.json"
 
 
 def class_names(samples: ShardSamples) -> list[str]:
     """What classes.json beside the first shard names, as scripts/make_shards.py writes it."""
-    return names_in(directory_of(samples.shards[0].url))
+    return names_in(directory_of(samples.shards[0].url), samples.source)
 
 
-def names_in(directory: str) -> list[str]:
-    """The names in classes.json of a directory; none if it has none, or lies on another machine."""
-    file = Path(directory) / CLASSES
-    there = not is_remote(directory) and file.is_file()
-    return json.loads(file.read_text(encoding="utf-8")) if there else []
+def names_in(directory: str, source: SourceConfig) -> list[str]:
+    """The names in classes.json of a directory on this machine or another; none if it has none.
+
+    Raises:
+        OSError: a server does not answer, see `data.shards.sources`.
+        ValueError: the file is no list of names.
+    """
+    text = read_beside(directory, CLASSES, source)
+    if text is None:
+        return []
+    names: object = None
+    with suppress(ValueError):
+        names = json.loads(text)
+    if not isinstance(names, list):
+        raise ValueError(
+            f"{directory}/{CLASSES} is no list of the names of classes; restore the file, or"
+            " correct the path or URL of the shards"
+        )
+    return [str(name) for name in cast("list[object]", names)]
 
 
-def numbers_of(shards: Sequence[Shard], first: str) -> dict[str, list[int]]:
+def numbers_of(shards: Sequence[Shard], first: str, source: SourceConfig) -> dict[str, list[int]]:
     """How classes are numbered anew, so that a name has one number in all directories.
 
     Args:
         shards: whose labels are read.
         first: the directory whose numbers count, that of the first training shard.
+        source: how remote directories are read.
 
     Returns:
         The new numbers of the classes 0, 1 and so on, for each directory that numbers them
         otherwise. A directory without classes.json keeps its numbers, which is said.
 
     Raises:
-        ValueError: a directory names a class that `first` lacks.
+        OSError: see `names_in`.
+        ValueError: a directory names a class that `first` lacks; see `names_in`, too.
     """
-    names = names_in(first)
+    directories = sorted({directory_of(shard.url) for shard in shards} - {first})
+    names = names_in(first, source) if directories else []
     numbers: dict[str, list[int]] = {}
-    for directory in sorted({directory_of(shard.url) for shard in shards} - {first}):
-        others = names_in(directory)
-        if others == names or is_remote(directory) or is_remote(first):
+    for directory in directories:
+        others = names_in(directory, source)
+        if others == names:
             continue
         if not names or not others:
             lacking, having = (directory, first) if names else (first, directory)

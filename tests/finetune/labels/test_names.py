@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from data.config import SourceConfig
 from data.shards.writing import write_shards
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.features import labelled_features
@@ -15,6 +16,7 @@ from finetune.labels.labelled import samples_of
 from finetune.labels.names import class_names, refuse_other_numbers
 from tests.support.images import png
 from tests.support.models import TINY
+from tests.support.servers import serve
 
 
 def write(folder: Path, name: str, classes: list[str], count: int) -> str:
@@ -88,3 +90,30 @@ def test_a_class_beyond_the_names_is_refused(tmp_path):
     data = LabelledData(train=(train,), test=(test,))
     with pytest.raises(ValueError, match=r"is of class 2, but classes\.json beside it names 2"):
         labels_of(data, data.test)
+
+
+# fsspec and its drivers close their connections when they are collected
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_names_on_a_server_are_read_as_those_on_a_disk(tmp_path, capsys):
+    train = write(tmp_path / "a", "train", ["ant", "ox", "yak"], 6)
+    write(tmp_path / "b", "test", ["yak", "ant"], 4)
+    names = tmp_path / "b" / "classes.json"
+    source = SourceConfig(cache=tmp_path / "cache", backoff=0.01, attempts=1)
+    with serve(tmp_path) as server:
+        remote = (f"{server.url}/b/test-000000.tar",)
+        for first in (train, f"{server.url}/a/train-000000.tar"):
+            data = LabelledData(train=(first,), test=remote, source=source)
+            names.write_text('["yak", "ant"]')
+            assert labels_of(data, data.test) == [2, 0, 2, 0]
+            assert class_names(samples_of(data.test, data)) == ["yak", "ant"]
+            names.write_text('["yak", "bee"]')
+            with pytest.raises(ValueError, match=r"b/classes\.json names yak, bee; .* lacks bee"):
+                samples_of(data.test, data)
+            names.write_text("<html>please log in</html>")
+            with pytest.raises(ValueError, match=r"b/classes\.json is no list of the names"):
+                samples_of(data.test, data)
+            names.unlink()
+            assert labels_of(data, data.test) == [0, 1, 0, 1]
+            assert "/b has no classes.json: its labels are taken" in capsys.readouterr().err
