@@ -136,18 +136,22 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def completed(tree: Mapping[str, Any], config: type) -> dict[str, Any]:
+def completed(
+    tree: Mapping[str, Any], config: type, told: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Complete a config that was written before some fields of its dataclass existed.
 
     Args:
         tree: the written config, as `to_tree` gives it.
         config: the dataclass.
+        told: what fields stand for that are None, by dotted keys.
 
     Returns:
         The config with dotted keys, and with the default of each field that it does not have: what
         the fields stand for today is what their defaults do.
     """
-    return dict(defaults(config)) | flatten(tree)
+    whole = dict(defaults(config)) | flatten(tree)
+    return whole | {key: plain(v) for key, v in (told or {}).items() if whole[key] is None}
 
 
 def defaults(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:

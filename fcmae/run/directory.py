@@ -33,6 +33,7 @@ def compare(
     *,
     free: tuple[str, ...],
     length: tuple[str, ...] = (),
+    told: Mapping[str, Any] | None = None,
     shards: Sequence[Shard] = (),
 ) -> list[str]:
     """Compare the config of a restart with the one that the run was started with.
@@ -43,6 +44,7 @@ def compare(
         say: prints a sentence about each change of the length.
         free: names of fields, and of sections such as `run.`, that change no number.
         length: names of fields that only say how long the run is.
+        told: what fields of the earlier config stand for that are None, by dotted keys.
         shards: the training data; their paths, data.train, may change where their contents are
             known to be the same. None are not compared.
 
@@ -57,7 +59,7 @@ def compare(
         return []
     if shards and check_data(run, shards):
         free = (*free, "data.train")
-    old = completed(yaml.safe_load(written.read_text()), type(config))
+    old = completed(yaml.safe_load(written.read_text()), type(config), told)
     new = to_tree(config)
     refused = differences(old, new, ignore=free + length)
     if refused:

@@ -1,7 +1,7 @@
 """What users choose of labelled data and of the task; a help text shows it without torch."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from data.config import Fit, FittedConfig, Pixels, SourceConfig
 from fcmae.weights.metadata import READING, Metadata
@@ -38,8 +38,25 @@ class ReadingConfig:
 
     def fitted(self, metadata: Metadata) -> FittedConfig:
         """How files are read for weights with these metadata."""
-        given = self.given(metadata)
-        return FittedConfig(**{name: getattr(given, name) for name in READING}, fit=self.fit)
+        return FittedConfig(**reading_of(self.given(metadata)), fit=self.fit)
+
+
+R = TypeVar("R", bound=ReadingConfig)
+
+
+def resolved(config: R, metadata: Metadata) -> R:
+    """The config, with what weights of these metadata tell in place of what it leaves to them."""
+    return replace(config, **reading_of(config.given(metadata)))
+
+
+def reading_of(metadata: Metadata, prefix: str = "") -> dict[str, Any]:
+    """How files are read as these weights were made, by the names of `ReadingConfig`'s fields.
+
+    Args:
+        metadata: of the weights.
+        prefix: what the names begin with, such as `data.`.
+    """
+    return {prefix + name: getattr(metadata, name) for name in READING}
 
 
 @dataclass(frozen=True, kw_only=True)

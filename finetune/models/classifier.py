@@ -11,6 +11,7 @@ from torch import nn
 
 from fcmae.architecture import sides_of
 from fcmae.run import checkpoint
+from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import CLASSES, Metadata
 from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import TimmModel, create_timm, load_timm, save_timm
@@ -64,6 +65,17 @@ def create(
     if config.image_size is not None:
         metadata = replace(metadata, image_size=sides_of(config.image_size))
     return model, metadata
+
+
+def start_metadata(config: BackboneConfig) -> Metadata:
+    """How the weights that `create` starts from take images, without making the model.
+
+    Raises:
+        OSError, ValueError: see `backbone`.
+    """
+    if config.weights == "none":
+        return metadata_of(config.random, step=None)
+    return read_weights(config.weights).told_metadata(config.weights)
 
 
 def start_head(head: nn.Module, scale: float) -> None:

@@ -158,8 +158,8 @@ def train(
     data = config.data
     task = labelled.task
     directory = run_of(config.out)
-    model, metadata = classifier.create(config, task.outputs, config.seed, accelerator.print)
-    metadata = data.given(metadata)  # the file of the fine-tuned weights tells it
+    model, start = classifier.create(config, task.outputs, config.seed, accelerator.print)
+    metadata = data.given(start)  # the file of the fine-tuned weights tells it
     classes = task.outputs if task.kind == "class" else None
     crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, metadata.pixels)
     images = images_of(data.train, data, metadata, task, seed=config.seed, crop=crop)
@@ -168,7 +168,7 @@ def train(
         Loss(task, config.task, labelled.labels[chosen], accelerator.device),
         Chosen(images, labelled.samples[chosen]),
         config,
-        metadata=metadata,
+        metadata=start,
         mix=Mix(config.augment, config.task.smoothing, classes),
         processes=processes,
         accelerator=accelerator,

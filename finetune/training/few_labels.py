@@ -4,8 +4,8 @@ A run is a cell of a table: how many labels, which start, which method, which se
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -22,9 +22,11 @@ from fcmae.run.config import completed, differences, to_tree
 from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
 from fcmae.run.training_data import digest
+from fcmae.weights.metadata import Metadata
 from finetune.frozen.held_out import sides
 from finetune.frozen.linear import train_grid
 from finetune.frozen.whitening import whiten
+from finetune.labels.config import reading_of, resolved
 from finetune.labels.inference import Inference
 from finetune.labels.labelled import Chosen
 from finetune.labels.metrics import measure, names_of_measures
@@ -134,17 +136,19 @@ def draw(
     return torch.cat(chosen)
 
 
-def starts(config: FewShotConfig) -> dict[str, FewShotConfig]:
+def starts(config: FewShotConfig, metadata: Metadata) -> dict[str, FewShotConfig]:
     """What is compared, by name: the weights and the random start of the same model, or a backbone.
 
-    Raises:
-        OSError, ValueError: the weights cannot be used.
+    Args:
+        config: of the program.
+        metadata: of the weights.
     """
     if config.backbone is not None:
         return {config.backbone.replace(":", "_").replace("/", "_"): config}
     if config.weights == "none":
         return {"random": config}
-    random = RandomConfig(like=config.weights)
+    model = asdict(metadata.architecture)
+    random = RandomConfig(**model, mean=metadata.mean, std=metadata.std)
     return {"pretrained": config, "random": replace(config, weights="none", random=random)}
 
 
@@ -161,6 +165,8 @@ class Cell:
     size: float | int
     """A share of each class, or so many samples of each."""
     method: Method
+    told: Mapping[str, Any]
+    """What the weights tell that the config of an earlier result may have left to them."""
 
     @property
     def column(self) -> str:
@@ -176,14 +182,23 @@ class Cell:
 
 
 def cells(config: FewShotConfig) -> Iterator[Cell]:
-    """All runs; those that share the features of a probe follow each other."""
+    """All runs; those that share the features of a probe follow each other.
+
+    How files are read stands in the config of each, whether a flag or the weights tell it.
+
+    Raises:
+        OSError, ValueError: the weights cannot be used.
+    """
     sizes: dict[str, float | int] = {f"{100 * share:g}%": share for share in config.fractions}
     sizes |= {f"{k} per class": k for k in config.per_class}
-    for name, origin in starts(config).items():
+    metadata = classifier.start_metadata(config)
+    told = reading_of(metadata, "data.")
+    config = replace(config, data=resolved(config.data, metadata))
+    for name, origin in starts(config, metadata).items():
         for seed in range(config.seeds):
             own = replace(origin, seed=seed, random=replace(origin.random, seed=seed))
             for (label, size), method in product(sizes.items(), config.methods):
-                yield Cell(start=name, config=own, label=label, size=size, method=method)
+                yield Cell(start=name, config=own, label=label, size=size, method=method, told=told)
 
 
 def contents_of(config: FewShotConfig) -> dict[str, str]:
@@ -215,7 +230,7 @@ def cached_result(cell: Cell, contents: dict[str, str]) -> dict[str, Any] | None
     if not cell.out.is_file():
         return None
     cached = json.loads(cell.out.read_text())
-    written = completed(cached["config"], type(cell.config))
+    written = completed(cached["config"], type(cell.config), cell.told)
     may_change = (*MAY_CHANGE, *TABLE)
     differing = differences(written, to_tree(cell.config), ignore=may_change)
     if differing:

@@ -6,6 +6,7 @@ stopped ends as one that was not.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -21,6 +22,7 @@ from fcmae.run.learner import Learner
 from fcmae.run.processes import Processes
 from fcmae.run.session import Session, distribute, newest_checkpoint, resume
 from fcmae.weights.metadata import Metadata
+from finetune.labels.config import reading_of, resolved
 from finetune.labels.labelled import Chosen
 from finetune.models.backbone import to_device
 from finetune.models.layer_decay import parameter_groups
@@ -48,8 +50,9 @@ def fit(
         model: timm's, on any device.
         loss: of outputs and targets, a mean over the batch.
         images: to learn from.
-        config: of the whole program, which is what a resumed run is compared with.
-        metadata: how the model takes images.
+        config: of the whole program. A resumed run is compared with it as the metadata complete
+            it, so that it is the same whether they tell how files are read or a flag does.
+        metadata: how the weights that it starts from take images.
         mix: of images and targets of a batch.
         processes: that were launched.
         accelerator: of these processes.
@@ -61,11 +64,19 @@ def fit(
         SystemExit: a signal came; the run is saved.
     """
     directory = run_of(config.out)
+    config = replace(config, data=resolved(config.data, metadata))
     device = accelerator.device
     bad = BadSamples(len(images), config.data.max_bad_fraction)
     newest = newest_checkpoint(directory, accelerator)
     shards = images.images.samples.shards
-    compare(directory, config, accelerator.print, free=MAY_CHANGE, shards=shards)
+    compare(
+        directory,
+        config,
+        accelerator.print,
+        free=MAY_CHANGE,
+        told=reading_of(metadata, "data."),
+        shards=shards,
+    )
     to_device(model, device)
     learner = make_learner(model, config, accelerator, samples=len(images))
     resume(learner, directory, newest)

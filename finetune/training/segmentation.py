@@ -58,10 +58,10 @@ def segment(
     mix = Mix(config.augment, 0.0, None)
     samples = samples_of(data.train, data, verify)
     names = names_of(class_names(samples), config.classes, config.mask_values)
-    model, metadata = segmenter.create(
+    model, start = segmenter.create(
         config, len(names), config.head_width, config.seed, accelerator.print
     )
-    metadata = data.given(metadata)  # the file of the fine-tuned weights tells it
+    metadata = data.given(start)  # the file of the fine-tuned weights tells it
     target = MaskTarget(len(names), metadata.image_size, config.mask_values)
     look_at = partial(
         check_masks,
@@ -89,7 +89,7 @@ def segment(
         pixel_loss,
         Chosen(images, chosen),
         config,
-        metadata=metadata,
+        metadata=start,
         mix=mix,
         processes=processes,
         accelerator=accelerator,

@@ -3,9 +3,11 @@
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from finetune.few_shot import main
 from finetune.training.few_labels import draw
@@ -102,6 +104,34 @@ def test_a_restart_runs_what_is_missing_alone(done: tuple[Path, str]) -> None:
     assert (folder / "out.json").read_bytes() == table
     after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before}
     assert after == before  # nothing was written again
+
+
+def test_results_and_runs_of_before_weights_told_how_images_were_read_are_gone_on_with(
+    done: tuple[Path, str],
+) -> None:
+    folder, _ = done
+    table = (folder / "out.json").read_bytes()
+
+    def as_before(config: dict[str, Any]) -> dict[str, Any]:
+        """The config as it was written when `data.pixels` was uint8 by default."""
+        assert config["data"]["pixels"] == "uint8"
+        for name in ("range", "nodata", "background", "fit", "image"):
+            del config["data"][name]
+        del config["random"]["like"], config["run"]["save_minutes"]
+        return config
+
+    for file in (folder / "out").glob("*.json"):
+        kept = json.loads(file.read_text())
+        file.write_text(json.dumps(kept | {"config": as_before(kept["config"])}))
+    run = folder / "out" / "20pc-seed0-random-finetune"
+    written = as_before(yaml.safe_load((run / "config.yaml").read_text()))
+    (run / "config.yaml").write_text(yaml.safe_dump(written))
+    run.with_suffix(".json").unlink()
+    again = few_shot(folder)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("\nrun ") + again.stdout.startswith("run ") == 1
+    assert f"{run} is complete at step 2 of 2" in again.stdout
+    assert (folder / "out.json").read_bytes() == table
 
 
 @pytest.mark.slow

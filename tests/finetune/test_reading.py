@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from accelerate import Accelerator
 from data.config import FittedConfig
 from data.shards.writing import write_shards
 from fcmae.run import checkpoint
+from fcmae.run.config import to_yaml
+from fcmae.run.directory import compare
 from fcmae.weights.conversion import convert
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata, header_for
@@ -22,11 +25,12 @@ from finetune.frozen.embedding import embed
 from finetune.frozen.feature_file import FeatureTable
 from finetune.frozen.features import labelled_features
 from finetune.frozen.neighbours import knn_accuracy
-from finetune.labels.config import InferenceConfig, LabelledData, ReadingConfig
+from finetune.labels.config import InferenceConfig, LabelledData, ReadingConfig, resolved
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 from finetune.models.backbone import backbone, sha256_of
 from finetune.models.config import BackboneConfig, RandomConfig
+from finetune.training.config import TrainConfig
 from tests.support.images import encoded
 from tests.support.models import saved_run, trained
 
@@ -63,6 +67,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledData:
         name: (str(folder / f"{name}-000000.tar"),) for name in ("train", "test")
     }
     return LabelledData(**spec, workers=0)
+
+
+def test_an_earlier_run_without_flags_read_as_its_weights_tell(
+    tmp_path: Path, run: Path, data: LabelledData
+) -> None:
+    """`data.pixels` may be null, of a flag or of the weights: the reading is what is compared."""
+    metadata = read_weights(run).told_metadata(run)
+    told = {f"data.{name}": value for name, value in reading_of(metadata).items()}
+    saved_run(tmp_path, trained("convnextv2_atto", 1, 1), name="x", stem_stride=1, in_chans=1)
+    refused = r"another config \(data\.pixels: uint8 -> float32\); take"
+    for pixels, expected in ((None, None), ("float32", None), ("uint8", refused)):
+        earlier = TrainConfig(
+            data=dataclasses.replace(data, pixels=pixels, background=(0, 0, 0)),
+            out=tmp_path / "out.json",
+        )
+        (tmp_path / checkpoint.CONFIG).write_text(to_yaml(earlier))
+        config = dataclasses.replace(earlier, data=resolved(data, metadata))
+        with nullcontext() if expected is None else pytest.raises(ValueError, match=expected):
+            compare(tmp_path, config, print, free=(), told=told)
 
 
 def reading_of(metadata: Metadata) -> dict[str, Any]:
