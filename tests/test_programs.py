@@ -16,6 +16,7 @@ LIGHT = [
     "data/shards/__main__.py",
     "fcmae/convert.py",
     "finetune/embed.py",
+    "finetune/export.py",
     "finetune/few_shot.py",
     "finetune/knn.py",
     "finetune/linear_probe.py",

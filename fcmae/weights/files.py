@@ -24,6 +24,7 @@ from fcmae.weights.metadata import (
     CLASSES,
     HEADER,
     READING,
+    SEGMENTER,
     Metadata,
     as_tuples,
     class_names,
@@ -111,6 +112,12 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
         raise ValueError(f"{path}: the metadata under {HEADER!r} are damaged: {error}") from error
     # not our file: its other keys may mean anything
     extra_header = extra_part(header) if metadata is not None else {}
+    if extra_header.pop(SEGMENTER, None) is not None and key is None:
+        raise ValueError(
+            f"{path} is a segmenter, for which timm and transformers have no model: python -m"
+            f" finetune.export {path} OUT.onnx exports all of it, and --key backbone of"
+            " fcmae.convert takes its encoder alone"
+        )
     try:
         tensors, told = choose(content.sets, key)
         known = metadata.architecture if metadata is not None else infer(tensors)

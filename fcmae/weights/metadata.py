@@ -10,6 +10,7 @@ from fcmae.architecture import Architecture
 HEADER = "fcmae"  # key of the metadata in a safetensors header or next to `model` in a .pt file
 READING = ("pixels", "range", "nodata", "background")  # how the images' files were read
 CLASSES = "classes"  # key of the names of a classifier's classes, a JSON list of strings
+SEGMENTER = "segmenter"  # key of what finetune.segment tells of the head of its weights
 
 
 @dataclass(frozen=True, kw_only=True)

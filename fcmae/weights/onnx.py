@@ -32,7 +32,8 @@ class InFloat32(nn.Module):
     """A layer of half-precision activations that computes in float32.
 
     GRN needs it: the squares that it sums over an image's positions, 3,136 of them in the first
-    stage at 224 px, pass 65,504, the largest number of float16, from activations of 5 on.
+    stage at 224 px, pass 65,504, the largest number of float16, from activations of 5 on. So do
+    the group norms of segmenters.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -46,33 +47,34 @@ class InFloat32(nn.Module):
 class Half(nn.Module):
     """A timm model in half precision whose images and outputs are float32.
 
-    Its sums over positions are taken in float32: those of GRN, and the mean of features.
+    Its sums over positions are taken in float32: those of GRN and group norms, and the mean of
+    features.
     """
 
     def __init__(self, model: nn.Module, *, logits: bool) -> None:
         super().__init__()
         model = deepcopy(model).half()
         for name, layer in list(model.named_modules()):
-            if isinstance(layer, GlobalResponseNorm):
+            if isinstance(layer, GlobalResponseNorm | nn.GroupNorm):
                 model.set_submodule(name, InFloat32(layer))
         self.model: Any = model
         self.logits = logits
 
-    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         if self.logits:
             return self.model(images.half()).float()
         return self.model.forward_features(images.half()).float().mean((2, 3))
 
 
 class Exported(nn.Module):
-    """A timm model that gives its logits, or the mean of its features over the image."""
+    """A model that gives its logits, or timm's the mean of its features over the image."""
 
     def __init__(self, model: nn.Module, *, logits: bool) -> None:
         super().__init__()
         self.model: Any = model
         self.logits = logits
 
-    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
+    def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         if self.logits:
             return self.model(images)
         return self.model.forward_features(images).mean((2, 3))
@@ -87,17 +89,18 @@ def write_onnx(
     *,
     half: bool = False,
 ) -> float:
-    """Write a timm model as one ONNX file.
+    """Write a timm model, or a segmenter on one, as one ONNX file.
 
     Its input `images` is float32 `[batch, channels, height, width]`, normalised, with height and
-    width multiples of the patch side. Its output is `logits`, `[batch, classes]`, or without a
-    classifier `features`, `[batch, d]`.
+    width multiples of the patch side. Its output is `logits`, `[batch, classes]`, with
+    the height and width of the images behind them for a segmenter; or, without classes, `features`,
+    `[batch, d]`.
 
     Args:
         out: the file, which does not exist yet.
-        model: timm's model with the weights.
+        model: the model with the weights.
         metadata: their metadata, which the file holds together with a description of the input.
-        classes: names of the classifier's classes; empty without a classifier.
+        classes: names of the classes of its logits; empty for features.
         extra_header: what else our files tell about these weights.
         half: whether weights and activations are float16; images and outputs stay float32.
 

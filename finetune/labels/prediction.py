@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from data.config import IMAGE_SUFFIXES, FittedConfig
 from data.making.walking import described, find_images
-from fcmae.weights.metadata import Metadata
+from fcmae.weights.metadata import SEGMENTER, Metadata
 from fcmae.weights.safetensors_files import open_converted
 from finetune.labels.config import ReadingConfig
 from finetune.labels.inference import read_image, refuse_not_finite, tiled
@@ -92,7 +92,7 @@ def loaded(
         OSError, ValueError: see `predict`.
     """
     with open_converted(weights) as (_, _, header):
-        segments = segmenter.HEADER in header
+        segments = SEGMENTER in header
     if not segments:
         if masks is not None:
             raise ValueError(f"masks={masks}, but {weights} is no segmenter: leave --masks out")

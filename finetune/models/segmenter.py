@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from fcmae.run import checkpoint
-from fcmae.weights.metadata import Metadata
+from fcmae.weights.metadata import SEGMENTER, Metadata
 from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import FeatureMaps, save_timm
 from finetune.models import classifier
@@ -25,7 +25,6 @@ from finetune.training.augment import seeded
 
 STAGES = 4
 NORM_GROUPS = 32  # of channels, as in the paper
-HEADER = "segmenter"
 
 
 class SemanticFPN(nn.Module):
@@ -123,8 +122,12 @@ def create(
 def save(path: Path, model: Segmenter, metadata: Metadata, names: Sequence[str]) -> None:
     """Write the weights; what `load` makes the model of is in the header."""
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    about = {"names": list(names), "width": model.head.classify.in_channels}
-    save_timm(path, tensors, metadata, {HEADER: json.dumps(about)})
+    save_timm(path, tensors, metadata, {SEGMENTER: about(model, names)})
+
+
+def about(model: Segmenter, names: Sequence[str]) -> str:
+    """What a header tells of the head: the names of its classes and its width, as JSON."""
+    return json.dumps({"names": list(names), "width": model.head.classify.in_channels})
 
 
 def load(path: Path) -> tuple[Segmenter, Metadata, tuple[str, ...]]:
@@ -135,12 +138,12 @@ def load(path: Path) -> tuple[Segmenter, Metadata, tuple[str, ...]]:
         ValueError: it has no such head, or its tensors are not those of its model.
     """
     tensors, metadata, extra_header = read_converted(path)
-    if HEADER not in extra_header:
+    if SEGMENTER not in extra_header:
         raise ValueError(
             f"{path} has no segmentation head; make it with python -m finetune.segment"
         )
-    about = json.loads(extra_header[HEADER])
-    names = tuple(about["names"])
-    model = Segmenter(classifier.create_any(metadata, 0), len(names), about["width"])
+    told = json.loads(extra_header[SEGMENTER])
+    names = tuple(told["names"])
+    model = Segmenter(classifier.create_any(metadata, 0), len(names), told["width"])
     checkpoint.fill(model.state_dict(), tensors, path)
     return model, metadata, names
