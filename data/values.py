@@ -62,6 +62,11 @@ def to_type(image: np.ndarray, config: PixelConfig) -> np.ndarray:
         ValueError: They have no known range, or do not fit into 8 bits; or see `to_floats`.
     """
     kind = image.dtype
+    if kind == np.uint8 and config.range is not None and config.range[1] > 255:
+        raise ValueError(
+            f"the pixels have 8 bits, of which data.range {config.range[0]:g} {config.range[1]:g},"
+            " meant for images of more, would leave dark ones: store all images alike"
+        )
     known = kind in (np.uint8, np.uint16) or config.range is not None
     if not known and kind.kind != "f":
         raise ValueError(f"{kind} pixels have no known range: give data.range, such as 0 4095")

@@ -28,6 +28,8 @@ def open_npy(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfi
             f"an array of shape {shape} is no image: [h, w], [h, w, c] or [c, h, w] wanted,"
             " one image a file"
         )
+    if dtype.kind == "c":
+        raise ValueError(f"{dtype} values are no pixels: store their magnitudes")
     first = channels_first(shape, in_chans)
     flat = np.frombuffer(encoded, dtype, math.prod(shape), stream.tell())
     array = flat.reshape(shape, order="F" if fortran else "C")

@@ -13,6 +13,7 @@ from data.making.table_labels import is_missing
 from data.making.table_paths import find_files
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".npy")
+MOST_NAMED = 10  # classes that are never there
 IGNORED = 255  # the value of pixels that belong to no class
 
 
@@ -168,5 +169,11 @@ def describe_masks(pixels: Mapping[int, int], values: Sequence[int]) -> str:
     shares = ", ".join(f"{number} {present[number] / total:.2%}" for number in present)
     absent = [str(number) for number in range(count) if number not in present]
     ignored = f"; {pixels[IGNORED]} pixels of 255 are ignored" if pixels.get(IGNORED) else ""
-    never = f"; never there: class {', '.join(absent)}" if absent else ""
+    never = f"; never there: class {', '.join(absent[:MOST_NAMED])}" if absent else ""
+    if len(absent) > MOST_NAMED:
+        advised = ",".join(map(str, present))
+        never += (
+            f" and {len(absent) - MOST_NAMED} more: if the values are not the numbers of classes,"
+            f" name them, as --mask-values {advised}"
+        )
     return f"masks of {count} classes: {shares}{ignored}{never}"

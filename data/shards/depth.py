@@ -9,6 +9,8 @@ from jaxtyping import Shaped
 OUTER = 0.001  # share of the values that lie below `inner`, and beyond it
 BINS = 2**16  # the upper half of a float32: sign, exponent and 7 bits, or steps of 0.8 %
 ODD = 10.0  # values beyond this are on no scale that a mean of photographs fits
+# what maps and rasters store where nothing was measured, if it is the smallest value
+NODATA = (-999.0, -9999.0, -32767.0, -32768.0, -99999.0, float(np.finfo(np.float32).min))
 FEW = 2**15  # of 16-bit values: their upper 8 bits are fewer than 128 levels
 
 
@@ -50,6 +52,12 @@ class Depth:
 
     def advice(self) -> str:
         """A sentence about the flags that such images need in training; "" if they need none."""
+        if self.low in NODATA:
+            return (
+                f"the smallest value is {self.low:g}: if it means that nothing was measured, make"
+                f" the shards with --nodata={self.low!r} and train with --data.pixels float32"
+                f" --data.nodata={self.low!r}"
+            )
         low, high = self.suggested()
         flags = f"--data.range {low:g} {high:g}"
         if all(kind.startswith("float") for kind in self.types):

@@ -1,5 +1,6 @@
 """The statistics of shards on the scale of a run's pixels, and pixels that are on another one."""
 
+import shlex
 from collections.abc import Callable, Sequence
 
 from data.config import IMAGENET_MEAN, DataConfig
@@ -112,5 +113,6 @@ def remeasure(config: DataConfig) -> str:
     given += "" if config.nodata is None else f" --nodata {config.nodata:g}"
     return (
         "the statistics of the shards are those of other pixels: measure them with python -m"
-        f" data.shards index --statistics{given}, or give data.mean and data.std"
+        f" data.shards index {shlex.join(config.train)} --statistics{given}, or give data.mean and"
+        " data.std"
     )

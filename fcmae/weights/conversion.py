@@ -42,6 +42,8 @@ def convert(
     """
     if to in SUFFIXES and out.suffix not in SUFFIXES[to]:
         raise ValueError(f"out={out} must end in {' or '.join(SUFFIXES[to])} for --to {to}")
+    if out.exists() and Path(source).exists() and out.samefile(source):
+        raise ValueError(f"out={out} is what is converted: give the result another name")
     if half and to != "onnx":
         raise ValueError(f"half=True is for --to onnx, not for --to {to}: leave --half out")
     weights = read_weights(source, key)

@@ -148,6 +148,18 @@ def test_weights_that_tell_nothing_of_their_images_are_refused(tmp_path: Path) -
         load_timm(tmp_path / "missing.safetensors")
 
 
+def test_a_source_is_never_written_over(tmp_path: Path) -> None:
+    source = tmp_path / "mine.pth"
+    torch.save({"model": timm.create_model("convnextv2_atto").state_dict(), "epoch": 3}, source)
+    before = source.read_bytes()
+    linked = tmp_path / "linked.pth"
+    linked.symlink_to(source)
+    for out in (source, linked):
+        with pytest.raises(ValueError, match=r"is what is converted: give the result another name"):
+            convert(source, out, to="official")
+    assert source.read_bytes() == before
+
+
 def test_the_command_converts(tmp_path: Path) -> None:
     model = trained("convnextv2_atto", 1, 3)
     saved_run(tmp_path, model, name="convnextv2_atto", stem_stride=1, in_chans=3)

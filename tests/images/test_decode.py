@@ -99,6 +99,7 @@ def test_floats_stay_as_they_are():
         (noise(60, 64, 64), "npy", 3, "uint8", r"may be a stack of 60 images"),
         (noise(60, 64, 64), "tif", 3, "uint8", r"it is a stack of 60 images"),
         (noise(4, 4, 4), "npy", 3, "uint8", "has 4 channels of uint8, not in_chans=3"),
+        (noise(4, 4).astype(np.complex64), "npy", 1, "float32", "complex64 values are no pixels"),
         (noise(4), "npy", 1, "uint8", r"shape \(4,\) is no image"),
         (noise(2, 4, 4, 5), "tif", 1, "uint8", "rows, columns, bands wanted"),
     ],
@@ -106,6 +107,18 @@ def test_floats_stay_as_they_are():
 def test_what_cannot_be_had_is_named(image, suffix, in_chans, pixels, message):
     with pytest.raises(ValueError, match=message):
         decode(encoded(image, suffix), suffix, in_chans, PixelConfig(pixels=pixels))
+
+
+@pytest.mark.parametrize("pixels", ["uint8", "float32"])
+def test_a_range_of_deep_images_does_not_darken_those_of_8_bits(pixels):
+    config = PixelConfig(pixels=pixels, range=(0.0, 4095.0))
+    with pytest.raises(
+        ValueError, match=r"8 bits, of which data\.range 0 4095, meant for images of"
+    ):
+        decode(encoded(noise(4, 4), "png"), "png", 1, config)
+    narrow = PixelConfig(pixels=pixels, range=(50.0, 200.0))
+    bright = decode(encoded(np.full((4, 4), 200, np.uint8), "png"), "png", 1, narrow)
+    assert bright.float().mean() == (255 if pixels == "uint8" else 1)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "npy"])

@@ -92,6 +92,10 @@ def test_what_masks_hold_is_said_and_one_class_is_refused():
         " never there: class 2, 3"
     )
     assert describe_masks({0: 1, 1: 1}, (0, 128, 255)).endswith("never there: class 2")
+    assert describe_masks({0: 3, 127: 1}, ()).endswith(
+        "class 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 116 more: if the values are not the numbers of"
+        " classes, name them, as --mask-values 0,127"
+    )
     with pytest.raises(ValueError, match=r"are 0 or 255, .* --mask-values 0,255 makes them the"):
         describe_masks({0: 1, 255: 1}, ())
     with pytest.raises(ValueError, match=r"all pixels of all masks are of class 0, from which"):

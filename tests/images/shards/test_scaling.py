@@ -81,6 +81,11 @@ def test_the_depth_of_a_shard_is_its_extent_and_where_nearly_all_values_lie() ->
         (lambda: RNG.random((50, 50, 1), np.float32), "images use 0 to 1: train with --data.pix"),
         (lambda: np.arange(256, dtype=np.float32).reshape(16, 16, 1), "float32 --data.range 0 255"),
         (lambda: RNG.integers(0, 256, (50, 50, 1), dtype=np.uint8), ""),
+        (
+            lambda: np.array([[[-9999], [30]]], np.int16),
+            "make the shards with --nodata=-9999.0 and",
+        ),
+        (lambda: np.array([[[np.finfo(np.float32).min], [3]]], np.float32), "--nodata=-3.40282346"),
     ],
 )
 def test_what_training_needs_is_said(make: Callable[[], np.ndarray], advice: str) -> None:
@@ -153,7 +158,7 @@ def test_statistics_are_converted_to_the_range_of_the_run(tmp_path: Path) -> Non
         np.testing.assert_allclose(std, [values.std() / (high - low)], rtol=1e-5)
     mean, _ = statistics_for(config_of(), shards, print)
     np.testing.assert_allclose(mean, [values.mean() / 65535], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"index --statistics --range 100 2000, or give data.mean"):
+    with pytest.raises(ValueError, match=r"index a\.tar --statistics --range 100 2000, or give"):
         statistics_for(config_of(range=(100.0, 2000.0)), shards, print)
 
 
