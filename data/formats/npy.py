@@ -15,7 +15,8 @@ def open_npy(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfi
     """Open a numpy array.
 
     Raises:
-        ValueError: It is neither [h, w], nor [h, w, c], nor [c, h, w] with few channels.
+        ValueError: It is neither [h, w], nor [h, w, c], nor [c, h, w] with few channels, or has
+            values that are no real numbers.
     """
     # np.load would allocate what the header says before it finds that there are fewer bytes
     stream = io.BytesIO(encoded)
@@ -23,6 +24,8 @@ def open_npy(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfi
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     else:
         shape, fortran, dtype = np.lib.format.read_array_header_2_0(stream)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"an array of {dtype} is no image: whole or real numbers wanted")
     if len(shape) not in (2, 3) or 0 in shape:
         raise ValueError(
             f"an array of shape {shape} is no image: [h, w], [h, w, c] or [c, h, w] wanted,"

@@ -13,7 +13,7 @@ from data.config import MEASURED
 from data.decode import OversizedImage, encoded_image, open_image
 from data.making.workers import over
 from data.shards.index import Shard
-from data.shards.members import check_end, image_suffix, is_stray, split_name
+from data.shards.members import check_end, image_suffix, is_label, is_stray, split_name
 from data.values import to_floats
 from fcmae.run.files import file_sha256
 
@@ -112,7 +112,8 @@ def verify_shard(job: tuple[Path, Shard | None, str]) -> tuple[Path, Findings]:
             close()
             check_end(tar)
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        faults.append(("unreadable", f"{path}: {error}"))
+        reason = str(error).partition("\n")[0]  # tarfile tells more of every format that it is not
+        faults.append(("unreadable", f"{path}: {reason}"))
     return path, Findings(tuple(keys), tuple(faults))
 
 
@@ -129,6 +130,6 @@ def faults_of_sample(where: str, members: Mapping[str, bytes], image: str) -> li
             faults.append(("oversized", f"{where}: {error}"))
         except ValueError as error:
             faults.append(("undecodable", f"{where}: {error}"))
-    if not members.get("cls", b"0").strip().removeprefix(b"-").isdigit():
+    if not is_label(members.get("cls", b"0")):
         faults.append(("undecodable", f"{where}: its label is no integer"))
     return faults

@@ -42,10 +42,16 @@ def image_suffix(members: Container[str], image: str = "") -> str | None:
 
     Args:
         members: The suffixes of the sample's members.
-        image: The suffix that the image has; "" for the first of IMAGE_SUFFIXES that is there.
+        image: The suffix that the image has, perhaps with a dot before it; "" for the first of
+            IMAGE_SUFFIXES that is there.
     """
-    suffixes = (image,) if image else IMAGE_SUFFIXES
+    suffixes = (image.removeprefix(".").lower(),) if image else IMAGE_SUFFIXES
     return next((suffix for suffix in suffixes if suffix in members), None)
+
+
+def is_label(content: bytes) -> bool:
+    """Whether the content of a member `cls` is a whole number."""
+    return content.strip().removeprefix(b"-").isdigit()
 
 
 def plain_header(block: bytes) -> tuple[str, int] | None:

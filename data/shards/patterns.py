@@ -32,7 +32,7 @@ def expand(spec: str | Sequence[str]) -> list[str]:
     ]
     if not urls:
         raise ValueError(
-            f"{spec!r} names no shard; "
+            f"{in_words(spec)} names no shard; "
             "give a path or a pattern like 'DIR/train-{000000..000003}.tar'"
         )
     refuse_missing([Path(url) for url in urls if not is_remote(url)], spec)
@@ -40,7 +40,9 @@ def expand(spec: str | Sequence[str]) -> list[str]:
     for url in urls:
         place = url if is_remote(url) else str(Path(url).resolve())
         if place in places:
-            raise ValueError(f"shard {url} is named twice in {spec!r}; name every shard once")
+            raise ValueError(
+                f"shard {url} is named twice in {in_words(spec)}; name every shard once"
+            )
         places.add(place)
     return urls
 
@@ -67,6 +69,11 @@ def matching(pattern: str) -> list[str]:
     if not found:
         raise FileNotFoundError(f"no shard matches {pattern!r}; check the folder and the pattern")
     return found
+
+
+def in_words(spec: str | Sequence[str]) -> str:
+    """Patterns of shards as a message shows them."""
+    return " ".join(map(repr, [spec] if isinstance(spec, str) else spec)) or "nothing"
 
 
 def refuse_missing(paths: Sequence[Path], spec: str | Sequence[str]) -> None:
@@ -105,6 +112,6 @@ def not_found(missing: Sequence[str], total: int, spec: str | Sequence[str]) -> 
         more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
         what = f"{len(missing)} of {total} shards do not exist: {', '.join(missing[:LISTED])}{more}"
     return FileNotFoundError(
-        f"{what}; check the pattern {spec!r}, or build what is missing (scripts/make_shards.py;"
-        " the embedded set: python -m data.demo build)"
+        f"{what}; check the pattern {in_words(spec)}, or build what is missing"
+        " (scripts/make_shards.py; the embedded set: python -m data.demo build)"
     )

@@ -18,7 +18,7 @@ import numpy as np
 
 from data.config import IMAGE_SUFFIXES
 from data.shards.index import Shard
-from data.shards.members import check_end, image_suffix, is_stray, split_name
+from data.shards.members import check_end, image_suffix, is_label, is_stray, split_name
 
 SHOWN = 8  # how many suffixes a message lists
 LABEL = "cls"
@@ -29,6 +29,7 @@ FOREIGN = {
     b"\xfd7zXZ": "compressed with xz; run unxz on it",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; run unzstd on it",
     b"PK\x03\x04": "a zip file; unzip it, and make shards of its folder with make_shards.py",
+    b"version https://git-lfs": "a pointer of Git LFS; run git lfs pull",
     b"<": "a page of HTML or XML, which a server sent in place of the shard; fetch it again",
 }
 
@@ -42,6 +43,8 @@ class Scanned:
         keys: A hash of the key of each sample, which takes less memory than the keys.
         suffixes: How many members have each suffix.
         imageless: The number of samples without an image.
+        several: The number of samples with several images.
+        odd_labels: The contents of members `cls` that are no whole numbers.
         unlabelled: The number of samples without a member `cls`.
         strays: The names of members that belong to no sample, although they are not hidden.
     """
@@ -50,6 +53,8 @@ class Scanned:
     keys: "array[int]"
     suffixes: Counter[str]
     imageless: int
+    several: int
+    odd_labels: Sequence[str]
     unlabelled: int
     strays: Sequence[str]
 
@@ -84,6 +89,7 @@ def scan(file: BufferedReader, url: str, image: str = "") -> Scanned:
     members: dict[str, None] = {}  # suffixes of the current sample; a set that keeps its order
     tally = Tally(image)
     strays: list[str] = []
+    odd_labels: list[str] = []
     end = 0
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -113,6 +119,8 @@ def scan(file: BufferedReader, url: str, image: str = "") -> Scanned:
                         "every name in a shard must be unique"
                     )
                 members[suffix] = None
+                if suffix == LABEL and (odd := odd_label(tar, member)) is not None:
+                    odd_labels.append(odd)
                 end = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers
             check_end(tar)
@@ -134,6 +142,8 @@ def scan(file: BufferedReader, url: str, image: str = "") -> Scanned:
         keys=array("q", map(hash, keys)),
         suffixes=tally.suffixes,
         imageless=tally.imageless,
+        several=tally.several,
+        odd_labels=odd_labels,
         unlabelled=tally.unlabelled,
         strays=strays,
     )
@@ -150,6 +160,7 @@ class Tally:
         self.image = image
         self.suffixes: Counter[str] = Counter()
         self.imageless = 0
+        self.several = 0
         self.unlabelled = 0
         self.example = ""
 
@@ -159,6 +170,7 @@ class Tally:
             return
         self.suffixes.update(members.keys())
         self.unlabelled += LABEL not in members
+        self.several += not self.image and sum(name in members for name in IMAGE_SUFFIXES) > 1
         if image_suffix(members, self.image) is None:
             self.example = self.example or f"{key!r}, which has {shown(list(members))}"
             self.imageless += 1
@@ -193,7 +205,7 @@ def refuse_foreign(file: BufferedReader, url: str) -> None:
     Raises:
         ValueError: It is one of FOREIGN.
     """
-    head = file.read(8)
+    head = file.read(64)
     file.seek(0)
     for magic, what in FOREIGN.items():
         if head.lstrip().startswith(magic) and not is_tar(file):
@@ -205,6 +217,14 @@ def is_tar(file: BufferedReader) -> bool:
     block = file.read(512)
     file.seek(0)
     return block[257:262] == b"ustar"
+
+
+def odd_label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+    """The text of a label that is no whole number; None for one that is."""
+    file = tar.extractfile(member)
+    assert file is not None  # it is a regular member
+    content = file.read(32)
+    return None if is_label(content) else content.decode(errors="replace")
 
 
 def refuse_link(member: tarfile.TarInfo, url: str) -> None:
@@ -229,6 +249,15 @@ def report(scans: Sequence[Scanned]) -> list[str]:
     imageless = sum(scanned.imageless for scanned in scans)
     if imageless:
         lines.append(f"{imageless} of {samples} samples have no image")
+    several = sum(scanned.several for scanned in scans)
+    if several:
+        lines.append(
+            f"{several} of {samples} samples have several images: the suffix that comes first in"
+            f" {shown(IMAGE_SUFFIXES)} is read, or that of --image and --data.image"
+        )
+    odd = [label for scanned in scans for label in scanned.odd_labels]
+    if odd:
+        lines.append(f"{len(odd)} labels ({LABEL}) are no whole numbers, such as {odd[0]!r}")
     unlabelled = sum(scanned.unlabelled for scanned in scans)
     if 0 < unlabelled < samples:
         lines.append(f"{unlabelled} of {samples} samples have no label ({LABEL})")

@@ -306,3 +306,10 @@ def test_dicom_of_several_frames_is_refused() -> None:
     encoded = dicom(image, "MONOCHROME2", Rows=6, NumberOfFrames=10)
     with pytest.raises(ValueError, match="a stack of 10 images: save one image a file"):
         open_image(encoded, "dcm")
+
+
+def test_an_array_of_complex_numbers_is_no_image():
+    file = io.BytesIO()
+    np.save(file, np.ones((8, 8), np.complex64))
+    with pytest.raises(ValueError, match="an array of complex64 is no image"):
+        open_image(file.getvalue(), "npy")

@@ -113,6 +113,7 @@ def test_the_index_reports_what_will_not_be_used(
     assert capsys.readouterr().out.splitlines()[2:] == [
         "members: png 3, cls 2, 1.png 1",
         "1 of 4 samples have no image",
+        "1 labels (cls) are no whole numbers, such as ''",
         "2 of 4 samples have no label (cls)",
         "1 samples have the key of one in another shard",
         "1 members belong to no sample, such as 'README'",
@@ -125,3 +126,25 @@ def test_a_cache_that_cannot_be_used_is_named_with_the_flag(tmp_path: Path) -> N
         OSError, match=r"/proc/.* cannot be used as a cache .*--data\.source\.cache"
     ):
         open_shards(str(path), source=SourceConfig(cache=Path("/proc/nowhere")))
+
+
+def test_index_says_which_labels_are_none_and_that_samples_have_several_images(tmp_path, capsys):
+    labels = [(b"2", "png"), (b"cat", "jpg"), (b"1.0", "jpg"), (b"-1", "webp")]
+    members = [
+        (f"{i}.{suffix}", content)
+        for i, (label, other) in enumerate(labels)
+        for suffix, content in ({"png": png(i), other: png(i), "cls": label}).items()
+    ]
+    path = write_tar(tmp_path / "s.tar", members)
+    main(["index", str(path)])
+    said = capsys.readouterr().out
+    assert "2 labels (cls) are no whole numbers, such as 'cat'" in said
+    assert "3 of 4 samples have several images" in said
+    main(["index", str(path), "--image", ".PNG"])
+    assert "several images" not in capsys.readouterr().out
+
+
+def test_a_pointer_of_git_lfs_is_named_as_one(tmp_path):
+    path = tmp_path / "s.tar"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+    refused(path, "no plain tar but a pointer of Git LFS; run git lfs pull")
