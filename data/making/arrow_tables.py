@@ -116,7 +116,9 @@ def unpack(entries: Sequence[Entry], folder: Path) -> list[Entry]:
             if row not in keys:
                 continue
             if not content:
-                raise ValueError(f"{table}: row {row + 1} has no image in {column!r}")
+                raise ValueError(
+                    f"{table}: row {row + 1} has no image in {column!r}: leave such rows out"
+                )
             path = folder / f"{keys[row]}.{kind_of(content) or 'bin'}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)

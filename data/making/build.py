@@ -164,7 +164,9 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 continue
             remarks.update(encoded.remarks)
             aspects[aspect_of(*encoded.stored.shape[:2])] += 1
-            digests.append((hashlib.sha256(encoded.content).hexdigest()[:32], str(entry.path)))
+            # an image of a cell has a file only as long as shards are made
+            name = entry.key if staging in entry.path.parents else str(entry.path)
+            digests.append((hashlib.sha256(encoded.content).hexdigest()[:32], name))
             sample: dict[str, Any] = {"__key__": entry.key, encoded.suffix: encoded.content}
             if entry.label is not None:
                 sample["cls"] = entry.label

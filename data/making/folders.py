@@ -5,9 +5,11 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from data.making.entries import Entry, Listing, key_of
+from data.making.labels import listed
 from data.making.walking import find_images
 
 SPLITS = {
@@ -19,6 +21,10 @@ MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", 
     *("truth", "segmentation", "segmentations", "segmentationclass", "seg")
 }
 MASK_OF = re.compile(r"(.+?)[_\-. ]?(mask|seg|segmentation|gt|label|labels)", re.IGNORECASE)
+
+
+# the words in names such as training_set, seg_test, train2017 and trainA
+WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,13 @@ def list_folder(root: Path) -> Listing:
         for name in found.images
     ]
     twins = [*found.notes, *two_forms(root, found.images)]
+    if found.empty:
+        twins.append(f"{len(found.empty)} folders hold no image, such as {root / found.empty[0]}")
     base, places, notes = unwrap(root, places)
     places = [Place(place.path, place.parts, key_of(Path(*place.parts))) for place in places]
     placed, more = by_splits(base, places)
+    if len(only := {label for _, label, _ in placed}) == 1 and only != {None}:
+        more.append(f"{only.pop()} is the only class: to have no labels, give its folder instead")
     entries = [
         Entry(path=place.path, key=place.key, label=label, split=split)
         for place, label, split in placed
@@ -84,6 +94,9 @@ def by_splits(root: Path, places: Sequence[Place]) -> tuple[list[Labelled], list
     refuse_masks(root, places)
     tops = sorted({place.parts[0] for place in places if len(place.parts) > 1})
     outer = {name: SPLITS.get(name.lower()) for name in tops}
+    worded = {name: split_in(name) for name in tops}
+    if all(worded.values()) and len(set(worded.values())) > 1:
+        outer = worded
     if tops and all(outer.values()):
         refuse_twice(root, outer)
         groups: defaultdict[str, list[Place]] = defaultdict(list)
@@ -91,14 +104,15 @@ def by_splits(root: Path, places: Sequence[Place]) -> tuple[list[Labelled], list
             groups[place.parts[0] if len(place.parts) > 1 else ""].append(place)
         if "" in groups:
             raise ValueError(mixed(root, len(groups[""]), len(places)))
-        listed: list[Labelled] = []
-        notes = [f"{root}: {', '.join(tops)} are taken as splits, not as classes"]
+        found: list[Labelled] = []
+        notes = [f"{root}: taken as splits, not as classes: {', '.join(tops)}"]
         for name, group in groups.items():
             base, inside, more = unwrap(root / name, [place.inside() for place in group])
             notes += more
             refuse_masks(base, inside)
-            listed += [(place, label, outer[name]) for place, label in by_classes(base, inside)]
-        return listed, notes
+            notes += doubts(inside)
+            found += [(place, label, outer[name]) for place, label in by_classes(base, inside)]
+        return found, notes
     inner = {
         name: SPLITS.get(name.lower())
         for name in sorted({place.parts[1] for place in places if len(place.parts) > 2})
@@ -107,13 +121,14 @@ def by_splits(root: Path, places: Sequence[Place]) -> tuple[list[Labelled], list
         if None in inner.values() or any(len(place.parts) < 3 for place in places):
             raise ValueError(ambiguous(root, inner))
         refuse_twice(root, inner)
-        notes = [f"{root}: {', '.join(inner)} in each class are taken as splits"]
+        notes = [f"{root}: taken as splits, in each class: {', '.join(inner)}"]
         return [(p, p.parts[0], inner[p.parts[1]]) for p in places], notes
     like_splits = {name for name in tops if outer[name]}
     deep = all(len(place.parts) > 2 for place in places if place.parts[0] in like_splits)
     if len({outer[name] for name in like_splits}) > 1 or (like_splits and deep):
         raise ValueError(ambiguous(root, outer))
-    return [(place, label, None) for place, label in by_classes(root, places)], []
+    classed = [(place, label, None) for place, label in by_classes(root, places)]
+    return classed, doubts(places)
 
 
 def by_classes(root: Path, places: Sequence[Place]) -> list[tuple[Place, str | None]]:
@@ -129,24 +144,41 @@ def by_classes(root: Path, places: Sequence[Place]) -> list[tuple[Place, str | N
 
 
 def unwrap(root: Path, places: Sequence[Place]) -> tuple[Path, Sequence[Place], list[str]]:
-    """Step into a folder that holds all images, in two or more sub-folders or in those of splits.
+    """Step into the folder that holds all images, in two or more sub-folders or in those of splits.
 
     Returns:
         The folder that holds the classes, the images as seen from it, and what was assumed.
     """
-    notes: list[str] = []
-    while places and all(len(place.parts) > 2 for place in places):
-        tops = {place.parts[0] for place in places}
-        inner = {place.parts[1] for place in places}
-        (top, *others) = tops
-        if others or top.lower() in SPLITS:
-            break
-        if len(inner) == 1 and not any(name.lower() in SPLITS for name in inner):
-            break
-        notes.append(f"{root} holds {top} alone: the classes are the {len(inner)} folders in it")
-        root = root / top
-        places = [place.inside() for place in places]
-    return root, places, notes
+    folders = [place.parts[:-1] for place in places]
+    pairs = zip(min(folders, default=()), max(folders, default=()), strict=False)
+    common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    depth = next((n for n, name in enumerate(common) if name.lower() in SPLITS), len(common))
+    if not depth or any(len(place.parts) < depth + 2 for place in places):
+        return root, places, []
+    base = root.joinpath(*common[:depth])
+    inside = [Place(place.path, place.parts[depth:], place.key) for place in places]
+    return base, inside, [f"all images of {root} lie in {base}, which is stepped into"]
+
+
+def split_in(name: str) -> str | None:
+    """The split that a word in a name names; None if no word does, or words name several."""
+    splits = {SPLITS[word] for part in WORDS.findall(name) if (word := part.lower()) in SPLITS}
+    return splits.pop() if len(splits) == 1 else None
+
+
+def doubts(places: Sequence[Place]) -> list[str]:
+    """Say where the sub-folders of a folder may be something else than classes."""
+    inside: defaultdict[str, set[str]] = defaultdict(set)
+    for place in places:
+        if len(place.parts) > 1:
+            inside[place.parts[0]].add(place.parts[1] if len(place.parts) > 2 else "")
+    (first, *others) = inside.values() if inside else [set[str]()]
+    if others and len(first - {""}) > 1 and all(other == first for other in others):
+        return [
+            f"each of the {len(inside)} classes, such as {min(inside)}, has the folders"
+            f" {listed(sorted(first))}: if these are the classes, put them outermost"
+        ]
+    return []
 
 
 def refuse_masks(root: Path, places: Sequence[Place]) -> None:

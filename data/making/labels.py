@@ -1,6 +1,7 @@
 """Numbers for the names of classes."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,11 +57,23 @@ def label_entries(
     else:
         classes = sorted(names)
         numbers = {name: number for number, name in enumerate(classes)}
+    notes += twins(names)
     labelled = [
         entry if entry.label is None else replace(entry, label=numbers[str(entry.label)])
         for entry in entries
     ]
     return labelled, list(classes) if names else [], notes
+
+
+def twins(names: Iterable[str]) -> list[str]:
+    """Say which names are the same but for capital letters and blanks, as one line."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        alike[" ".join(name.casefold().split())].append(name)
+    same = [" and ".join(map(repr, some)) for some in alike.values() if len(some) > 1]
+    if not same:
+        return []
+    return [f"different classes, though alike but for capital letters or blanks: {listed(same)}"]
 
 
 def refuse_numbered(directory: Path) -> None:

@@ -26,7 +26,7 @@ def find_entries(source: Path, path_column: str, label_column: str | None) -> Li
         ValueError: `source` is neither a folder nor a table, or holds no images, or two images
             have the same key. A folder can be read in two ways. A table is damaged, has no such
             label column, lacks a path, or names a file twice.
-        FileNotFoundError: A table names a file that does not exist.
+        FileNotFoundError: There is no `source`, or a table names a file that does not exist.
         ModuleNotFoundError: A Parquet table needs the extra `parquet`, which is not installed.
     """
     tables = tables_of(source) if source.is_dir() else {}
@@ -36,8 +36,15 @@ def find_entries(source: Path, path_column: str, label_column: str | None) -> Li
         listing = list_folder(source)
     elif source.suffix.lower() in READERS and source.is_file():
         listing = list_tables({source: None}, path_column, label_column)
+    elif not source.exists():
+        raise FileNotFoundError(f"{source} does not exist: give a folder of images, or a table")
     else:
-        raise ValueError(f"{source} is no folder and no table ({', '.join(READERS)}) of images")
+        raise ValueError(
+            f"{source} is no folder and no table ({', '.join(READERS)}) of images: unpack an"
+            " archive first, and give the folder that an image lies in"
+        )
+    if not listing.entries and source.is_file():
+        raise ValueError(f"{source} has no rows: each names an image")
     if not listing.entries:
         kinds = ", ".join(f".{suffix}" for suffix in IMAGE_SUFFIXES)
         others = "; ".join(["", *described(listing.left_out)])

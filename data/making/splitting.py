@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Literal
 
 from data.making.entries import Entry
-from data.making.table_labels import is_missing
+from data.making.table_labels import is_missing, text_of
 from fcmae.run.files import text_sha256
 
 
@@ -134,7 +134,7 @@ def unit_of(entry: Entry, group: str | None) -> str:
             f"{entry.path} has no {group!r}, the column of --group; the columns of its table are"
             f" {columns} (besides path and label): name one that every image has a value in"
         )
-    return str(value)
+    return text_of(value).strip()
 
 
 def refuse_divided(parts: Mapping[str, Sequence[Entry]], group: str) -> None:

@@ -92,9 +92,14 @@ def read_jsonl(table: Path) -> Rows:
 
 
 def read_json(table: Path) -> Rows:
-    """Read a JSON list of objects."""
+    """Read a JSON list of objects, or lines of JSON, which many people call .json, too."""
     text, notes = decode_text(table)
-    rows = json.loads(text, object_pairs_hook=without_twins)
+    try:
+        rows = json.loads(text, object_pairs_hook=without_twins)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise
+        return read_jsonl(table)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError("it is no list of objects, one for each image: write it as one")
     return Rows(rows=rows, notes=notes)
@@ -123,4 +128,5 @@ TEXTS: dict[str, Callable[[Path], Rows]] = {
     ".txt": read_csv,
     ".json": read_json,
     ".jsonl": read_jsonl,
+    ".ndjson": read_jsonl,
 }

@@ -13,14 +13,15 @@ def tables_of(root: Path) -> dict[Path, str | None]:
     """The tables of a folder, each with its split ("train", "val" or "test") if it has one.
 
     The folder is one that `save_to_disk` of `datasets` has written, or it holds Parquet files such
-    as `train-00000-of-00002.parquet`, perhaps in one sub-folder.
+    as `train-00000-of-00002.parquet` or `train.parquet`, perhaps in one sub-folder.
 
     Returns:
         The tables in their order; none if the folder is of another kind.
 
     Raises:
         FileNotFoundError: A table is missing.
-        ValueError: Parquet files lie in several folders, or a split has another name.
+        ValueError: Parquet files lie in several folders, a split has another name, or some of the
+            files have one and others none.
     """
     if (root / "dataset_dict.json").is_file():
         parts = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
@@ -54,12 +55,18 @@ def parquet_files(root: Path) -> dict[Path, str | None]:
     for table in found:
         part = PART.fullmatch(table.name)
         if part is None:
-            tables[table] = None
+            tables[table] = SPLITS.get(table.stem.lower())
         else:
             name, digits, count = part[1], len(part[2]), part[3]
             for number in range(int(count)):
                 whole = table.with_name(f"{name}-{number:0{digits}d}-of-{count}.parquet")
                 tables[whole] = split_of(name, root)
+    without = [table for table, split in tables.items() if split is None]
+    if 0 < len(without) < len(tables):
+        raise ValueError(
+            f"{without[0]} has no split in its name, as others in {root} have: rename it, or name"
+            " the tables one by one, with --prefix"
+        )
     return tables
 
 

@@ -1,11 +1,16 @@
 """What the labels of a table mean: the numbers of classes, their names, or no label."""
 
 import math
+import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from data.making.labels import is_whole
+from data.making.labels import is_whole, listed
+
+UNSAID = {"na", "n/a", "none", "null", "nil", "?", "-", "unknown"}  # what people write for nothing
+SEVERAL = re.compile(r"\s*[,;|/]\s*")  # between labels in one cell
 
 
 def understand_labels(
@@ -15,7 +20,7 @@ def understand_labels(
 
     Whole numbers that are not negative are numbers of classes, as is the text that a whole number
     is written as: 2, 2.0 and "2" are the same class. If one label is anything else, all of them are
-    names, letter by letter, so that "01" and "1" are two classes.
+    names, letter by letter, so that the texts "01" and "1" are two classes.
 
     Args:
         labels: The cells of the column. None, NaN, empty text and the text "nan" are no label.
@@ -35,14 +40,52 @@ def understand_labels(
         )
     if not named and all(class_number(cell) is not None for cell in present):
         return [None if is_missing(cell) else class_number(cell) for cell in cells], notes
-    if not named and all(is_number(cell) for cell in present):
+    names = [None if is_missing(cell) else text_of(cell) for cell in cells]
+    if not named:
+        notes += doubts(present, column, {name for name in names if name is not None})
+    return names, notes
+
+
+def doubts(present: Sequence[Any], column: str, names: AbstractSet[str]) -> list[str]:
+    """Say of labels that are taken as names what else they may be, a line for each doubt.
+
+    Args:
+        present: The labels, none of which is missing.
+        column: Their column.
+        names: Their names.
+    """
+    lines = []
+    numbers = sum(is_number(cell) for cell in present)
+    if numbers:
         odd = next(cell for cell in present if class_number(cell) is None)
-        notes.append(
+        lines.append(
             f"{str(odd)!r} in {column!r} is no number of a class (0, 1, ...), so all labels are"
-            f" taken as names: {len({str(cell) for cell in present})} classes. If they are values,"
-            " give the column another name, for --task.kind value --task.field NAME"
+            f" taken as names: {len(names)} classes"
         )
-    return [None if is_missing(cell) else str(cell) for cell in cells], notes
+        if numbers == len(present):
+            lines[0] += (
+                ". If they are values, give the column another name, for --task.kind value"
+                " --task.field NAME"
+            )
+    unsaid = sorted(name for name in names if name.lower() in UNSAID)
+    if unsaid:
+        lines.append(
+            f"{listed(unsaid)} in {column!r} is taken as the name of a class: leave the cell empty"
+            " if it means that the class is not known"
+        )
+    several = sorted(name for name in names if names & set(SEVERAL.split(name)) - {name})
+    if several:
+        lines.append(
+            f"{several[0]!r} in {column!r} is taken as the name of one class: for several labels of"
+            " an image, write lists into a column of another name, for --task.kind labels"
+        )
+    return lines
+
+
+def text_of(label: object) -> str:
+    """The name that a label is: a whole number is written without a point."""
+    number = None if isinstance(label, str | bool) else class_number(label)
+    return str(label if number is None else number)
 
 
 def refuse_lists(labels: Sequence[Any], column: str, table: Path) -> None:

@@ -11,10 +11,13 @@ from data.config import IMAGE_SUFFIXES
 from data.formats.sniffing import FIRST_BYTES, kind_of
 from data.making.arrow_tables import read_columns
 from data.making.entries import Cell, Entry, Listing, key_of
+from data.making.folders import SPLITS
+from data.making.labels import listed
 from data.making.table_files import TEXTS, Rows
 from data.making.table_labels import is_missing, refuse_lists, understand_labels
 from data.making.table_paths import find_files
 
+SPLIT = "split"  # a column of this name
 READERS = TEXTS | {".parquet": read_columns, ".arrow": read_columns}
 
 
@@ -54,20 +57,51 @@ def list_tables(
             raise ValueError(f"{table} has other names of classes than the tables before it")
         classes = names
         labels += [name_of(label, names) for label in own] if names else own
-        listed, assumed = list_rows(table, read, path_column)
+        images, assumed = list_rows(table, read, path_column)
         notes += [*read.notes, *assumed]
-        used = {entry.cell.column for entry in listed if entry.cell}
+        splits = {} if part else splits_of(read.rows, table)
+        if splits:
+            notes.append(f"{table}: the column {SPLIT!r} says which shards an image goes into")
+        used = {entry.cell.column for entry in images if entry.cell}
         unused |= dict.fromkeys(name for name in read.pictures if name not in used)
-        for entry in listed:
+        for entry in images:
             rest = {k: v for k, v in entry.metadata.items() if k != column}
             key = f"{part}/{entry.key}" if part and entry.cell else entry.key
-            entries.append(replace(entry, key=key, split=part, metadata=rest))
+            split = splits.get(str(entry.metadata.get(SPLIT)), part)
+            entries.append(replace(entry, key=key, split=split, metadata=rest))
     refuse_repeated(entries)
+    others = list({name: None for entry in entries for name in entry.metadata})
+    if not labelled and others:
+        notes.append(
+            f"no column {column!r}: the images have no labels; --label-column may name one of"
+            f" {listed(others)}"
+        )
     if labelled:
         labels, assumed = understand_labels(labels, column, bool(classes))
         notes += assumed
         entries = [replace(e, label=label) for e, label in zip(entries, labels, strict=True)]
     return Listing(entries=entries, notes=notes, classes=classes or (), unused=list(unused))
+
+
+def splits_of(rows: Sequence[Mapping[str, Any]], table: Path) -> dict[str, str]:
+    """The splits that the values of the column SPLIT name.
+
+    Returns:
+        A prefix of shards for each value; none if there are not two splits.
+
+    Raises:
+        ValueError: Other values stand beside those of two splits.
+    """
+    splits = {value: SPLITS.get(value.lower()) for value in {str(row.get(SPLIT)) for row in rows}}
+    named = {value: split for value, split in splits.items() if split}
+    if len(set(named.values())) < 2:
+        return {}
+    if other := next((value for value, split in splits.items() if not split), None):
+        raise ValueError(
+            f"{table}: the column {SPLIT!r} names {listed(sorted(named))}, but also {other!r},"
+            f" which is none of {', '.join(SPLITS)}: change it, or rename the column"
+        )
+    return named
 
 
 def read_rows(table: Path) -> Rows:

@@ -12,6 +12,10 @@ SYSTEM = {  # folders and files that systems put beside one's own, in lower case
     *("@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "system volume information"),
     *("thumbs.db", "desktop.ini"),
 }
+# they begin as TIFFs do, and what is first in them is a small preview
+RAW = (".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
 NO_UTF8 = "its name is no UTF-8"
 
 
@@ -23,9 +27,11 @@ class Found:
         images: The images, sorted, relative to the folder.
         left_out: How many other files there are, by suffix (with its dot, or empty) and reason.
         notes: What was assumed, a line each.
+        empty: The folders that hold no image, and lie in one that does, relative to the folder.
     """
 
     images: list[Path]
+    empty: list[Path]
     left_out: Counter[tuple[str, str]]
     notes: list[str]
 
@@ -47,6 +53,7 @@ def find_images(root: Path) -> Found:
     images: list[Path] = []
     left_out: Counter[tuple[str, str]] = Counter()
     notes: list[str] = []
+    walked: list[Path] = []
     seen = {identity(folder) for folder in root.resolve().parents}  # a link to them is a circle
     folders = [root]
     links: list[Path] = []  # after the folders that they may lead to
@@ -57,6 +64,7 @@ def find_images(root: Path) -> Found:
                 notes.append(f"{folder} leads to a folder that is listed already: left out")
                 continue
             seen.add(identity(folder))
+            walked.append(folder)
             with os.scandir(folder) as listed:
                 items = sorted(listed, key=lambda item: item.name)
         except OSError as error:
@@ -83,8 +91,14 @@ def find_images(root: Path) -> Found:
                     images.append(path)
                 else:
                     left_out[suffix_of(path), reason] += 1
+    names = sorted(path.relative_to(root) for path in images)
+    filled = {folder for name in names for folder in name.parents}
+    bare = sorted({folder.relative_to(root) for folder in walked} - filled)
     return Found(
-        images=sorted(path.relative_to(root) for path in images), left_out=left_out, notes=notes
+        images=names,
+        empty=[folder for folder in bare if folder.parent in filled],
+        left_out=left_out,
+        notes=notes,
     )
 
 
@@ -103,6 +117,12 @@ def reason_by_content(path: Path, is_file: bool) -> str | None:
         return None  # an image, or one that will be named as broken
     if not is_file:
         return "a link to nothing" if path.is_symlink() else "no file"
+    if path.suffix.lower() in RAW:
+        return "raw data of a camera: develop it into a JPEG, PNG or TIFF"
+    if path.suffix.lower() in ARCHIVES:
+        return "an archive: unpack it first; shards are used as they are"
+    if path.suffix.lower() in TABLES:
+        return "a table: give it to make_shards.py for the labels in it"
     try:
         with path.open("rb") as file:
             kind = kind_of(file.read(FIRST_BYTES))

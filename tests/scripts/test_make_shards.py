@@ -144,7 +144,7 @@ def test_too_many_broken_images_leave_nothing_of_any_worker(tmp_path):
 
 
 def test_wrong_folders_are_refused_in_one_line(labelled, tmp_path):
-    assert_fails(make(tmp_path / "nowhere", tmp_path / "out"), "nowhere is no folder")
+    assert_fails(make(tmp_path / "nowhere", tmp_path / "out"), "nowhere does not exist")
     (tmp_path / "empty").mkdir()
     assert_fails(make(tmp_path / "empty", tmp_path / "out"), "empty holds no images")
     make_image(labelled / "loose.png", seed=1)
@@ -270,7 +270,7 @@ def test_folders_of_splits_become_shards_of_their_names_and_numbered_ones_keep_t
             make_image(tmp_path / "in" / split / str(c) / f"{c}.png", seed=c)
     done = make(tmp_path / "in", tmp_path / "o")
     assert done.returncode == 0, done.stderr
-    assert f"{tmp_path}/in: train, val are taken as splits, not as classes\n" in done.stdout
+    assert f"{tmp_path}/in: taken as splits, not as classes: train, val\n" in done.stdout
     for split, count in (("train", 12), ("val", 11)):
         samples = samples_in(f"{tmp_path}/o/{split}-000000.tar")
         labels = {sample["__key__"]: sample["cls"] for sample in samples}

@@ -170,3 +170,16 @@ def test_a_data_set_of_the_hub_is_fetched_or_refused_in_one_line(tmp_path):
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == [
         *("classes.json", "index.json", "train-000000.tar")
     ]
+
+
+def test_a_table_that_is_named_like_a_split_is_one(tmp_path):
+    for name in ("train", "test"):
+        write_parquet(tmp_path / f"{name}.parquet")
+    listing = find_entries(tmp_path, "path", None)
+    assert {(entry.key[:4], entry.split) for entry in listing.entries} == {
+        ("trai", "train"),
+        ("test", "test"),
+    }
+    write_parquet(tmp_path / "more.parquet")
+    with pytest.raises(ValueError, match=r"more\.parquet has no split in its name, as others"):
+        find_entries(tmp_path, "path", None)

@@ -31,7 +31,50 @@ def test_folders_of_splits_are_splits_and_hold_the_classes(tmp_path):
         ("Train/b/x/2", "b", "train"),
         ("valid/a/1", "a", "val"),
     }
-    assert listing.notes == [f"{tmp_path}: Train, valid are taken as splits, not as classes"]
+    assert listing.notes == [f"{tmp_path}: taken as splits, not as classes: Train, valid"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("train2017", "val2017"),
+        ("TrainImages", "ValImages"),
+    ],
+)
+def test_splits_may_be_words_in_names(one, other, tmp_path):
+    listing = list_folder(fill(tmp_path, f"{one}/a/1.png", f"{other}/a/2.png"))
+    assert {label for _, label, _ in found(listing)} == {"a"}
+    assert {split for _, _, split in found(listing)} == {
+        "train",
+        "test" if "test" in other else "val",
+    }
+
+
+def test_doubts_about_classes_are_said(tmp_path):
+    folds = list_folder(
+        fill(tmp_path / "f", *(f"fold{i}/{c}/{i}.png" for i in (1, 2) for c in "ab"))
+    )
+    assert folds.notes == [
+        "each of the 2 classes, such as fold1, has the folders a, b: if these are the classes, put"
+        " them outermost"
+    ]
+    one = list_folder(fill(tmp_path / "o", "cat/1.png", "cat/2.png"))
+    assert one.notes == ["cat is the only class: to have no labels, give its folder instead"]
+    (tmp_path / "e" / "c" / "d").mkdir(parents=True)
+    bare = list_folder(fill(tmp_path / "e", "a/1.png", "b/2.png"))
+    assert bare.notes == [f"1 folders hold no image, such as {tmp_path / 'e' / 'c'}"]
+
+
+def test_raw_data_tables_and_archives_are_left_out_with_their_way_out(tmp_path):
+    fill(tmp_path, "a/1.png", "b/2.png")
+    for name in ("a/raw.dng", "labels.csv", "more.zip"):
+        (tmp_path / name).write_bytes(b"II*\0" + bytes(100))  # as a TIFF begins
+    reasons = dict(list_folder(tmp_path).left_out.keys())
+    assert "develop it" in reasons[".dng"]
+    assert "give it to make_shards.py" in reasons[".csv"]
+    assert "unpack it" in reasons[".zip"]
 
 
 def test_splits_may_have_no_classes_or_lie_in_each_class(tmp_path):
@@ -51,6 +94,7 @@ def test_splits_may_have_no_classes_or_lie_in_each_class(tmp_path):
     ("names", "message"),
     [
         (("val/a/1.png", "validation/a/2.png"), "val and validation both name the split 'val'"),
+        (("trainA/1.png", "trainB/1.png", "testA/2.png"), "trainA and trainB both name the split"),
         (("train/1.png", "val/2.png", "more/3.png"), "train, val may be splits or classes, beside"),
         (("train/a/1.png", "more/3.png"), "train may be splits or classes, beside more: give one"),
         (("c/train/1.png", "c/test/1.png", "d/2.png"), "test, train may be splits or classes"),
@@ -76,7 +120,10 @@ def test_classes_that_sound_like_splits_or_masks_are_classes(tmp_path):
 def test_a_folder_around_all_classes_is_stepped_into(tmp_path):
     listing = list_folder(fill(tmp_path, "photos/cat/1.png", "photos/dog/2.png"))
     assert found(listing) == {("cat/1", "cat", None), ("dog/2", "dog", None)}
-    assert listing.notes == [f"{tmp_path} holds photos alone: the classes are the 2 folders in it"]
+    stepped = f"all images of {tmp_path} lie in {tmp_path / 'photos'}, which is stepped into"
+    assert listing.notes == [stepped]
+    deeper = list_folder(fill(tmp_path / "b", "x/y/train/a/1.png", "x/y/test/a/2.png"))
+    assert found(deeper) == {("train/a/1", "a", "train"), ("test/a/2", "a", "test")}
     single = list_folder(fill(tmp_path / "photos" / "dog"))
     assert [entry.label for entry in single.entries] == [None]
 
@@ -157,7 +204,8 @@ def test_content_decides_for_files_with_odd_suffixes_and_the_rest_is_counted(tmp
     (tmp_path / "scan.bin").write_bytes(bytes(128) + b"DICM")
     listing = list_folder(tmp_path)
     assert found(listing) == {(name, None, None) for name in ("1", "scan", "two")}
-    assert listing.left_out == Counter({(".csv", "no image"): 1, (".mp4", "no image"): 1})
+    table = "a table: give it to make_shards.py for the labels in it"
+    assert listing.left_out == Counter({(".csv", table): 1, (".mp4", "no image"): 1})
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path):

@@ -53,3 +53,10 @@ def test_names_do_not_come_to_shards_whose_labels_are_numbers(tmp_path):
     refuse_numbered(tmp_path / "other")
     refuse_numbered(tmp_path / "none")
     assert json.loads((tmp_path / "index.json").read_text())["shards"]
+
+
+def test_names_that_are_alike_are_said():
+    assert labelled(["Cat", "cat", "a  b", "A b", "dog"], [])[2] == [
+        "different classes, though alike but for capital letters or blanks:"
+        " 'A b' and 'a  b', 'Cat' and 'cat'"
+    ]

@@ -19,7 +19,7 @@ from tests.support.images import write_images
     [
         ("t.csv", "file,label\nimage0.png,1\n", "row 1 has no 'path'; its columns are file, label"),
         ("t.csv", "path,label\nnowhere.png,1\n", "row 1 names nowhere.png, which does not exist"),
-        ("t.csv", "path,label\n", "holds no images"),
+        ("t.csv", "path,label\n", "t.csv has no rows"),
         ("t.csv", "path\nimage0.png,1\n", "line 2 has more fields than the header"),
         ("t.csv", 'path\n"image0.png"x\n', "t.csv is damaged or no such table: ',' expected"),
         (

@@ -176,3 +176,45 @@ def test_two_columns_of_one_name_are_refused(name, content, tmp_path):
     write_images(tmp_path, 1)
     with pytest.raises(ValueError, match=r"two columns have the name 'label': rename or remove"):
         listed(tmp_path / name, content)
+
+
+def test_names_that_may_be_no_names_are_said(tmp_path):
+    write_images(tmp_path, 4)
+
+    def said(*cells: str) -> str:
+        return "\n".join(listed(tmp_path / "t.csv", csv_of(*cells)).notes)
+
+    assert "'NULL' in 'label' is no number of a class" in said("0", "1", "NULL")
+    assert "NA, None in 'label' is taken as the name of a class" in said("cat", "NA", "None")
+    assert "'a|b' in 'label' is taken as the name of one class" in said("a|b", "a", "b")
+    assert not said("cat", "dog", "a/b")
+
+
+def test_whole_numbers_beside_names_are_one_class_however_they_are_stored(tmp_path):
+    write_images(tmp_path, 4)
+    rows = [{"path": f"image{i}.png", "label": x} for i, x in enumerate([1, "1", 1.0, "cat"])]
+    found = listed(tmp_path / "t.ndjson", "\n".join(map(json.dumps, rows)))
+    assert labels(found) == ["1", "1", "1", "cat"]
+
+
+def test_a_table_without_its_column_of_labels_says_which_columns_it_has(tmp_path):
+    write_images(tmp_path, 1)
+    found = listed(tmp_path / "t.csv", "path,Label\nimage0.png,cat\n")
+    assert labels(found) == [None]
+    assert "--label-column may name one of Label" in found.notes[0]
+
+
+def test_lines_of_json_may_be_called_json(tmp_path):
+    write_images(tmp_path, 2)
+    lines = '{"path": "image0.png", "label": "a"}\n{"path": "image1.png", "label": "b"}\n'
+    assert labels(listed(tmp_path / "t.json", lines)) == ["a", "b"]
+
+
+def test_a_column_of_splits_is_followed(tmp_path):
+    write_images(tmp_path, 3)
+    table = "path,label,split\nimage0.png,a,train\nimage1.png,b,Test\nimage2.png,a,{}\n"
+    found = listed(tmp_path / "t.csv", table.format("valid"))
+    assert [entry.split for entry in found.entries] == ["train", "test", "val"]
+    assert "the column 'split' says which shards an image goes into" in found.notes[0]
+    with pytest.raises(ValueError, match="but also 'extra', which is none of train, training"):
+        listed(tmp_path / "t.csv", table.format("extra"))
