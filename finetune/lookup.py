@@ -103,7 +103,13 @@ def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
 
     print(title)
     if lines:
-        print_table("", lines[0], (line.values() for line in lines))
+        labelled = ([_or_none(value) for value in line.values()] for line in lines)
+        print_table("", lines[0], labelled)
+
+
+def _or_none(value: object) -> object:
+    """A value of a line; the word none for the label that a sample does not have."""
+    return "none" if value is None else value
 
 
 def main(argv: Sequence[str]) -> None:

@@ -142,6 +142,8 @@ def test_classes_that_have_a_name_are_called_by_it(
     printed = capsys.readouterr().out
     assert "sun" in printed
     assert "[/moon]" in printed
+    assert "none" in printed  # of the samples without a label
+    assert "not defined" not in printed
 
 
 def test_tables_name_the_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
