@@ -1,7 +1,7 @@
 """The loader: it reads samples of shards in a given order, and makes batches of tensors of them."""
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -19,6 +19,7 @@ from data.shards.samples import ShardSamples
 from data.targets import ClassTarget, Members, Target, Unlabelled, group_of
 from data.transforms import Crop, Image
 from data.worker_signals import outlive_signals
+from fcmae.run.config import LOST_WORKER
 
 Crops = Callable[[Picture, tuple[int, int], random.Random], Image | Tiles]
 JointCrops = Callable[[Picture, Any, tuple[int, int], random.Random], tuple[Image, Any]]
@@ -211,6 +212,30 @@ def worker_count(workers: int | None, world: int) -> int:
     return max(1, min(cores(), 16) // world) if workers is None else workers
 
 
+class Loader(DataLoader[dict[str, Any]]):
+    """A DataLoader that tells of a worker which is lost while its batch is fetched."""
+
+    def __iter__(self) -> Any:
+        return naming_the_lost(super().__iter__())
+
+
+def naming_the_lost(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the batches of a DataLoader.
+
+    A batch lies in memory of its worker, and where that is lost, torch's error is that of a
+    connection, such as an EOFError without any text.
+
+    Raises:
+        RuntimeError: a worker was lost, which `run_program` tells in a line.
+    """
+    try:
+        yield from batches
+    except (EOFError, ConnectionError, FileNotFoundError) as error:
+        if LOST_WORKER in str(error):  # the worker lives, and tells of an error of its own
+            raise
+        raise RuntimeError(f"{LOST_WORKER} was lost with its batch") from error
+
+
 def batch_loader(
     images: Samples,
     batches: Iterable[list[tuple[int, int]]],
@@ -222,7 +247,7 @@ def batch_loader(
 
     Do not pass it to `Accelerator.prepare`: `batches` are the share of this process already.
     """
-    return DataLoader(
+    return Loader(
         cast("Dataset[dict[str, Any]]", images),
         batch_sampler=batches,
         num_workers=workers,
@@ -237,7 +262,7 @@ def eval_loader(
 ) -> DataLoader[dict[str, Any]]:
     """A loader of every world-th sample from `rank` on, in order; the last batch may be smaller."""
     mine = [(0, sample) for sample in range(rank, len(images), world)]
-    return DataLoader(
+    return Loader(
         cast("Dataset[dict[str, Any]]", images),
         batch_size=batch_size,
         sampler=mine,

@@ -5,8 +5,8 @@
 
 A sample has its mask in the member seg.png, see data/pixel_labels.py. Restarting the same command
 resumes. The run lies in RESULT/ beside RESULT.json: config, metrics, checkpoints, samples.png, and
-weights.safetensors, which `finetune.models.segmenter.load` reads. Images and masks are measured as
-the model takes them, in `image_size`.
+weights.safetensors, which finetune.predict and finetune.export read. Images and masks are measured
+as the model takes them, in `image_size`.
 """
 
 from collections.abc import Sequence
@@ -29,14 +29,16 @@ def main(argv: Sequence[str]) -> None:
     from fcmae.run.processes import Processes
     from fcmae.run.session import start_accelerator
     from finetune.labels.results import report
-    from finetune.training.segmentation import segment
+    from finetune.training.segmentation import WEIGHTS, segment
 
     processes = Processes(config.run.timeout)
     with processes.naming_the_lost():
         accelerator = start_accelerator(processes, config.run.trackers, directory)
         result, draw = segment(config, processes, accelerator)
         if accelerator.is_main_process:
-            report("segmentation", result, config.out, draw=draw)
+            weights = directory / WEIGHTS
+            then = f"python -m finetune.predict IMAGES --weights {weights} --masks MASKS"
+            report("segmentation", result, config.out, draw=draw, then=then)
         accelerator.end_training()
 
 

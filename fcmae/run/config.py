@@ -25,6 +25,7 @@ TRACEBACK = "Traceback (most recent call last)"
 NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 # errors that a user can cause, and that one line explains
 EXPECTED = (OSError, ValueError, FloatingPointError, ModuleNotFoundError, SafetensorError)
+LOST_WORKER = "DataLoader worker"  # what torch's error begins with where one was killed
 
 
 def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
@@ -193,13 +194,15 @@ def differences(
 def run_program(main: Callable[[Sequence[str]], None]) -> None:
     """Run the `main` of a program on the arguments of the command line.
 
-    An error out of `EXPECTED` ends in one line on standard error and exit status 1; `python -X dev
-    PROGRAM` shows its traceback. If nobody reads standard output any more, as after `| head`, the
-    program ends silently.
+    An error out of `EXPECTED`, or a lost data worker, ends in one line on standard error and exit
+    status 1; `python -X dev PROGRAM` shows its traceback. If nobody reads standard output any more,
+    as after `| head`, the program ends silently.
     """
     try:
         main(sys.argv[1:])
-    except EXPECTED as error:
+    except Exception as error:
+        if not isinstance(error, EXPECTED) and not lost_worker(error):
+            raise
         if isinstance(error, BrokenPipeError) and reader_is_gone():
             sys.exit(1)
         if sys.flags.dev_mode:
@@ -212,6 +215,11 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
         flush_output()
 
 
+def lost_worker(error: Exception) -> bool:
+    """Whether torch tells of a data worker that was killed, mostly since memory had run out."""
+    return isinstance(error, RuntimeError) and str(error).startswith(LOST_WORKER)
+
+
 def line_of(error: Exception) -> str:
     """What an error says, in one line.
 
@@ -219,6 +227,9 @@ def line_of(error: Exception) -> str:
     The number of an OSError, and pydantic's links, tell nobody anything.
     """
     text = str(error).strip()
+    if lost_worker(error):
+        cause = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error
+        return f"{str(cause).strip('. ')}; if memory has run out, give fewer --data.workers, or 0"
     lines = [line for line in text.splitlines() if not line.strip().startswith(LINK)]
     if TRACEBACK in text:
         lines = lines[-1:]

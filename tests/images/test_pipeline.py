@@ -3,6 +3,7 @@
 import io
 import math
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.transforms import Crop, Normalise
 from tests.support.namespaces import run_after
+from tests.support.programs import run
 
 
 def png(seed: int, size: tuple[int, int] = (40, 48), mode: str = "RGB") -> bytes:
@@ -131,6 +133,41 @@ def test_normalise_is_per_channel() -> None:
     torch.testing.assert_close(normalise.inverse(out), torch.ones(1, 3, 2, 2))
     with pytest.raises(ValueError, match=r"data\.mean has 2 values for in_chans=3"):
         Normalise((0.5, 0.5), (1.0,), 3)
+
+
+def test_a_killed_worker_ends_in_one_line() -> None:
+    code = """
+import multiprocessing
+import os
+import signal
+from data.config import DataConfig
+from data.order import GlobalBatches, Order
+from data.pipeline import train_loader
+from data.shards.reading import open_shards
+from fcmae.run.config import run_program
+
+def main(argv):
+    shards = open_shards("data/demo/test-000000.tar.gz")
+    order = Order([shard.samples for shard in shards], seed=0, window=1)
+    batches = GlobalBatches(order, batch_size=4, start=0, steps=1000)
+    config = DataConfig(train=(), workers=2)
+    loader = train_loader(shards, config, batches, size=(64, 64), in_chans=3, pin_memory=False)
+    left = iter(loader)
+    next(left)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    for _ in left:
+        pass
+
+run_program(main)
+"""
+    done = run("-c", code)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"error: DataLoader worker (\(pid \d+\) is killed by signal: Killed|was lost with its batch)"
+        "; if memory has run out, give fewer --data.workers, or 0",
+        line,
+    )
 
 
 def test_a_batch_that_shared_memory_cannot_hold_ends_in_one_line(tmp_path: Path) -> None:
