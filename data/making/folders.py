@@ -127,7 +127,7 @@ def by_splits(root: Path, places: Sequence[Place]) -> tuple[list[Labelled], list
     deep = all(len(place.parts) > 2 for place in places if place.parts[0] in like_splits)
     if len({outer[name] for name in like_splits}) > 1 or (like_splits and deep):
         raise ValueError(ambiguous(root, outer))
-    classed = [(place, label, None) for place, label in by_classes(root, places)]
+    classed: list[Labelled] = [(place, label, None) for place, label in by_classes(root, places)]
     return classed, doubts(places)
 
 

@@ -32,7 +32,7 @@ def understand_labels(
     """
     cells = [label.strip() if isinstance(label, str) else label for label in labels]
     present = [cell for cell in cells if not is_missing(cell)]
-    notes = []
+    notes: list[str] = []
     if len(present) < len(cells):
         notes.append(
             f"{len(cells) - len(present)} of {len(cells)} rows have no {column!r} (empty, null or"
@@ -40,10 +40,9 @@ def understand_labels(
         )
     if not named and all(class_number(cell) is not None for cell in present):
         return [None if is_missing(cell) else class_number(cell) for cell in cells], notes
-    names = [None if is_missing(cell) else text_of(cell) for cell in cells]
     if not named:
-        notes += doubts(present, column, {name for name in names if name is not None})
-    return names, notes
+        notes += doubts(present, column, {text_of(cell) for cell in present})
+    return [None if is_missing(cell) else text_of(cell) for cell in cells], notes
 
 
 def doubts(present: Sequence[Any], column: str, names: AbstractSet[str]) -> list[str]:
