@@ -41,18 +41,25 @@ def knn(
 
     Raises:
         OSError: see `labelled_features`.
-        ValueError: see `labelled_features` and `splits`; or a k that there are not enough samples
+        ValueError: see `labelled_features` and `splits`; or no k that there are enough samples
             for.
     """
     train, test, result = labelled_features(config, accelerator)
     chosen = []
     held_out_accuracy = []
+    left_out = set[int]()
     for fit, validation, _ in splits(train, config.data.held_out, config.seeds, accelerator):
-        if not 1 <= min(ks) <= max(ks) <= len(fit.y):
-            raise ValueError(f"ks={ks} must lie between 1 and the {len(fit.y)} training samples")
-        accuracy = accuracies(fit, validation, ks, temperature, accelerator)
-        chosen.append(max(ks, key=accuracy.__getitem__))
+        fitting = [k for k in ks if k <= len(fit.y)]
+        if not fitting or min(ks) < 1:
+            raise ValueError(
+                f"ks={ks} must lie between 1 and the {len(fit.y)} training samples: give --ks"
+            )
+        left_out.update(set(ks) - set(fitting))
+        accuracy = accuracies(fit, validation, fitting, temperature, accelerator)
+        chosen.append(max(fitting, key=accuracy.__getitem__))
         held_out_accuracy.append(max(accuracy.values()))
+    if left_out:
+        accelerator.print(f"k of {sorted(left_out)} is left out: there are fewer training samples")
     test_accuracy = accuracies(train, test, sorted(set(chosen)), temperature, accelerator)
     return result | {
         "chosen": [{"k": k} for k in chosen],

@@ -419,3 +419,6 @@ def test_more_neighbours_than_samples_end_in_one_line(tmp_path: Path) -> None:
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "ks=(100,) must lie between 1 and the 48 training samples" in line
     assert "Traceback" not in done.stderr
+    done = run_program("knn", tmp_path, *RANDOM_FLAGS, "--ks", "1", "5", "100")
+    assert done.returncode == 0, done.stderr
+    assert "k of [100] is left out: there are fewer training samples" in done.stdout
