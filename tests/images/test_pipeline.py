@@ -164,8 +164,8 @@ run_program(main)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert re.fullmatch(
-        r"error: DataLoader worker (\(pid \d+\) is killed by signal: Killed|was lost with its batch)"
-        "; if memory has run out, give fewer --data.workers, or 0",
+        r"error: DataLoader worker (\(pid \d+\) is killed by signal: Killed|was lost with its"
+        " batch); if memory has run out, give fewer --data.workers, or 0",
         line,
     )
 
