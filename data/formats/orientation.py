@@ -10,6 +10,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width in pixels
 ORIENTATION = 0x0112  # the tag, of EXIF as of TIFF
 EXIF = b"Exif\0\0"  # which an APP1 segment of a JPEG begins with
 APP1 = 0xE1
+SEGMENT = struct.Struct(">BBH")  # 255, its kind, and its length without these two
 SCAN = 0xDA  # the segment that the pixels follow
 TURNED = "are turned upright by the orientation that their EXIF says"
 # whether rows and columns change places, and then which of the two are reversed
@@ -39,9 +40,11 @@ def turn_of(exif: bytes) -> int:
 def turn_of_jpeg(encoded: bytes) -> int:
     """The orientation of a JPEG, by a walk over its segments, which takes microseconds."""
     at = 2
-    while encoded[at : at + 1] == b"\xff" and encoded[at + 1 : at + 2] != bytes([SCAN]):
-        length = int.from_bytes(encoded[at + 2 : at + 4], "big")
-        if encoded[at + 1] == APP1 and encoded.startswith(EXIF, at + 4):
+    while at + SEGMENT.size <= len(encoded):
+        mark, kind, length = SEGMENT.unpack_from(encoded, at)
+        if mark != 0xFF or kind == SCAN:
+            break
+        if kind == APP1 and encoded.startswith(EXIF, at + 4):
             return turn_of(encoded[at + 4 : at + 2 + length])
         at += 2 + length
     return 1

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 
@@ -58,6 +58,10 @@ class Listing:
     unused: Sequence[str] = ()
 
 
-def key_of(name: Path) -> str:
-    """The key of an image: its path without suffix, and without dots, where webdataset cuts."""
-    return name.with_name(name.stem.replace(".", "_")).as_posix()
+def key_of(parts: Sequence[str]) -> str:
+    """The key of an image: its path without suffix, and without dots, where webdataset cuts.
+
+    Args:
+        parts: The names of the folders that it lies in, and its own.
+    """
+    return "/".join((*parts[:-1], PurePath(parts[-1]).stem.replace(".", "_")))

@@ -68,7 +68,7 @@ def list_folder(root: Path) -> Listing:
     if found.empty:
         twins.append(f"{len(found.empty)} folders hold no image, such as {root / found.empty[0]}")
     base, places, notes = unwrap(root, places)
-    places = [Place(place.path, place.parts, key_of(Path(*place.parts))) for place in places]
+    places = [Place(place.path, place.parts, key_of(place.parts)) for place in places]
     placed, more = by_splits(base, places)
     if len(only := {label for _, label, _ in placed}) == 1 and only != {None}:
         more.append(f"{only.pop()} is the only class: to have no labels, give its folder instead")
@@ -228,8 +228,8 @@ def refuse_twice(root: Path, splits: dict[str, str | None]) -> None:
 def two_forms(root: Path, names: Sequence[Path]) -> list[str]:
     """Say which folders have one name in two forms of Unicode, a line each."""
     forms: defaultdict[str, set[str]] = defaultdict(set)
-    for folder in {name.parent for name in names}:
-        forms[unicodedata.normalize("NFC", str(folder))].add(str(folder))
+    for folder in {"/".join(name.parts[:-1]) or "." for name in names}:
+        forms[unicodedata.normalize("NFC", folder)].add(folder)
     return [
         f"{root}: {len(both)} folders are named {name!r}, in different forms of Unicode: they are"
         " taken as one"

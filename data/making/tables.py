@@ -157,7 +157,7 @@ def list_rows(table: Path, read: Rows, path_column: str) -> tuple[list[Entry], l
                     raise ValueError(f"{table}: row {number}: {name} is no image that is known")
         parts = [part for part in name.parts if part not in (name.anchor, "..")]
         rest = {k: v for k, v in row.items() if k != path_column}
-        entries.append(Entry(path=base / name, key=key_of(Path(*parts)), metadata=rest))
+        entries.append(Entry(path=base / name, key=key_of(parts), metadata=rest))
     return entries, notes
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 
 from data.shards.depth import Depth
 
@@ -45,12 +45,10 @@ class Moments:
         """
         pixels = image.reshape(len(image), -1).astype(np.float64)
         counts = [pixels.shape[1]] * len(pixels)
-        sums = pixels.sum(1)
+        sums, squares = power_sums(pixels)
         if np.isnan(sums).any():
             counts = (~np.isnan(pixels)).sum(1).tolist()
-            pixels = np.nan_to_num(pixels, nan=0.0)
-            sums = pixels.sum(1)
-        squares = np.square(pixels).sum(1)
+            sums, squares = power_sums(np.nan_to_num(pixels, nan=0.0))
         return cls(tuple(counts), tuple(sums.tolist()), tuple(squares.tolist()), own)
 
     @classmethod
@@ -116,3 +114,14 @@ class Moments:
         return tuple(
             math.sqrt(max(0.0, square / max(1, count) - mean**2)) for square, count, mean in triples
         )
+
+
+def power_sums(
+    pixels: Float64[np.ndarray, "c n"],
+) -> tuple[Float64[np.ndarray, " c"], Float64[np.ndarray, " c"]]:
+    """The sum and the sum of squares of each channel, where pixels are float32 in their values."""
+    if pixels.flags.c_contiguous:
+        return pixels.sum(1), np.square(pixels).sum(1)
+    # Of interleaved channels, as images have them, sum() adds one pixel after the other, too, but
+    # takes three to six times as long. Squares of float32 are exact here, fused or not.
+    return np.einsum("cn->c", pixels), np.einsum("cn,cn->c", pixels, pixels)
