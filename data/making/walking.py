@@ -71,6 +71,7 @@ def find_images(root: Path) -> Found:
             raise OSError(
                 f"{folder} cannot be listed ({error.strerror}): allow it, or take it out"
             ) from error
+        here = folder.relative_to(root)
         for item in items:
             path = folder / item.name
             reason = reason_by_name(item.name)
@@ -88,14 +89,14 @@ def find_images(root: Path) -> Found:
                 is_file = path.is_file() if item.is_symlink() else item.is_file()
                 reason = reason_by_content(path, is_file)
                 if reason is None:
-                    images.append(path)
+                    images.append(here / item.name)
                 else:
                     left_out[suffix_of(path), reason] += 1
-    names = sorted(path.relative_to(root) for path in images)
-    filled = {folder for name in names for folder in name.parents}
+    nearest = {name.parent for name in images}
+    filled = nearest.union(*(folder.parents for folder in nearest))
     bare = sorted({folder.relative_to(root) for folder in walked} - filled)
     return Found(
-        images=names,
+        images=sorted(images),
         empty=[folder for folder in bare if folder.parent in filled],
         left_out=left_out,
         notes=notes,
