@@ -112,14 +112,15 @@ class LabelsTarget:
                     " ones, as the others are"
                 )
             return torch.tensor(listed, dtype=torch.float32)
-        if (
-            listed is None
-            or len(set(listed)) < len(listed)
-            or not set(listed) <= set(range(self.classes))
-        ):
+        if listed is None or not set(listed) <= set(range(self.classes)):
             raise ValueError(
                 f"json field {self.field!r} is {value!r}, not a list of classes 0 to"
-                f" {self.classes - 1}, each once"
+                f" {self.classes - 1}"
+            )
+        if is_row(listed, self.classes) and len(set(listed)) < len(listed):
+            raise ValueError(
+                f"json field {self.field!r} is {value!r}, which seems to be a row of zeros and"
+                " ones, while others are lists of classes"
             )
         target = torch.zeros(self.classes)
         target[listed] = 1

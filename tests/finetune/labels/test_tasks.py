@@ -111,7 +111,8 @@ def test_zeros_and_ones_of_any_kind_are_classes_and_rows(one: Any) -> None:
         assert row({"json": json.dumps({"tags": listed})}).tolist() == [0, 1, 1]
     with pytest.raises(ValueError, match=r"not a row of 3 zeros and ones, as the others are"):
         row({"json": json.dumps({"tags": [zero, one]})})
-    with pytest.raises(ValueError, match=r"not a list of classes 0 to 2, each once"):
+    assert LabelsTarget("tags", 3)({"json": '{"tags": [2, 2]}'}).tolist() == [0, 0, 1]
+    with pytest.raises(ValueError, match=r"seems to be a row of zeros and ones, while others are"):
         LabelsTarget("tags", 3)({"json": json.dumps({"tags": [one, one, zero]})})
 
 
