@@ -30,16 +30,16 @@ import tyro
 from tqdm import tqdm
 
 from data.config import MEASURED, Encoding
-from data.making.arrow_tables import unpack
 from data.making.aspects import describe_aspects
 from data.making.build import Built, ShardJob, build_shards, plan_shards
 from data.making.entries import Entry, Listing
 from data.making.equal_images import equal_images
-from data.making.hub import fetched
 from data.making.labels import label_entries, refuse_numbered
 from data.making.listing import find_entries
 from data.making.masks import describe_masks, values_of, with_masks
 from data.making.splitting import by_prefix, shuffle
+from data.making.tables.arrow import unpack
+from data.making.tables.hub import fetched
 from data.making.walking import described, suffix_of
 from data.making.workers import Engine, cores
 from data.shards.index import Shard, merged_moments, statistics, write_index

@@ -6,8 +6,8 @@ from pathlib import Path
 from data.config import IMAGE_SUFFIXES
 from data.making.entries import Listing
 from data.making.folders import list_folder
-from data.making.table_folders import tables_of
-from data.making.tables import READERS, list_tables
+from data.making.tables.folders import tables_of
+from data.making.tables.rows import READERS, list_tables
 from data.making.walking import described
 
 

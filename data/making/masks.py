@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data.making.arrow_tables import unpack
 from data.making.entries import Cell, Entry
 from data.making.folders import MASK_OF
-from data.making.table_labels import is_missing
-from data.making.table_paths import find_files
+from data.making.tables.arrow import unpack
+from data.making.tables.labels import is_missing
+from data.making.tables.paths import find_files
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".npy")
 MOST_NAMED = 10  # classes that are never there

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Literal
 
 from data.making.entries import Entry
-from data.making.table_labels import is_missing, text_of
+from data.making.tables.labels import is_missing, text_of
 from fcmae.run.files import text_sha256
 
 

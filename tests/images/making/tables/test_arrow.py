@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data.making.arrow_tables import unpack
 from data.making.listing import find_entries
 from data.making.masks import with_masks
+from data.making.tables.arrow import unpack
 from tests.support.images import png
 from tests.support.programs import ROOT, environment
 from tests.support.servers import Handler, serve

@@ -9,13 +9,13 @@ from typing import Any
 
 from data.config import IMAGE_SUFFIXES
 from data.formats.sniffing import FIRST_BYTES, kind_of
-from data.making.arrow_tables import read_columns
 from data.making.entries import Cell, Entry, Listing, key_of
 from data.making.folders import SPLITS
 from data.making.labels import listed
-from data.making.table_files import TEXTS, Rows
-from data.making.table_labels import is_missing, refuse_lists, understand_labels
-from data.making.table_paths import find_files
+from data.making.tables.arrow import read_columns
+from data.making.tables.files import TEXTS, Rows
+from data.making.tables.labels import is_missing, refuse_lists, understand_labels
+from data.making.tables.paths import find_files
 
 SPLIT = "split"  # a column of this name
 READERS = TEXTS | {".parquet": read_columns, ".arrow": read_columns}

@@ -14,7 +14,7 @@ from typing import Any
 
 from data.formats.sniffing import kind_of
 from data.making.entries import Entry
-from data.making.table_files import Rows, refuse_twins
+from data.making.tables.files import Rows, refuse_twins
 
 BLOCK = 64  # rows that are read at a time
 

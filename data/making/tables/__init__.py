@@ -1,0 +1,1 @@
+"""Reading the tables of images that people have."""
