@@ -28,8 +28,8 @@ class ConvertConfig:
     source: Annotated[str, tyro.conf.Positional]
     """A run (its newest checkpoint), a step_* directory, the model.safetensors or ema.safetensors
     in one; a file of safetensors or PyTorch in the names of timm, the official code or
-    transformers, under any wrapper; a directory of these; timm:NAME or hf:ORG/NAME, which are
-    fetched from the hub."""
+    transformers, under any wrapper; an ONNX file of this project; a directory of these; timm:NAME
+    or hf:ORG/NAME, which are fetched from the hub."""
     out: Annotated[Path, tyro.conf.Positional]
     """The file to write: .safetensors for timm, .pt or .pth for the official ones, .onnx for onnx;
     the directory for hub and hf. These three are not written over anything."""

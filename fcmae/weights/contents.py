@@ -8,6 +8,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fcmae.weights.onnx_files import read_onnx
 from fcmae.weights.pt_files import read_pt
 from fcmae.weights.safetensors_files import read_safetensors
 from fcmae.weights.wrappings import state_dicts
@@ -51,20 +52,21 @@ class Content:
     """The texts in the file, among which our metadata may be."""
     told: Told = field(default_factory=Told)
     """What the files beside it tell."""
+    notes: tuple[str, ...] = ()
+    """Sentences on what the file has lost of the weights that were saved."""
 
 
 def read_file(path: Path) -> Content:
-    """Read a file that holds weights, whatever its suffix is: safetensors, or PyTorch's.
+    """Read a file that holds weights: safetensors or PyTorch's of any suffix, or an ONNX of ours.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: the file is of another kind or damaged.
+        ModuleNotFoundError: the file is an ONNX, and the extra `export` is missing.
     """
     if path.suffix == ".onnx":
-        raise ValueError(
-            f"{path} is an ONNX file, in which GRN and LayerScale have lost their names: give what"
-            " it was exported from"
-        )
+        tensors, header, notes = read_onnx(path)
+        return Content(sets=state_dicts(tensors), header=header, notes=notes)
     with path.open("rb") as file:
         start = file.read(64)
     for first, what in OTHERS.items():

@@ -94,8 +94,8 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
     Args:
         source: a checkpoint of ours (a run, a step_* directory, the model.safetensors or the
             ema.safetensors in one); a file of safetensors or PyTorch, in the names of timm, the
-            official code or transformers; a directory of these, as on the hub; or `timm:NAME` or
-            `hf:ORG/NAME`, which are fetched.
+            official code or transformers; an ONNX file of ours; a directory of these, as on the
+            hub; or `timm:NAME` or `hf:ORG/NAME`, which are fetched.
         key: which encoder to take where a file holds several, see `wrappings.choose`.
 
     Raises:
@@ -139,7 +139,7 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
         classes=classes,
         extra_header=extra_header,
         dropped=Counter(part for part in map(naming.drops, tensors) if part is not None),
-        notes=(*notes, *told),
+        notes=(*notes, *content.notes, *told),
     )
 
 

@@ -12,12 +12,17 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.export import Dim
 
+from fcmae.architecture import MODELS
 from fcmae.run.files import staged
 from fcmae.weights.metadata import Metadata, header_for
+from fcmae.weights.onnx_files import WEIGHTS
+from fcmae.weights.weight_names import FINAL_NORM, listing
 
 try:
     from onnxruntime import InferenceSession
-    from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
+    from onnxscript import ir
+    from onnxscript.ir.passes import common as passes
+    from onnxscript.optimizer import fold_constants
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("--to onnx needs the extra: pip install 'fcmae[export]'") from error
 
@@ -28,20 +33,23 @@ TOLERANCE = 1e-4
 HALF_TOLERANCE = 2e-2  # float16 has 11 bits, and its rounding adds up over the blocks
 
 
-class InFloat32(nn.Module):
-    """A layer of half-precision activations that computes in float32.
+def compute_in_float32(layer: nn.Module) -> None:
+    """Let a layer of half-precision activations compute in float32.
 
     GRN needs it: the squares that it sums over an image's positions, 3,136 of them in the first
     stage at 224 px, pass 65,504, the largest number of float16, from activations of 5 on. So do
-    the group norms of segmenters.
+    the group norms of segmenters. Hooks leave the names of its tensors as they are.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer.float()
+    def before(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].float(),)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x.float()).half()
+    def after(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.half()
+
+    layer.float()
+    layer.register_forward_pre_hook(before)
+    layer.register_forward_hook(after)
 
 
 class Half(nn.Module):
@@ -54,9 +62,9 @@ class Half(nn.Module):
     def __init__(self, model: nn.Module, *, logits: bool) -> None:
         super().__init__()
         model = deepcopy(model).half()
-        for name, layer in list(model.named_modules()):
+        for layer in model.modules():
             if isinstance(layer, GlobalResponseNorm | nn.GroupNorm):
-                model.set_submodule(name, InFloat32(layer))
+                compute_in_float32(layer)
         self.model: Any = model
         self.logits = logits
 
@@ -109,7 +117,8 @@ def write_onnx(
 
     Raises:
         FileExistsError: something is at `out`.
-        ValueError: the weights are too large for one file, or the outputs differ too much.
+        ValueError: the weights are too large for one file, the exporter has lost one of them, or
+            the outputs differ too much.
     """
     exported = Exported(model, logits=bool(classes)).eval()
     written = Half(model, logits=bool(classes)).eval() if half else exported
@@ -130,12 +139,45 @@ def write_onnx(
             input_names=["images"],
             output_names=["logits" if classes else "features"],
             verbose=False,
+            optimize=False,  # it merges equal weights, removes zero ones, and loses names
         )
         assert program is not None
-        ClearMetadataAndDocStringPass()(program.model)  # stack traces, with paths of this machine
+        weights = [f"{WEIGHTS}{name}" for name in model.state_dict()]
+        simplify(program.model, weights)
+        if metadata.model in MODELS:  # others have counters, and norms that outputs do not pass
+            check_names(program.model, weights)
         program.model.metadata_props.update(described(metadata, extra_header))
         program.save(partial, external_data=False)
         return difference(partial, exported, metadata, HALF_TOLERANCE if half else TOLERANCE)
+
+
+def simplify(graph: ir.Model, weights: Sequence[str]) -> None:
+    """Compute what is constant in a graph, in place, and leave each weight and its name."""
+    kept = set(weights)
+
+    def constant(node: ir.Node) -> bool | None:
+        """Whether to compute a node now; None leaves it to the optimiser."""
+        return False if any(x is not None and x.name in kept for x in node.inputs) else None
+
+    fold_constants(graph, should_fold=constant)
+    passes.CommonSubexpressionEliminationPass()(graph)
+    passes.RemoveUnusedNodesPass()(graph)
+    passes.ClearMetadataAndDocStringPass()(graph)  # stack traces, with paths of this machine
+
+
+def check_names(graph: ir.Model, weights: Sequence[str]) -> None:
+    """Check that a graph has each weight but the final norm, which features do not pass.
+
+    Raises:
+        ValueError: a weight is missing, which is a fault of the exporter.
+    """
+    named = graph.graph.initializers
+    lost = [name for name in weights if name not in named and FINAL_NORM not in name]
+    if lost:
+        raise ValueError(
+            f"torch's exporter has lost {len(lost)} weights{listing(lost)}: nothing is written; try"
+            " the versions of torch and onnxscript in constraints.txt"
+        )
 
 
 def described(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Segmenters as ONNX: the logits of onnxruntime are those of torch, in full and half precision."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +51,25 @@ def test_an_exported_segmenter_answers_as_torch_does(tmp_path: Path, capsys, hal
     assert error < (1e-2 if half else 1e-5)
     about = {x.key: x.value for x in onnx.load(out, load_external_data=False).metadata_props}
     assert json.loads(about["segmenter"])["names"] == NAMES
+    with pytest.raises(ValueError, match=r"out\.onnx is a segmenter, .* --key backbone"):
+        read_weights(out)
+    tensors = read_weights(out, "backbone").tensors
+    for name, tensor in model.backbone.state_dict().items():
+        rounded = tensor.half().float() if half else tensor
+        assert torch.equal(tensors[name], rounded.view_as(tensors[name])), name
+
+
+@pytest.mark.slow
+def test_a_segmenter_on_a_model_of_timm_is_exported(tmp_path: Path, capsys) -> None:
+    """Its batch norms count batches, which no output depends on: they are not in the file."""
+    weights, out = tmp_path / "w.safetensors", tmp_path / "out.onnx"
+    config = BackboneConfig(backbone="timm:resnet10t", random=replace(TINY, image_size=64))
+    model, metadata = segmenter.create(config, len(NAMES), 32, 0)
+    segmenter.save(weights, model, metadata, NAMES)
+    main([str(weights), str(out)])
+    assert "segmenter of 3 classes on timm:resnet10t; onnxruntime" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"out\.onnx: .*no ConvNeXt"):
+        read_weights(out, "backbone")
 
 
 def test_the_converter_names_the_program_and_takes_the_encoder_alone(tmp_path: Path) -> None:

@@ -281,9 +281,18 @@ def test_our_own_directories_are_read_back(tmp_path: Path, to: Any) -> None:
     assert all(torch.equal(encoder[key], wanted.tensors[key]) for key in encoder)
 
 
-def test_an_onnx_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "x.onnx").write_bytes(b"\x08\x0a")
-    with pytest.raises(ValueError, match=r"x\.onnx is an ONNX file, .* give what it was exported"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x08\x0a", r"x\.onnx is an ONNX file of another program, .* give what it was exported"),
+        (b"weights", r"x\.onnx is damaged or no ONNX file"),
+    ],
+)
+def test_an_onnx_file_of_another_program_is_refused(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "x.onnx").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
         read_weights(tmp_path / "x.onnx")
 
 
