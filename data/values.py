@@ -59,9 +59,15 @@ def to_type(image: np.ndarray, config: PixelConfig) -> np.ndarray:
     """Convert stored values to the type that `config.pixels` names, on the scale of `to_floats`.
 
     Raises:
-        ValueError: They have no known range, or do not fit into 8 bits; or see `to_floats`.
+        ValueError: They are no real numbers, have no known range, or do not fit into 8 bits; or see
+            `to_floats`.
     """
     kind = image.dtype
+    if kind.kind not in "biuf":
+        raise ValueError(
+            f"{kind} values are no pixels: store whole or real numbers, of complex ones the"
+            " magnitudes"
+        )
     if kind == np.uint8 and config.range is not None and config.range[1] > 255:
         raise ValueError(
             f"the pixels have 8 bits, of which data.range {config.range[0]:g} {config.range[1]:g},"
