@@ -312,4 +312,4 @@ def test_complex_numbers_are_no_pixels_whatever_the_range() -> None:
     file = io.BytesIO()
     tifffile.imwrite(file, np.ones((8, 8), np.complex64))
     with pytest.raises(ValueError, match="complex64 values are no pixels"):
-        decode(file.getvalue(), "tif", 1, PixelConfig(pixels="float32", range=(0, 2)))
+        decode(file.getvalue(), "tif", 1, PixelConfig(pixels="float32", range=(0.0, 2.0)))
