@@ -8,6 +8,7 @@ from data.config import PixelConfig
 from data.formats.alpha import ALPHA, on_background
 from data.formats.opened import MAX_VALUES, Opened, OversizedImage
 from data.formats.pil import open_pil
+from fcmae.run.config import extra
 
 CODESTREAM = b"\xff\x4f\xff\x51"  # of a JPEG 2000: the start, and the segment of sizes
 PPM = re.compile(rb"P[36]\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*(\d+)")
@@ -29,11 +30,8 @@ def open_still(encoded: bytes, kind: str, in_chans: int | None, config: PixelCon
         raise ValueError("16-bit colours of a PPM would lose 8 bits: store a PNG, TIFF or .npy")
     if 4 * opened.height * opened.width > MAX_VALUES:
         raise OversizedImage(f"{opened.height} x {opened.width} pixels exceed the limit")
-    try:
+    with extra("tiff", "colours of 16 bits need"):
         import imagecodecs
-    except ModuleNotFoundError as error:
-        message = "colours of 16 bits need the extra: pip install 'fcmae[tiff]'"
-        raise ModuleNotFoundError(message) from error
     read = imagecodecs.png_decode if kind == "png" else imagecodecs.jpeg2k_decode
 
     def decode(*_: int) -> np.ndarray:

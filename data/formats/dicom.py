@@ -6,6 +6,7 @@ import numpy as np
 
 from data.config import PixelConfig
 from data.formats.opened import Opened
+from fcmae.run.config import extra
 
 
 def open_dicom(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfig) -> Opened:
@@ -15,12 +16,9 @@ def open_dicom(encoded: bytes, kind: str, in_chans: int | None, config: PixelCon
         ValueError: It has several frames, or no image.
         ModuleNotFoundError: The extra `dicom` is not installed.
     """
-    try:
+    with extra("dicom", "DICOM images need"):
         import pydicom
         from pydicom.pixels.processing import apply_color_lut, apply_rescale
-    except ModuleNotFoundError as error:
-        message = "DICOM images need the extra: pip install 'fcmae[dicom]'"
-        raise ModuleNotFoundError(message) from error
     dataset = pydicom.dcmread(io.BytesIO(encoded))
     if "Rows" not in dataset or "Columns" not in dataset:
         raise ValueError("it holds no image")

@@ -9,6 +9,7 @@ from data.config import PixelConfig
 from data.formats.alpha import ALPHA, on_background
 from data.formats.opened import Opened, OversizedImage
 from data.formats.orientation import TURNED, turn_of
+from fcmae.run.config import extra
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 FORMATS = {
@@ -90,9 +91,6 @@ def register_heif() -> None:
     Raises:
         ModuleNotFoundError: The extra `heif` is not installed.
     """
-    try:
+    with extra("heif", "HEIC images need"):
         from pillow_heif import register_heif_opener
-    except ModuleNotFoundError as error:
-        message = "HEIC images need the extra: pip install 'fcmae[heif]'"
-        raise ModuleNotFoundError(message) from error
     register_heif_opener()

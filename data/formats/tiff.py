@@ -11,6 +11,7 @@ from data.formats.alpha import ALPHA, on_background
 from data.formats.opened import MAX_VALUES, Opened, OversizedImage
 from data.formats.orientation import ORIENTATION, TURNED, TURNS
 from data.formats.pil import open_pil
+from fcmae.run.config import extra
 
 if TYPE_CHECKING:
     import tifffile
@@ -26,11 +27,8 @@ def open_tiff(encoded: bytes, kind: str, in_chans: int | None, config: PixelConf
         OversizedImage: It has more than MAX_VALUES values.
         ModuleNotFoundError: The extra `tiff` is not installed.
     """
-    try:
+    with extra("tiff", "TIFF images need"):
         import tifffile
-    except ModuleNotFoundError as error:
-        message = "TIFF images need the extra: pip install 'fcmae[tiff]'"
-        raise ModuleNotFoundError(message) from error
     series = max(tifffile.TiffFile(io.BytesIO(encoded)).series, key=area)
     axes = series.axes  # without axes of length 1
     bands = axes.replace("Y", "").replace("X", "")

@@ -13,6 +13,7 @@ from data.formats.sniffing import kind_of
 from data.making.entries import Entry
 from data.making.masks import IGNORED
 from data.pixel_labels import MASK, read_mask, resize_mask
+from fcmae.run.config import extra
 
 
 def encode_mask(entry: Entry, stored: bytes, values: Sequence[int]) -> tuple[bytes, dict[int, int]]:
@@ -97,11 +98,8 @@ def read_tiff(encoded: bytes) -> np.ndarray:
     Raises:
         ModuleNotFoundError: The extra `tiff` is not installed.
     """
-    try:
+    with extra("tiff", "TIFF images need"):
         import tifffile
-    except ModuleNotFoundError as error:
-        message = "TIFF images need the extra: pip install 'fcmae[tiff]'"
-        raise ModuleNotFoundError(message) from error
     return tifffile.imread(io.BytesIO(encoded))
 
 

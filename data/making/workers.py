@@ -9,6 +9,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Literal, TypeVar
 
+from fcmae.run.config import extra
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Engine = Literal["pool", "ray"]
@@ -68,12 +70,9 @@ def over_ray(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
 ) -> Iterator[Result]:
     """Call a function on every job with Ray, as `over` does."""
-    try:
+    with extra("ray", "--engine ray needs"):
         import ray
         from ray.exceptions import RayTaskError
-    except ModuleNotFoundError as error:
-        message = "--engine ray needs the extra: pip install 'fcmae[ray]'"
-        raise ModuleNotFoundError(message) from error
     address = os.environ.get("RAY_ADDRESS")
     ray.init(
         address=address,

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import tyro
 
 from data.shards.writing import write_shards
+from fcmae.run.config import extra
 from fcmae.run.files import write_json
 
 CLASSES = ("functional", "defective")
@@ -45,12 +46,8 @@ def samples(test: bool) -> Iterator[dict[str, Any]]:
     Raises:
         ModuleNotFoundError: The extra `elpv` is not installed.
     """
-    try:
+    with extra("elpv", "the ELPV data set needs"):
         root = resources.files("elpv_dataset") / "data"
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the ELPV data set needs the extra: pip install 'fcmae[elpv]'"
-        ) from error
     for row, line in enumerate((root / "labels.csv").read_text(encoding="utf-8").splitlines()):
         path, probability, kind = line.split()
         block = row // BLOCK

@@ -1,4 +1,4 @@
-"""Configs out of YAML recipes and flags, and back; and how a program ends.
+"""Configs out of YAML recipes and flags, and back; what a program lacks; and how it ends.
 
 A recipe is a saved command line: its keys become `--a.b value` flags in front of the real ones, so
 one parser and one set of messages serve both, and a flag wins over the recipe.
@@ -11,7 +11,8 @@ import re
 import select
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -84,7 +85,7 @@ def recipe_flags(path: Path, config: type) -> list[str]:
 
 def with_values(flags: Sequence[str], config: type) -> Iterator[str]:
     """Add `True` to flags of bools without a value: `--dry_run` becomes `--dry_run True`."""
-    switches = {f"__{name}" for name, kind in fields(config) if kind is bool}
+    switches = {f"__{name}" for name, kind, _ in fields(config) if kind is bool}
     for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
         yield flag
         if flag.replace("-", "_") in switches and following.startswith("--"):
@@ -93,18 +94,18 @@ def with_values(flags: Sequence[str], config: type) -> Iterator[str]:
 
 def field_names(config: type) -> Iterator[str]:
     """Iterate over the dotted names of all fields of a dataclass of dataclasses."""
-    return (name for name, _ in fields(config))
+    return (name for name, _, _ in fields(config))
 
 
-def fields(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Iterate over the dotted names and the types of all fields of a dataclass of dataclasses."""
+def fields(config: type, prefix: str = "") -> Iterator[tuple[str, Any, "dataclasses.Field[Any]"]]:
+    """Iterate over all fields of a dataclass of dataclasses: dotted names, types and the fields."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             yield from fields(cast("type", kind), f"{prefix}{field.name}.")
         else:
-            yield prefix + field.name, kind
+            yield prefix + field.name, kind, field
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -155,17 +156,13 @@ def completed(
     return whole | {key: plain(v) for key, v in (told or {}).items() if whole[key] is None}
 
 
-def defaults(config: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def defaults(config: type) -> Iterator[tuple[str, Any]]:
     """Iterate over the dotted names and the default values of all fields that have a default."""
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        kind = hints[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from defaults(cast("type", kind), f"{prefix}{field.name}.")
-        elif field.default is not dataclasses.MISSING:
-            yield prefix + field.name, plain(field.default)
+    for name, _, field in fields(config):
+        if field.default is not dataclasses.MISSING:
+            yield name, plain(field.default)
         elif field.default_factory is not dataclasses.MISSING:
-            yield prefix + field.name, plain(field.default_factory())
+            yield name, plain(field.default_factory())
 
 
 def differences(
@@ -189,6 +186,25 @@ def differences(
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and key not in ignore and not key.startswith(sections)
     ]
+
+
+@contextmanager
+def extra(name: str, what: str) -> Generator[None]:
+    """Say which extra brings a library, where an import inside this context does not find it.
+
+    Args:
+        name: the extra in pyproject.toml.
+        what: the beginning of a sentence on what cannot be done without, such as "TIFF images
+            need".
+
+    Raises:
+        ModuleNotFoundError: a library is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        message = f"{what} the extra: pip install 'fcmae[{name}]'"
+        raise ModuleNotFoundError(message) from error
 
 
 def run_program(main: Callable[[Sequence[str]], None]) -> None:

@@ -12,19 +12,14 @@ import torch
 from torch import Tensor
 
 from fcmae.layers import EPS
+from fcmae.run.config import extra
 from fcmae.run.files import staged, write_json
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.timm_models import preprocessing
 from fcmae.weights.weight_names import hf_names
 
-try:
-    from transformers import (
-        AutoConfig,
-        AutoModel,
-        AutoModelForImageClassification,
-    )
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("--to hf needs the extra: pip install 'fcmae[export]'") from error
+with extra("export", "--to hf needs"):
+    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 # The processor of transformers that makes timm's transform. Its own ones cut the centre a pixel off
 # for a quarter of all pictures, which changes features by up to a twentieth.

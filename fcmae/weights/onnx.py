@@ -13,18 +13,17 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from fcmae.architecture import MODELS
+from fcmae.run.config import extra
 from fcmae.run.files import staged
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.onnx_files import WEIGHTS
 from fcmae.weights.weight_names import FINAL_NORM, listing
 
-try:
+with extra("export", "--to onnx needs"):
     from onnxruntime import InferenceSession
     from onnxscript import ir
     from onnxscript.ir.passes import common as passes
     from onnxscript.optimizer import fold_constants
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError("--to onnx needs the extra: pip install 'fcmae[export]'") from error
 
 MOST_BYTES = 2**31  # of a file in protobuf
 # Largest difference as a share of the largest output. Float32 summed in another order gives 1e-6 in

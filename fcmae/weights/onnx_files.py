@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fcmae.run.config import extra
 from fcmae.weights.metadata import HEADER
 from fcmae.weights.weight_names import FINAL_NORM
 
@@ -24,14 +25,10 @@ def read_onnx(path: Path) -> tuple[dict[str, Tensor], dict[str, str], tuple[str,
         ValueError: the file is damaged, or not ours.
         ModuleNotFoundError: the extra `export` is missing.
     """
-    try:
+    with extra("export", f"reading {path} needs"):
         import onnx
         from google.protobuf.message import DecodeError
         from onnx import numpy_helper
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"reading {path} needs the extra: pip install 'fcmae[export]'"
-        ) from error
     try:
         model = onnx.load(str(path), load_external_data=False)
     except DecodeError as error:

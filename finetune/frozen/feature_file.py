@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.config import FittedConfig
 from data.shards.samples import ShardSamples
+from fcmae.run.config import extra
 from fcmae.weights.metadata import CLASSES, as_tuples
 
 COLUMNS = ["url", "key", "label", "feature"]
@@ -29,11 +30,8 @@ def arrow() -> Any:
     Raises:
         ModuleNotFoundError: it is not installed.
     """
-    try:
+    with extra("parquet", "Parquet tables need"):
         import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        message = "Parquet tables need the extra: pip install 'fcmae[parquet]'"
-        raise ModuleNotFoundError(message) from error
     return pyarrow
 
 

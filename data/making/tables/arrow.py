@@ -15,6 +15,7 @@ from typing import Any
 from data.formats.sniffing import kind_of
 from data.making.entries import Entry
 from data.making.tables.files import Rows, refuse_twins
+from fcmae.run.config import extra
 
 BLOCK = 64  # rows that are read at a time
 
@@ -32,12 +33,9 @@ def open_blocks(table: Path, columns: Sequence[str] | None = None) -> tuple[Any,
     Raises:
         ModuleNotFoundError: The extra `parquet` is not installed.
     """
-    try:
+    with extra("parquet", "Parquet tables need"):
         import pyarrow
         from pyarrow import ipc, parquet
-    except ModuleNotFoundError as error:
-        message = "Parquet tables need the extra: pip install 'fcmae[parquet]'"
-        raise ModuleNotFoundError(message) from error
     if table.suffix.lower() == ".parquet":
         file = parquet.ParquetFile(table)
         return file.schema_arrow, file.iter_batches(BLOCK, columns=columns)
