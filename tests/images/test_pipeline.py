@@ -135,8 +135,10 @@ def test_normalise_is_per_channel() -> None:
         Normalise((0.5, 0.5), (1.0,), 3)
 
 
-def test_a_killed_worker_ends_in_one_line() -> None:
-    code = """
+def loading(batch_size: int, workers: int, side: int, *then: str) -> str:
+    """A program that loads the demo's test images, with lines on the iterator `left`."""
+    lines = "\n    ".join(then)
+    return f"""
 import multiprocessing
 import os
 import signal
@@ -149,17 +151,19 @@ from fcmae.run.config import run_program
 def main(argv):
     shards = open_shards("data/demo/test-000000.tar.gz")
     order = Order([shard.samples for shard in shards], seed=0, window=1)
-    batches = GlobalBatches(order, batch_size=4, start=0, steps=1000)
-    config = DataConfig(train=(), workers=2)
-    loader = train_loader(shards, config, batches, size=(64, 64), in_chans=3, pin_memory=False)
-    left = iter(loader)
-    next(left)
-    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-    for _ in left:
-        pass
+    batches = GlobalBatches(order, batch_size={batch_size}, start=0, steps=1000)
+    config = DataConfig(train=(), workers={workers})
+    size = ({side}, {side})
+    left = iter(train_loader(shards, config, batches, size=size, in_chans=3, pin_memory=False))
+    {lines}
 
 run_program(main)
 """
+
+
+def test_a_killed_worker_ends_in_one_line() -> None:
+    kill = "os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)"
+    code = loading(4, 2, 64, "next(left)", kill, "list(left)")
     done = run("-c", code)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -171,23 +175,7 @@ run_program(main)
 
 
 def test_a_batch_that_shared_memory_cannot_hold_ends_in_one_line(tmp_path: Path) -> None:
-    code = """
-from data.config import DataConfig
-from data.order import GlobalBatches, Order
-from data.pipeline import train_loader
-from data.shards.reading import open_shards
-from fcmae.run.config import run_program
-
-def main(argv):
-    shards = open_shards("data/demo/test-000000.tar.gz")
-    order = Order([shard.samples for shard in shards], seed=0, window=1)
-    batches = GlobalBatches(order, batch_size=16, start=0, steps=2)
-    config = DataConfig(train=(), workers=1)
-    for _ in train_loader(shards, config, batches, size=(224, 224), in_chans=3, pin_memory=False):
-        pass
-
-run_program(main)
-"""
+    code = loading(16, 1, 224, "next(left)")
     done = run_after("mount -t tmpfs -o size=1m tmpfs /dev/shm", code)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()

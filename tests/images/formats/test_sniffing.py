@@ -6,22 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from data.formats.pil import FORMATS
 from data.formats.sniffing import FIRST_BYTES, kind_of
 
-FORMATS = {
-    "jpg": "JPEG",
-    "png": "PNG",
-    "webp": "WEBP",
-    "tif": "TIFF",
-    "gif": "GIF",
-    "bmp": "BMP",
-    "ppm": "PPM",
-    "jp2": "JPEG2000",
-    "avif": "AVIF",
-}
 
-
-@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("suffix", sorted(FORMATS.keys() - {"heic"}))  # which needs an extra
 def test_what_pillow_writes_is_known_by_its_first_bytes(suffix):
     if FORMATS[suffix] not in (Image.init(), Image.SAVE)[1]:
         pytest.skip(f"Pillow writes no {suffix} here")
