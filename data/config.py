@@ -13,6 +13,7 @@ IMAGE_SUFFIXES = (
 # mean and standard deviation of the channels on the scale 0 to 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+IGNORED = 255  # in a mask, the value of pixels that belong to no class
 Pixels = Literal["uint8", "float32"]
 Fit = Literal["crop", "pad", "squash", "tiles"]
 

@@ -16,14 +16,13 @@ from PIL import Image as Pillow
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.config import Fit
+from data.config import IGNORED, Fit
 from data.decode import MAX_PIXELS, OversizedImage, Picture, named_errors
 from data.fitting import Fitted, cut, layout_of
 from data.targets import Members
 from data.transforms import Crop, Image, resize
 
 MASK = "seg.png"
-IGNORED = 255
 VALUES = 256  # that a pixel of a mask may have
 UNKNOWN = -1  # the class of a value that stands for none
 SIGNATURE = b"\x89PNG"

@@ -92,6 +92,11 @@ class MakeShards:
     RAY_ADDRESS, or on a local one."""
     encoding: Annotated[Encoding, tyro.conf.arg(name="")] = field(default_factory=Encoding)
 
+    @property
+    def staging(self) -> Path:
+        """The folder for all that is kept until the shards are whole."""
+        return self.out_dir / f".{self.prefix}.plan"
+
 
 def channels_of_first(entries: list[Entry]) -> int:
     """Count the channels of the first image that can be decoded.
@@ -126,13 +131,12 @@ def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, l
     }
     jobs = [job for part in planned.values() for job in part]
     images = sum(map(len, parts.values()))
-    staging = args.out_dir / f".{args.prefix}.plan"
     finished: list[Built] = []
     broken = 0
     options = {name: getattr(args, name) for name in PLANNED}
     with (
         # closed, so that no worker writes any more when the shards are taken back
-        closing(build_shards(jobs, options, staging, args.workers, args.engine)) as shards,
+        closing(build_shards(jobs, options, args.staging, args.workers, args.engine)) as shards,
         tqdm(total=images, unit=" images", disable=None) as bar,
     ):
         for built in shards:
@@ -144,7 +148,7 @@ def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, l
             if broken > args.max_broken * images:
                 break
     if broken > args.max_broken * images:
-        take_back(jobs, staging)
+        take_back(jobs, args.staging)
         raise ValueError(
             f"{broken} of {images} images cannot be decoded, more than the share "
             f"--max-broken {args.max_broken}; repair or remove them, or raise the share"
@@ -154,7 +158,7 @@ def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, l
             pixels = sum((built.pixels for built in finished), Counter[int]())
             print(describe_masks(pixels, values_of(args.encoding.mask_values)))
         except ValueError:
-            take_back(jobs, staging)
+            take_back(jobs, args.staging)
             raise
     by_url = {built.shard.url: built for built in finished}
     return {prefix: [by_url[str(job.path)] for job in part] for prefix, part in planned.items()}
@@ -210,12 +214,11 @@ def main(argv: Sequence[str]) -> None:
         print(line)
     labels = {entry.label for entry in entries} - {None}
     print(f"{len(entries)} images, {len(labels) or 'no'} classes", flush=True)
-    staging = args.out_dir / f".{args.prefix}.plan"
     if args.masks is not None:
-        entries, notes = with_masks(entries, args.masks, args.source, staging / "masks")
+        entries, notes = with_masks(entries, args.masks, args.source, args.staging / "masks")
         for line in notes:
             print(line)
-    entries = unpack(entries, staging / "cells")
+    entries = unpack(entries, args.staging / "cells")
     parts = by_prefix(entries, args.prefix, shares, args.split, args.group)
     if args.encoding.in_chans is None:
         encoding = replace(args.encoding, in_chans=channels_of_first(entries))
@@ -225,7 +228,7 @@ def main(argv: Sequence[str]) -> None:
         write_json(file, classes, compact=True)
     shards = {prefix: [built.shard for built in part] for prefix, part in finished.items()}
     write_index([shard for part in shards.values() for shard in part])
-    shutil.rmtree(staging)
+    shutil.rmtree(args.staging)
     report(args, shards, skipped(listing, finished))
     for line in (*of_pixels(args, finished), *equal_images(finished)):
         print(line)

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from data.config import IGNORED
 from data.decode import named_errors, open_image
 from data.formats.pil import opened_by_pil
 from data.formats.sniffing import kind_of
 from data.making.entries import Entry
-from data.making.masks import IGNORED
 from data.pixel_labels import MASK, read_mask, resize_mask
 from fcmae.run.config import extra
 

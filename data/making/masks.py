@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data.config import IGNORED
 from data.making.entries import Cell, Entry
 from data.making.folders import MASK_OF
 from data.making.tables.arrow import unpack
@@ -14,7 +15,6 @@ from data.making.tables.paths import find_files
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".npy")
 MOST_NAMED = 10  # classes that are never there
-IGNORED = 255  # the value of pixels that belong to no class
 
 
 def with_masks(

@@ -22,7 +22,6 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
-from data.fitting import Fitted
 from data.pipeline import ShardImages, batch_loader
 from data.shards.samples import ShardSamples
 from data.targets import ClassText, to_integer
@@ -31,8 +30,8 @@ from fcmae.run.config import differences
 from fcmae.run.files import move_into_place, replacing, write_json
 from fcmae.weights.metadata import CLASSES
 from finetune.frozen.config import EmbedConfig
-from finetune.frozen.feature_file import arrow, reading_of, rows_of, to_metadata
-from finetune.labels.inference import means_of, refuse_not_finite, tiled
+from finetune.frozen.feature_file import arrow, rows_of, to_metadata
+from finetune.labels.inference import images_for, means_of, refuse_not_finite, tiled
 from finetune.labels.labelled import samples_of
 from finetune.labels.names import class_names
 from finetune.models.backbone import backbone, sha256_of, to_device
@@ -61,21 +60,13 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     model, metadata = backbone(config.weights, config.random, accelerator.print)
     to_device(model, accelerator.device)
     model.eval()
-    fitted = config.data.fitted(metadata)
     provenance = asdict(metadata) | {
-        **reading_of(fitted),
+        **asdict(config.data.fitted(metadata)),
         "tiles": config.tiles,
         "weights_sha256": sha256_of(model, metadata),
     }
-    images = ShardImages(
-        samples_of(shards, config.data),
-        size=metadata.image_size,
-        in_chans=metadata.in_chans,
-        pixels=fitted,
-        image=config.data.image,
-        crop=Fitted(config.data.fit, metadata.mean),
-        target=ClassText(),
-    )
+    samples = samples_of(shards, config.data)
+    images = images_for(samples, config.data, metadata, target=ClassText())
     pieces = pieces_of(len(images), config.piece, config.data.batch_size, folder)
     plan = {
         **provenance,

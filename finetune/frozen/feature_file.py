@@ -40,11 +40,6 @@ def to_metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
 
 
-def reading_of(config: FittedConfig) -> dict[str, Any]:
-    """How pictures become what a model takes, as values by the names of their settings."""
-    return {field.name: getattr(config, field.name) for field in fields(FittedConfig)}
-
-
 def rows_of(
     batch: Mapping[str, Any],
     features: Float[Tensor, "n d"],
@@ -140,7 +135,7 @@ class FeatureTable:
             yield rows, part
 
     def config(self) -> FittedConfig:
-        """How the pictures were read, see `reading_of`.
+        """How the pictures were read, as the provenance tells.
 
         Raises:
             ValueError: an earlier version wrote the file, and cropped otherwise.

@@ -1,7 +1,7 @@
 """Features of labelled shards, extracted once and pooled to one vector an image."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -12,14 +12,12 @@ from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from data.fitting import Fitted
 from data.pipeline import ShardImages
 from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
-from finetune.frozen.feature_file import reading_of
 from finetune.labels.config import LabelledData
-from finetune.labels.inference import Inference, Outputs
+from finetune.labels.inference import Inference, Outputs, images_for
 from finetune.labels.labelled import check_apart, numbered, read_groups, samples_of
 from finetune.models.backbone import backbone, sha256_of, to_device
 from finetune.models.config import Pool
@@ -151,7 +149,7 @@ def cache_name(
     # with the share, since features made under a laxer one may have too many bad samples
     shards = [shard.sha256 for shard in images.samples.shards]
     made_by = sha256_of(model, metadata)
-    reading = reading_of(data.fitted(metadata))
+    reading = asdict(data.fitted(metadata))
     made_of = (made_by, config.pool, data.image, reading, data.max_bad_fraction, shards)
     made_of += (images.samples.numbers,) if images.samples.numbers else ()
     key = hashlib.sha256(repr(made_of).encode())
@@ -164,15 +162,7 @@ def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledDat
     Raises:
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
-    return ShardImages(
-        samples_of(spec, data),
-        size=metadata.image_size,
-        in_chans=metadata.in_chans,
-        pixels=data.fitted(metadata),
-        image=data.image,
-        crop=Fitted(data.fit, metadata.mean),
-        group=data.group,
-    )
+    return images_for(samples_of(spec, data), data, metadata, group=data.group)
 
 
 def extract(model: nn.Module, inference: Inference, pool: Pool) -> Outputs:

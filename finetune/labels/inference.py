@@ -17,10 +17,49 @@ from data.bad_samples import BadSample, BadSamples
 from data.config import FittedConfig
 from data.decode import Picture, open_image
 from data.fitting import Fitted
-from data.pipeline import Samples, eval_loader
+from data.pipeline import CLASS, Crops, JointCrops, Samples, ShardImages, eval_loader
+from data.shards.samples import ShardSamples
+from data.targets import Target
 from data.transforms import Normalise
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import InferenceConfig
+
+
+def images_for(
+    samples: ShardSamples,
+    config: InferenceConfig,
+    metadata: Metadata,
+    *,
+    seed: int = 0,
+    crop: Crops | None = None,
+    joint_crop: JointCrops | None = None,
+    target: Target = CLASS,
+    group: str = "",
+) -> ShardImages:
+    """The images of samples as a model takes them.
+
+    Args:
+        samples: that hold the images.
+        config: how they are read.
+        metadata: of the model's weights.
+        seed: of random crops.
+        crop: a random crop; None for the whole picture as `config.fit` says.
+        joint_crop: of images and masks, in place of `crop`.
+        target: their labels.
+        group: the field of the json member that related samples share; empty for none.
+    """
+    return ShardImages(
+        samples,
+        size=metadata.image_size,
+        in_chans=metadata.in_chans,
+        pixels=config.fitted(metadata),
+        image=config.image,
+        seed=seed,
+        crop=crop or Fitted(config.fit, metadata.mean),
+        joint_crop=joint_crop,
+        target=target,
+        group=group,
+    )
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from data.config import FittedConfig
+from data.config import IGNORED, FittedConfig
 from data.fitting import Layout, layout_of
-from data.pixel_labels import IGNORED, resize_mask
+from data.pixel_labels import resize_mask
 from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
 from finetune.labels.inference import open_file, read_image, tiled

@@ -11,8 +11,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.bad_samples import BadSample, BadSamples
+from data.config import IGNORED
 from data.decode import encoded_image, open_image
-from data.pixel_labels import IGNORED, VALUES, MaskTarget, check_size
+from data.pixel_labels import VALUES, MaskTarget, check_size
 from data.shards.samples import ShardSamples
 from finetune.labels.config import InferenceConfig
 

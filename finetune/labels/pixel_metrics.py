@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from data.bad_samples import BadSample
-from data.pixel_labels import IGNORED
+from data.config import IGNORED
 from data.transforms import Normalise
 from fcmae.reconstruct import save_views
 from finetune.labels.inference import Inference

@@ -15,13 +15,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.bad_samples import BadSamples
-from data.fitting import Fitted
 from data.pipeline import Crops, ShardImages
 from data.shards.samples import ShardSamples
 from fcmae.run.processes import Processes
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import LabelledData, TaskConfig
-from finetune.labels.inference import Inference
+from finetune.labels.inference import Inference, images_for
 from finetune.labels.labelled import (
     Chosen,
     Labelled,
@@ -238,13 +237,5 @@ def images_of(
     Raises:
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
-    return ShardImages(
-        samples_of(spec, data),
-        size=metadata.image_size,
-        in_chans=metadata.in_chans,
-        pixels=data.fitted(metadata),
-        image=data.image,
-        seed=seed,
-        crop=crop or Fitted(data.fit, metadata.mean),
-        target=task.target,
-    )
+    samples = samples_of(spec, data)
+    return images_for(samples, data, metadata, seed=seed, crop=crop, target=task.target)

@@ -11,16 +11,17 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.config import IGNORED
 from data.fitting import Fitted
 from data.pipeline import ShardImages
-from data.pixel_labels import IGNORED, MaskedCrop, MaskTarget
+from data.pixel_labels import MaskedCrop, MaskTarget
 from data.shards.samples import ShardSamples
 from data.transforms import Crop
 from fcmae.run.processes import Processes
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.held_out import sides
 from finetune.labels.config import LabelledData
-from finetune.labels.inference import Inference
+from finetune.labels.inference import Inference, images_for
 from finetune.labels.labelled import Chosen, check_apart, read_groups, samples_of
 from finetune.labels.masks import check_masks
 from finetune.labels.names import class_names, refuse_other_numbers
@@ -189,16 +190,8 @@ def images_of(
     Raises:
         OSError, ValueError: see `data.shards.reading.open_shards`.
     """
-    return ShardImages(
-        samples_of(spec, data, verify),
-        size=metadata.image_size,
-        in_chans=metadata.in_chans,
-        pixels=data.fitted(metadata),
-        image=data.image,
-        seed=seed,
-        joint_crop=crop,
-        target=target,
-    )
+    samples = samples_of(spec, data, verify)
+    return images_for(samples, data, metadata, seed=seed, joint_crop=crop, target=target)
 
 
 def pixel_loss(
