@@ -1,11 +1,13 @@
-"""Imports of others' packages, before any of ours; and the ambient randomness of tests.
+"""Imports of others' packages, before any of ours; the ambient randomness and folders of tests.
 
 While a module of ours is imported, jaxtyping's import hook has Python look for compiled files under
 a name of its own, and so for all that this module imports: it would compile torch, timm and the
 rest anew in each process, 15 seconds long.
 """
 
+from collections.abc import Iterator
 from importlib import import_module
+from shutil import rmtree
 
 import pytest
 import torch
@@ -24,3 +26,20 @@ def _ambient_randomness() -> None:
     would fail in one run of many.
     """
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _folders(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Remove what the fixtures of a file have written, once all its tests have passed.
+
+    pytest itself removes the folder of a test, but keeps those of fixtures until the last file.
+    """
+    base = tmp_path_factory.getbasetemp()
+    before = set(base.iterdir())
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed == failed:
+        for folder in set(base.iterdir()) - before:
+            rmtree(folder, ignore_errors=True)
