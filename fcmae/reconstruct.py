@@ -10,6 +10,7 @@ from torchvision.utils import save_image
 
 from fcmae.loss import hidden_patches, statistics
 from fcmae.masking import indices, patchify, unpatchify
+from fcmae.run.files import replacing
 
 
 def reconstruct(
@@ -49,8 +50,11 @@ def save_views(views: Float[Tensor, "b k c h w"], path: Path) -> None:
         views: k views of each image, with values from 0 to 1. The first three channels are shown,
             or the first one if there are fewer.
         path: the file; its directory is made if it does not exist.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     pixels = views.flatten(0, 1)
     colours = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]
-    path.parent.mkdir(exist_ok=True)
-    save_image(colours, path, nrow=views.shape[1], padding=2, pad_value=1.0)
+    with replacing(path) as partial:
+        save_image(colours, partial, nrow=views.shape[1], padding=2, pad_value=1.0)

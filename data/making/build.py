@@ -7,7 +7,6 @@ stopped. The bytes are the same for any number of workers and interruptions.
 
 import hashlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ from data.making.workers import Engine, over
 from data.shards.index import Shard, from_entry, to_entry
 from data.shards.writing import checked, refuse_existing, write_shard
 from fcmae.run.config import plain
-from fcmae.run.files import move_into_place, write_json
+from fcmae.run.files import replacing, write_json
 
 
 @dataclass(frozen=True)
@@ -178,8 +177,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
             yield sample
 
     # a folder of its own: the worker of a killed parent may write the same shard for a second more
-    with tempfile.TemporaryDirectory(dir=staging) as attempt:
-        partial = Path(attempt) / job.path.name
+    with replacing(job.path, staging) as partial:
         shard = write_shard(checked(samples()), partial, job.encoding.compress)
         if not shard.samples:
             path, why = broken[0]
@@ -199,7 +197,6 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
             "aspects": aspects,
         }
         write_json(note_path(job.path, staging), note, compact=True)
-        move_into_place(partial, job.path)
     return built
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from data.shards.index import Shard, write_index
 from data.shards.members import BLOCK, split_name
-from fcmae.run.files import file_sha256, move_into_place
+from fcmae.run.files import file_sha256, move_into_place, writing
 
 
 def write_shards(
@@ -40,21 +40,26 @@ def write_shards(
         ValueError: webdataset would cut a key or join two samples, there are no samples, or
             `shard_size` is below 1.
         FileExistsError: The directory has shards with this prefix.
+        OSError: A shard cannot be written.
     """
     if shard_size < 1:
         raise ValueError(f"shard_size={shard_size} must be at least 1 sample")
     refuse_existing(directory, prefix)
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory, directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        unfinished = tempfile.TemporaryDirectory(prefix=f".{prefix}-", dir=directory)
     stream = checked(samples)
     shards: list[Shard] = []
-    with tempfile.TemporaryDirectory(prefix=f".{prefix}-", dir=directory) as staging:
+    with unfinished as staging:
         while batch := list(islice(stream, shard_size)):
             name = f"{prefix}-{len(shards):06d}.tar" + (".gz" if compress else "")
-            shards.append(write_shard(batch, Path(staging) / name, compress))
+            with writing(directory / name, Path(staging)):
+                shards.append(write_shard(batch, Path(staging) / name, compress))
         if not shards:
             raise ValueError(f"no samples to write as {prefix!r} shards into {directory}")
         for shard in shards:
-            move_into_place(Path(shard.url), directory / shard.name)
+            with writing(directory / shard.name, Path(staging)):
+                move_into_place(Path(shard.url), directory / shard.name)
     shards = [replace(shard, url=str(directory / shard.name)) for shard in shards]
     write_index(shards)
     return shards

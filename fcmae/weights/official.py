@@ -6,6 +6,7 @@ whatever its shape is. Tensors that then have a wrong shape are left out, which 
 GRN is `[1, 4d]` in both of the files that are written here.
 """
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -85,5 +86,8 @@ def save_official(
     Raises:
         OSError: the file cannot be written.
     """
+    # in memory first: torch names the archive in a file after it, and hides why it cannot write one
+    content = io.BytesIO()
+    torch.save({"model": tensors, **header_for(metadata, extra_header)}, content)
     with replacing(path) as partial:
-        torch.save({"model": tensors, **header_for(metadata, extra_header)}, partial)
+        partial.write_bytes(content.getbuffer())

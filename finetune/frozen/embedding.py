@@ -6,7 +6,6 @@ Batches are those of a piece, so that the result depends neither on the processe
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from data.shards.samples import ShardSamples
 from data.targets import ClassText, to_integer
 from data.transforms import Normalise
 from fcmae.run.config import differences
-from fcmae.run.files import move_into_place, replacing, write_json
+from fcmae.run.files import replacing, write_json
 from fcmae.weights.metadata import CLASSES
 from finetune.frozen.config import EmbedConfig
 from finetune.frozen.feature_file import arrow, rows_of, to_metadata
@@ -272,7 +271,7 @@ def assemble(parts: Sequence[Path], out: Path, provenance: Mapping[str, Any]) ->
         provenance: what the features were made with, for the metadata of the schema.
 
     Raises:
-        FileNotFoundError: a part is not there.
+        OSError: a part is not there, or the file cannot be written.
     """
     parquet = arrow().parquet
     for part in parts:
@@ -290,12 +289,13 @@ def assemble(parts: Sequence[Path], out: Path, provenance: Mapping[str, Any]) ->
     label = schema.get_field_index("label")
     schema = schema.set(label, arrow().field("label", "int64" if numbers else "string"))
     schema = schema.with_metadata(to_metadata(provenance))
-    partial = parts[0].with_name(f"whole.{os.getpid()}.tmp")
-    with parquet.ParquetWriter(partial, schema, use_dictionary=DICTIONARY) as writer:
+    with (
+        replacing(out, staging=parts[0].parent) as partial,
+        parquet.ParquetWriter(partial, schema, use_dictionary=DICTIONARY) as writer,
+    ):
         for part in parts:
             table = parquet.ParquetFile(part).read()
             texts = table["label"].to_pylist()
             labels = [text and to_integer(text) for text in texts] if numbers else texts
             column = arrow().array(labels, schema.field(label).type)
             writer.write_table(table.set_column(label, schema.field(label), column))
-    move_into_place(partial, out)

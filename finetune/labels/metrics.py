@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import functional as R
 from torchmetrics.functional import classification as M
 
+from fcmae.run.files import replacing
 from finetune.labels.tasks import Task
 
 BINS = 15  # of the calibration error (Guo et al., ICML 2017)
@@ -178,7 +179,8 @@ def draw_confusion(path: Path, names: Sequence[str], p: Float[Tensor, "n k"], y:
     for (row, column), count in np.ndenumerate(counts):
         dark = count > counts.max() / 2
         axes.text(column, row, count, ha="center", va="center", color="w" if dark else "k")
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
     plt.close(figure)
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from fcmae.run.files import write_json
+from fcmae.run.files import replacing, write_json
 from finetune.labels.results import beside, print_table, spread
 
 
@@ -104,5 +104,6 @@ class Curves:
             )
         axes.set(xscale="log", xlabel="labels", ylabel=self.metric)
         axes.legend()
-        figure.savefig(path)
+        with replacing(path) as partial:
+            figure.savefig(partial)
         plt.close(figure)

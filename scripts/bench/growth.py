@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
+from fcmae.run.files import replacing
 from scripts.bench.steps import batch_of, step
 from scripts.bench.timing import in_turn
 
@@ -65,4 +66,5 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
         panel.set_xlabel(axis)
     panels[0].set(ylabel="ms a visible patch", ylim=(0, None))  # shared: once all are drawn
     figure.tight_layout()
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)

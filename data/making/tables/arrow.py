@@ -16,6 +16,7 @@ from data.formats.sniffing import kind_of
 from data.making.entries import Entry
 from data.making.tables.files import Rows, refuse_twins
 from fcmae.run.config import extra
+from fcmae.run.files import writing
 
 BLOCK = 64  # rows that are read at a time
 
@@ -118,8 +119,9 @@ def unpack(entries: Sequence[Entry], folder: Path) -> list[Entry]:
                     f"{table}: row {row + 1} has no image in {column!r}: leave such rows out"
                 )
             path = folder / f"{keys[row]}.{kind_of(content) or 'bin'}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
             paths[keys[row]] = path
     return [e if e.cell is None else replace(e, path=paths[e.key], cell=None) for e in entries]
 
