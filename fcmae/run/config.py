@@ -20,12 +20,18 @@ import tyro
 import yaml
 from safetensors import SafetensorError
 
+from fcmae.run.yaml_files import Texts, leaves, parse_yaml, read_yaml
+
 T = TypeVar("T")
 LINK = "For further information visit"  # in front of pydantic's links
 TRACEBACK = "Traceback (most recent call last)"
 NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 # errors that a user can cause, and that one line explains
 EXPECTED = (OSError, ValueError, FloatingPointError, ModuleNotFoundError, SafetensorError)
+TRUTH = {  # the words of YAML 1.1
+    **dict.fromkeys(("true", "yes", "on"), "True"),
+    **dict.fromkeys(("false", "no", "off"), "False"),
+}
 LOST_WORKER = "DataLoader worker"  # what torch's error begins with where one was killed
 
 
@@ -60,27 +66,46 @@ def recipe_flags(path: Path, config: type) -> list[str]:
     """Turn a recipe into the flags that it stands for.
 
     Raises:
-        ValueError: the recipe is no mapping, or has a key that `config` lacks.
+        ValueError: the recipe is no mapping, or has a key twice or one that `config` lacks, or a
+            value that a command line cannot hold.
         OSError: the recipe cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"recipe {path} does not exist; scripts/recipes/ has some")
-    try:
-        recipe = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(recipe, dict):
-        raise ValueError(f"{path} must hold 'field: value' lines, found {type(recipe).__name__}")
-    known = list(field_names(config))
-    flags: list[str] = []
-    for key, value in flatten(cast("dict[str, Any]", recipe)).items():
+    known = {name: kind for name, kind, _ in fields(config)}
+    flags: dict[str, list[str]] = {}
+    for key, value in leaves(read_yaml(path, Texts)):
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             raise ValueError(f"{path}: no field is called {key}; {hint}")
+        if key in flags:
+            raise ValueError(f"{path}: {key} comes twice")
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
-        flags += [f"--{key}", *map(str, values)]
-    return flags
+        flags[key] = [text_of(text, known[key], f"{path}: {key}") for text in values]
+    return [word for key, values in flags.items() for word in (f"--{key}", *values)]
+
+
+def text_of(value: Any, kind: Any, where: str) -> str:
+    """A value of a recipe as it stands on a command line.
+
+    Args:
+        value: a text, or None.
+        kind: the type of its field, which tells whether `yes` is a truth value or a word.
+        where: begins the errors.
+
+    Raises:
+        ValueError: the value is a list, would be read as a flag, or is none where there has to be
+            one.
+    """
+    if value is None and type(None) not in typing.get_args(kind):
+        raise ValueError(f"{where} has no value: give one, or leave the line out")
+    if isinstance(value, list | dict):
+        raise ValueError(f"{where} has a list within a list")
+    text = str(value)
+    if text.startswith("--"):
+        raise ValueError(f"{where}: {text} would be read as a flag")
+    return TRUTH.get(text.lower(), text) if kind is bool else text
 
 
 def with_values(flags: Sequence[str], config: type) -> Iterator[str]:
@@ -108,20 +133,14 @@ def fields(config: type, prefix: str = "") -> Iterator[tuple[str, Any, "dataclas
             yield prefix + field.name, kind, field
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten nested mappings into one with dotted keys: `{"a": {"b": 1}}` to `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(cast("Mapping[str, Any]", value), f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return dict(leaves(tree))
 
 
 def to_tree(config: Any) -> dict[str, Any]:
     """Turn a config into plain dictionaries, lists and values, as YAML holds them."""
-    return yaml.safe_load(to_yaml(config))
+    return parse_yaml(to_yaml(config), "the config")
 
 
 def to_yaml(config: Any) -> str:

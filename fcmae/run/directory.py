@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from fcmae.run import checkpoint
 from fcmae.run.config import completed, differences, to_tree, to_yaml
 from fcmae.run.files import write_text
 from fcmae.run.metrics import drop_metrics_after
 from fcmae.run.training_data import Shard, check_data, write_data
+from fcmae.run.yaml_files import read_yaml
 
 ENVIRONMENT = "environment.json"
 PACKAGES = (
@@ -52,14 +52,15 @@ def compare(
         What the restart changes of the length, as lines `field: old -> new`.
 
     Raises:
-        ValueError: fields or shards differ that change numbers; the message lists them.
+        ValueError: fields or shards differ that change numbers; the message lists them. The
+            written config is no YAML.
     """
     written = run / checkpoint.CONFIG
     if checkpoint.latest(run) is None or not written.exists():
         return []
     if shards and check_data(run, shards):
         free = (*free, "data.train")
-    old = completed(yaml.safe_load(written.read_text()), type(config), told)
+    old = completed(read_yaml(written), type(config), told)
     new = to_tree(config)
     refused = differences(old, new, ignore=free + length)
     if refused:

@@ -1,10 +1,11 @@
 """Weights from the Hugging Face hub, fetched once and cached: `timm:NAME` and `hf:ORG/NAME`."""
 
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-import yaml
-
+from fcmae.run.yaml_files import parse_yaml
 from fcmae.weights.contents import WHOLE, holds_weights, told_by
 
 TIMM = "timm:"
@@ -84,6 +85,9 @@ def licence_of(directory: Path) -> str:
     card = directory / "README.md"
     if licence is None and card.is_file():
         _, *parts = card.read_text(encoding="utf-8").split("---\n", 2)
-        head = yaml.safe_load(parts[0]) if len(parts) == 2 else None
-        licence = head.get("license_name") or head.get("license") if head else None
+        head: Any = None
+        with suppress(ValueError):  # others' card is no reason to have no weights
+            head = parse_yaml(parts[0], card) if len(parts) == 2 else None
+        if isinstance(head, dict):
+            licence = head.get("license_name") or head.get("license")
     return licence or "not stated: see its page"

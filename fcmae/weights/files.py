@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from fcmae.architecture import Architecture, sides_of
 from fcmae.encoder import Encoder
 from fcmae.run import checkpoint
+from fcmae.run.yaml_files import read_yaml
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
 from fcmae.weights.fetching import fetch, is_remote
 from fcmae.weights.finite import refuse_not_finite
@@ -190,10 +190,10 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
         ValueError: the checkpoint is damaged.
     """
     try:
-        config: dict[str, Any] = yaml.safe_load((step / checkpoint.CONFIG).read_text())
+        config = read_yaml(step / checkpoint.CONFIG)
         state: dict[str, int] = json.loads((step / checkpoint.STATE).read_text())
         tensors = load_file(step / file)
-    except (SafetensorError, yaml.YAMLError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f"checkpoint {step} is damaged: {error}") from error
     if "model" not in config:
         raise ValueError(
