@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,22 +23,20 @@ from tqdm import tqdm
 from data.bad_samples import BadSample, BadSamples
 from data.pipeline import ShardImages, batch_loader
 from data.shards.samples import ShardSamples
-from data.targets import ClassText, to_integer
+from data.targets import ClassText
 from data.transforms import Normalise
 from fcmae.run.config import differences
-from fcmae.run.files import replacing, write_json
 from fcmae.weights.metadata import CLASSES
 from finetune.frozen.config import EmbedConfig
-from finetune.frozen.feature_file import arrow, rows_of, to_metadata
+from finetune.frozen.feature_file import arrow, rows_of, to_metadata, written_with
+from finetune.frozen.parts import BAD, Piece, assemble, pieces_of, unfinished, write_part
 from finetune.labels.inference import images_for, means_of, refuse_not_finite, tiled
 from finetune.labels.labelled import samples_of
 from finetune.labels.names import class_names
 from finetune.models.backbone import backbone, sha256_of, to_device
 from finetune.models.pooling import pooled
 
-PLAN = "plan.json"  # in the folder of parts: what they depend on
-BAD = "broken"  # in the metadata of a part: the samples that it left out
-DICTIONARY = ["url"]  # columns whose values repeat
+SHOWN = 5  # differences of a file that is there
 
 
 def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
@@ -74,6 +72,10 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
         "image": config.data.image,
         **contents_of(images.samples),
     }
+    names = {CLASSES: class_names(images.samples)}
+    made_with = to_metadata({"weights": config.weights, **provenance, **plan, **names})
+    if is_made(out, folder, made_with, accelerator):
+        return f"{out}: it is there already, of the same samples and options; nothing is written"
     bad = BadSamples(len(images), config.data.max_bad_fraction)
     todo = unfinished(pieces, folder, plan, bad, accelerator)
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(accelerator.device)
@@ -89,9 +91,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
 
     write_pieces(todo, rows, images, bad, config.data.workers, accelerator)
     if accelerator.is_main_process:
-        parts = [piece.part for piece in pieces]
-        names = {CLASSES: class_names(images.samples)}
-        assemble(parts, out, {"weights": config.weights, **provenance, **names})
+        assemble([piece.finished() for piece in pieces], out, made_with)
         shutil.rmtree(folder)
     return f"{out}: features of {len(images) - len(bad)} samples, {len(bad)} left out"
 
@@ -101,7 +101,6 @@ def places_of(config: EmbedConfig) -> tuple[list[str], Path, Path]:
 
     Raises:
         ValueError: the flags do not name shards and a file, or have a number below 1.
-        FileExistsError: the file is there.
     """
     if len(config.paths) < 2 or not config.paths[-1].endswith(".parquet"):
         raise ValueError(
@@ -114,40 +113,43 @@ def places_of(config: EmbedConfig) -> tuple[list[str], Path, Path]:
         raise ValueError(f"tiles=rows with data.fit={config.data.fit}: give --data.fit tiles")
     *spec, last = config.paths
     out = Path(last)
-    folder = out.with_name(f"{out.name}.parts")
-    if out.exists():
-        raise FileExistsError(
-            f"{out} exists and is never overwritten; delete it and {folder}, or name another file"
-        )
-    return spec, out, folder
+    return spec, out, out.with_name(f"{out.name}.parts")
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Samples whose features are one part: their batches, and the file of the part."""
+def is_made(
+    out: Path, folder: Path, made_with: Mapping[str, str], accelerator: Accelerator
+) -> bool:
+    """Whether an earlier call of the same command has written the file.
 
-    batches: list[range]
-    part: Path
-
-
-def pieces_of(samples: int, size: int, batch_size: int, folder: Path) -> list[Piece]:
-    """All samples, in pieces.
+    What a kill at its end has left of its parts is removed.
 
     Args:
-        samples: the number of all of them.
-        size: samples of a piece.
-        batch_size: samples of a batch.
-        folder: of the parts.
+        out: the file.
+        folder: of its parts.
+        made_with: the metadata that the file gets.
+        accelerator: of the processes, each of which has to call it.
+
+    Raises:
+        FileExistsError: the file is there, and of another command.
     """
-    return [
-        Piece(cut(run, batch_size), folder / f"part-{i:07d}.parquet")
-        for i, run in enumerate(cut(range(samples), size))
-    ]
-
-
-def cut(samples: range, size: int) -> list[range]:
-    """Cut samples into runs of `size`, pieces or batches; the last one may be smaller."""
-    return [samples[start : start + size] for start in range(0, len(samples), size)]
+    found = None
+    if accelerator.is_main_process and out.exists():
+        try:
+            found = written_with(out)
+        except (OSError, ValueError) as error:
+            found = {"content": f"no Parquet file, {error}"}
+    # one process looks, or those that see another disk would go on alone
+    (found,) = broadcast_object_list([found])
+    if found is None:
+        return False
+    if changed := differences(found, made_with):
+        raise FileExistsError(
+            f"{out} exists and is never overwritten, and it was not made by this command"
+            f" ({'; '.join(changed[:SHOWN])}); delete it and {folder}, or name another file"
+        )
+    if accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    return True
 
 
 def contents_of(samples: ShardSamples) -> dict[str, Any]:
@@ -157,57 +159,6 @@ def contents_of(samples: ShardSamples) -> dict[str, Any]:
         "samples": len(samples),
         "shards_sha256": hashlib.sha256(shards.encode()).hexdigest(),
     }
-
-
-def unfinished(
-    pieces: Sequence[Piece],
-    folder: Path,
-    plan: Mapping[str, Any],
-    bad: BadSamples,
-    accelerator: Accelerator,
-) -> list[Piece]:
-    """The pieces that have no part yet.
-
-    Args:
-        pieces: all of them.
-        folder: of the parts; it is made, and the plan written into it, where there is none.
-        plan: what the parts depend on, to be written as JSON.
-        bad: takes in the samples that finished parts have left out.
-        accelerator: of the processes, each of which has to call it.
-
-    Raises:
-        OSError: the folder cannot be used.
-        ValueError: the folder holds parts of another plan; too many bad samples.
-    """
-    file = folder / PLAN
-    wanted = json.loads(json.dumps(plan))
-    progress = None
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            write_json(file, wanted, compact=True)
-        lacking = {i: left_out(p.part) for i, p in enumerate(pieces) if p.part.exists()}
-        progress = json.loads(file.read_text()), lacking
-    # one process looks, or those that see another disk would divide the rest otherwise
-    (progress,) = broadcast_object_list([progress])
-    assert progress is not None
-    written, finished = progress
-    if changed := differences(written, wanted, ()):
-        raise ValueError(
-            f"{folder} holds parts of another command ({'; '.join(changed)}): repeat that one, or"
-            " delete the folder"
-        )
-    if finished:
-        accelerator.print(f"{folder}: {len(finished)} of {len(pieces)} parts are there already")
-    for sample in bad.add(sample for samples in finished.values() for sample in samples):
-        accelerator.print(f"skipped {sample}")
-    return [piece for i, piece in enumerate(pieces) if i not in finished]
-
-
-def left_out(part: Path) -> list[BadSample]:
-    """The bad samples that a part has no features of."""
-    metadata = arrow().parquet.read_schema(part).metadata
-    return [BadSample(*sample) for sample in json.loads(metadata[BAD.encode()])]
 
 
 @torch.no_grad()
@@ -249,53 +200,6 @@ def write_pieces(
                 skipped += batch["bad"]
             noted = {BAD: json.dumps([astuple(sample) for sample in skipped])}
             table = arrow().concat_tables(tables).replace_schema_metadata(noted)
-            write_part(table, piece.part)
+            write_part(table, piece)
         for sample in bad.add(gather_object(skipped)):
             accelerator.print(f"skipped {sample}")
-
-
-def write_part(table: Any, part: Path) -> None:
-    """Write one part, whole or not at all; a process that outlived its launcher may do so too."""
-    with replacing(part) as partial:
-        arrow().parquet.write_table(table, partial, use_dictionary=DICTIONARY)
-
-
-def assemble(parts: Sequence[Path], out: Path, provenance: Mapping[str, Any]) -> None:
-    """Put the parts together, each as a row group, with only one of them in memory.
-
-    Labels are integers if all of them are, otherwise text.
-
-    Args:
-        parts: all of them, in order.
-        out: the file to write.
-        provenance: what the features were made with, for the metadata of the schema.
-
-    Raises:
-        OSError: a part is not there, or the file cannot be written.
-    """
-    parquet = arrow().parquet
-    for part in parts:
-        if not part.exists():
-            raise FileNotFoundError(
-                f"{part} is missing: all processes have to write into one folder, on a disk that"
-                " their nodes share"
-            )
-    numbers = all(
-        text is None or to_integer(text) is not None
-        for part in parts
-        for text in parquet.read_table(part, columns=["label"])["label"].unique().to_pylist()
-    )
-    schema = parquet.read_schema(parts[0])
-    label = schema.get_field_index("label")
-    schema = schema.set(label, arrow().field("label", "int64" if numbers else "string"))
-    schema = schema.with_metadata(to_metadata(provenance))
-    with (
-        replacing(out, staging=parts[0].parent) as partial,
-        parquet.ParquetWriter(partial, schema, use_dictionary=DICTIONARY) as writer,
-    ):
-        for part in parts:
-            table = parquet.ParquetFile(part).read()
-            texts = table["label"].to_pylist()
-            labels = [text and to_integer(text) for text in texts] if numbers else texts
-            column = arrow().array(labels, schema.field(label).type)
-            writer.write_table(table.set_column(label, schema.field(label), column))

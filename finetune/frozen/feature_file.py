@@ -40,6 +40,16 @@ def to_metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
     return {k: v if isinstance(v, str) else json.dumps(v) for k, v in provenance.items()}
 
 
+def written_with(path: Path) -> dict[str, str]:
+    """What the features in a file were made with, the metadata of its schema.
+
+    Raises:
+        OSError, ValueError: it is damaged, or no Parquet file.
+    """
+    metadata: dict[bytes, bytes] = arrow().parquet.read_schema(path).metadata or {}
+    return {key.decode(): value.decode() for key, value in metadata.items()}
+
+
 def rows_of(
     batch: Mapping[str, Any],
     features: Float[Tensor, "n d"],
@@ -96,25 +106,36 @@ class FeatureTable:
             raise FileNotFoundError(f"{path} does not exist; {way_out}")
         try:
             # pyarrow would keep all of the file that it has read so far
-            self.file = pa.parquet.ParquetFile(path, pre_buffer=False)
-        except pa.ArrowInvalid as error:
+            self.file = pa.parquet.ParquetFile(
+                path, pre_buffer=False, page_checksum_verification=True
+            )
+            self.columns = self.file.schema_arrow.names
+            self.provenance = written_with(path)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged or no Parquet file ({error}); {way_out}"
             ) from error
-        schema = self.file.schema_arrow
-        metadata: dict[bytes, bytes] = schema.metadata or {}
-        self.provenance = {k.decode(): v.decode() for k, v in metadata.items()}
-        self.columns = schema.names
         if self.columns not in (COLUMNS, TILE_COLUMNS) or "weights_sha256" not in self.provenance:
             raise ValueError(
                 f"{path} was not written by finetune.embed, its columns are"
-                f" {', '.join(schema.names)}; {way_out}"
+                f" {', '.join(self.columns)}; {way_out}"
             )
         if not len(self):
             raise ValueError(f"{path} has no samples, all of them were broken")
 
     def __len__(self) -> int:
         return self.file.metadata.num_rows
+
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
+        """The rows of some columns, in order, some at a time.
+
+        Raises:
+            ValueError: they differ from their checksums, or cannot be read at all.
+        """
+        try:
+            yield from self.file.iter_batches(self.rows, columns=columns)
+        except (arrow().ArrowException, OSError) as error:
+            raise ValueError(f"{self.path} is damaged ({error}): embed the shards again") from error
 
     def features(self) -> Iterator[tuple[Int[Tensor, " m"], Float[Tensor, "m d"]]]:
         """The numbers and features of all rows, in order, some at a time.
@@ -123,7 +144,7 @@ class FeatureTable:
             ValueError: a feature is not finite, and has no neighbours.
         """
         start = 0
-        for batch in self.file.iter_batches(self.rows, columns=["feature"]):
+        for batch in self._batches(["feature"]):
             rows = torch.arange(start, start := start + len(batch))
             part = torch.tensor(batch.column(0).flatten().to_numpy()).view(len(batch), -1)
             wrong = rows[~part.isfinite().all(1)]
@@ -160,7 +181,7 @@ class FeatureTable:
         A class that has a name is called by it.
         """
         classes = dict(enumerate(json.loads(self.provenance.get(CLASSES, "[]"))))
-        for batch in self.file.iter_batches(self.rows, columns=self.columns[:-1]):
+        for batch in self._batches(self.columns[:-1]):
             for row in batch.to_pylist():
                 yield row | {"label": classes.get(row["label"], row["label"])}
 

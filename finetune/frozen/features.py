@@ -9,13 +9,12 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from data.pipeline import ShardImages
-from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
+from finetune.frozen.feature_cache import keep, read_kept
 from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference, Outputs, images_for
 from finetune.labels.labelled import check_apart, numbered, read_groups, samples_of
@@ -120,14 +119,13 @@ def features_of(
     if config.cache is not None:
         path = config.cache / cache_name(images, model, metadata, config)
         # one process looks, or those that see another disk would wait for those that do not
-        there = accelerator.is_main_process and path.exists()
-        (cached,) = broadcast_object_list([load_file(path) if there else None])
+        looking = accelerator.is_main_process
+        (cached,) = broadcast_object_list([read_kept(path, print) if looking else None])
     if cached is None:
         outputs = extract(model, Inference(images, metadata, config.data, accelerator), config.pool)
         cached = {"x": outputs.rows, "y": outputs.labels, "whole": outputs.whole}
         if path is not None and accelerator.is_main_process:
-            with replacing(path) as partial:
-                save_file(cached, partial)
+            keep(path, cached, print)
         kept = outputs.whole.nonzero().flatten()
         names = [outputs.groups[i] for i in kept.tolist()]
         groups = numbered(names, images.samples, kept.tolist(), group)

@@ -3,12 +3,10 @@
 A run is a cell of a table: how many labels, which start, which method, which seed.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +16,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.shards.reading import open_shards
-from fcmae.run.config import completed, differences, to_tree
-from fcmae.run.files import write_json
 from fcmae.run.processes import Processes
 from fcmae.run.training_data import digest
 from fcmae.weights.metadata import Metadata
@@ -34,6 +30,7 @@ from finetune.labels.results import beside
 from finetune.models import classifier
 from finetune.models.config import RandomConfig
 from finetune.models.pooling import pooled
+from finetune.training.cell import Cell, read_result, write_result
 from finetune.training.classification import (
     TrainingSamples,
     images_of,
@@ -41,10 +38,8 @@ from finetune.training.classification import (
     to_report_on,
     train,
 )
-from finetune.training.config import MAY_CHANGE, FewShotConfig, Method, TrainConfig
+from finetune.training.config import FewShotConfig, TrainConfig
 from finetune.training.curves import Curves
-
-TABLE = ("fractions", "per_class", "seeds", "methods", "metric")  # which runs, not what they are
 
 
 def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerator) -> Curves:
@@ -57,7 +52,7 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
 
     Raises:
         OSError, FloatingPointError: see `finetune.training.classification.train`.
-        ValueError: see the same, `draw` and `cached_result`; or no such metric is measured.
+        ValueError: see the same, `draw` and `read_result`; or no such metric is measured.
     """
     data = config.data
     labelled = read(
@@ -76,7 +71,7 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
     curves = Curves(config.metric)
     probe: Probe | None = None  # of the start and the seed that come now
     for number, (cell, chosen) in enumerate(runs, 1):
-        (measured,) = broadcast_object_list([cached_result(cell, contents)])
+        (measured,) = broadcast_object_list([read_result(cell, contents, accelerator.print)])
         if measured is None:
             accelerator.print(
                 f"run {number} of {len(runs)}: {cell.column}, {len(chosen)} labels"
@@ -92,8 +87,7 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
                     probe = Probe(cell.config, labelled, validation, accelerator)
                 measured = probe.measure(chosen, cell.config.seed)
             if accelerator.is_main_process:
-                made_of = {"config": to_tree(cell.config), "data": contents}
-                write_json(cell.out, {**made_of, "measured": measured})
+                write_result(cell, contents, measured)
                 if picture is not None:
                     with beside(cell.out, "the picture"):
                         picture()
@@ -152,35 +146,6 @@ def starts(config: FewShotConfig, metadata: Metadata) -> dict[str, FewShotConfig
     return {"pretrained": config, "random": replace(config, weights="none", random=random)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One run of the protocol."""
-
-    start: str
-    """pretrained, random, or the name of a backbone."""
-    config: FewShotConfig
-    """The config with this start and seed."""
-    label: str
-    """The row of the table: how many labels, in words."""
-    size: float | int
-    """A share of each class, or so many samples of each."""
-    method: Method
-    told: Mapping[str, Any]
-    """What the weights tell that the config of an earlier result may have left to them."""
-
-    @property
-    def column(self) -> str:
-        """The column of the table that the result stands in."""
-        return f"{self.start} {self.method}"
-
-    @property
-    def out(self) -> Path:
-        """The file of its result."""
-        size = self.label.replace("%", "pc").replace(" ", "_")
-        name = f"{size}-seed{self.config.seed}-{self.start}-{self.method}.json"
-        return self.config.out.with_suffix("") / name
-
-
 def cells(config: FewShotConfig) -> Iterator[Cell]:
     """All runs; those that share the features of a probe follow each other.
 
@@ -215,35 +180,6 @@ def contents_of(config: FewShotConfig) -> dict[str, str]:
         side: digest(open_shards(spec, False, data.source, data.image))
         for side, spec in specs.items()
     }
-
-
-def cached_result(cell: Cell, contents: dict[str, str]) -> dict[str, Any] | None:
-    """What an earlier call has measured of this cell; None if it did not get this far.
-
-    Args:
-        cell: the run.
-        contents: hashes of the shards, which results of earlier versions do not have.
-
-    Raises:
-        ValueError: the result was made with another config, or of other data.
-    """
-    if not cell.out.is_file():
-        return None
-    cached = json.loads(cell.out.read_text())
-    written = completed(cached["config"], type(cell.config), cell.told)
-    may_change = (*MAY_CHANGE, *TABLE)
-    differing = differences(written, to_tree(cell.config), ignore=may_change)
-    if differing:
-        raise ValueError(
-            f"{cell.out} was made with another config ({'; '.join(differing)}); choose another"
-            " --out"
-        )
-    if cached.get("data", contents) != contents:
-        raise ValueError(
-            f"{cell.out} was made of shards with another content; restore them, or choose another"
-            " --out"
-        )
-    return cached["measured"]
 
 
 def of_run(cell: Cell) -> TrainConfig:

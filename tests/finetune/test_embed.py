@@ -1,5 +1,6 @@
 """The file of features: its rows, who wrote them, kills, and what is refused."""
 
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,9 @@ from data.decode import open_image
 from data.fitting import Fitted
 from data.shards.writing import write_shards
 from finetune.frozen.config import EmbedConfig
-from finetune.frozen.embedding import assemble, embed
+from finetune.frozen.embedding import embed
+from finetune.frozen.feature_file import FeatureTable
+from finetune.frozen.parts import assemble
 from finetune.labels.config import InferenceConfig
 from finetune.models.backbone import backbone
 from tests.support.images import png
@@ -223,9 +226,81 @@ def test_a_file_that_exists_is_kept(shards: str, tmp_path: Path) -> None:
     assert out.read_text() == "mine"
 
 
+def test_a_finished_call_is_repeated_without_a_write(shards: str, tmp_path: Path) -> None:
+    out, accelerator = tmp_path / "out.parquet", Accelerator(cpu=True)
+    config = config_of(shards, out)
+    embed(config, accelerator)
+    written = out.read_bytes(), out.stat()
+    folder = tmp_path / "out.parquet.parts"
+    for _ in range(2):
+        told = embed(replace(config, data=replace(config.data, workers=1)), accelerator)
+        assert told.endswith("there already, of the same samples and options; nothing is written")
+        assert (out.read_bytes(), out.stat()) == written
+        assert list(tmp_path.iterdir()) == [out]
+        folder.mkdir()  # left by a kill after all was done
+        (folder / "part").touch()
+    for other, message in (
+        (replace(config, random=replace(TINY, seed=1)), r"weights_sha256: \w+ -> \w+"),
+        (replace(config, paths=(shards.replace("..000001", "..000000"), str(out))), "samples: 60 "),
+        (replace(config, piece=5), "piece: 10 -> 5"),
+    ):
+        wanted = f"never overwritten, and it was not made by this command.*{message}.*delete it"
+        with pytest.raises(FileExistsError, match=wanted):
+            embed(other, accelerator)
+    assert (out.read_bytes(), out.stat()) == written
+
+
+def test_no_flipped_bit_of_the_file_changes_a_row(shards: str, tmp_path: Path) -> None:
+    out, generator = tmp_path / "out.parquet", random.Random(0)
+    embed(config_of(shards, out), Accelerator(cpu=True))
+
+    def rows() -> tuple[list[dict], torch.Tensor]:
+        table = FeatureTable(out)
+        return list(table.names()), torch.cat([part for _, part in table.features()])
+
+    names, features = rows()
+    content, refused = out.read_bytes(), 0
+    for _ in range(150):
+        changed, bit = bytearray(content), generator.randrange(8 * len(content))
+        changed[bit // 8] ^= 1 << bit % 8
+        out.write_bytes(changed)
+        try:
+            found = rows()
+        except ValueError as error:
+            assert str(error).startswith(f"{out} is damaged")  # noqa: PT017
+            refused += 1
+            continue
+        assert found[0] == names
+        assert torch.equal(found[1], features)
+    assert refused > 120
+
+
+def test_damaged_parts_and_parts_of_no_plan_are_made_again(shards: str, tmp_path: Path) -> None:
+    out, accelerator = tmp_path / "out.parquet", Accelerator(cpu=True)
+    config = config_of(shards, out)
+    embed(config, accelerator)
+    whole = out.read_bytes()
+    out.unlink()
+    strict = replace(config, data=replace(config.data, max_bad_fraction=0.01))
+    with pytest.raises(ValueError, match="samples are broken"):
+        embed(strict, accelerator)
+    (part,) = tmp_path.glob("*.parts/part-*")
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    embed(config, accelerator)
+    assert out.read_bytes() == whole
+    out.unlink()
+    folder = tmp_path / "out.parquet.parts"
+    folder.mkdir()
+    part.write_bytes(content)
+    embed(config, accelerator)
+    assert out.read_bytes() == whole
+
+
 def test_a_part_on_another_disk_is_missed(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"part-0.parquet is missing: all processes have"):
-        assemble([tmp_path / "part-0.parquet"], tmp_path / "out.parquet", {})
+    with pytest.raises(FileNotFoundError, match=r"out.parquet: 1 of 1 parts are missing: all proc"):
+        assemble([None], tmp_path / "out.parquet", {})
 
 
 def test_the_extra_is_named(shards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

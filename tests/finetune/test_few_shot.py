@@ -87,7 +87,7 @@ def test_every_size_seed_and_method_is_run_and_summed_up(done: tuple[Path, str])
     assert (folder / "out.png").stat().st_size > 5000
 
 
-def test_a_restart_runs_what_is_missing_alone(done: tuple[Path, str]) -> None:
+def test_a_restart_runs_what_is_missing_or_damaged_alone(done: tuple[Path, str]) -> None:
     folder, _ = done
     files = (folder / "out").rglob("*")
     before = {
@@ -96,11 +96,21 @@ def test_a_restart_runs_what_is_missing_alone(done: tuple[Path, str]) -> None:
     table = (folder / "out.json").read_bytes()
     missing = folder / "out" / "20pc-seed0-random-probe.json"
     missing.unlink()
+    changed = missing.with_name("20pc-seed1-random-probe.json")
+    kept = json.loads(changed.read_text())
+    kept["measured"]["accuracy"] += 0.125
+    changed.write_text(json.dumps(kept))
+    cut = missing.with_name("1_per_class-seed1-random-probe.json")
+    cut.write_bytes(cut.read_bytes()[:-9])
     again = few_shot(folder)
     assert again.returncode == 0, again.stderr
+    differs = f"{changed} is damaged (it differs from its SHA-256): the run is made again\n"
+    assert differs in again.stdout
+    assert f"{cut} is damaged (JSONDecodeError: " in again.stdout
     assert "steps of 4" not in again.stdout  # nothing was fine-tuned
-    content, _ = before.pop(missing)
-    assert missing.read_bytes() == content
+    for made in (missing, changed, cut):
+        content, _ = before.pop(made)
+        assert made.read_bytes() == content
     assert (folder / "out.json").read_bytes() == table
     after = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before}
     assert after == before  # nothing was written again
