@@ -11,5 +11,7 @@ ruff check --quiet .
 echo "== basedpyright"
 basedpyright
 echo "== pytest"
-# One process a core, each with one thread. Tests of a file stay together: they share its runs.
-OMP_NUM_THREADS=1 python -m pytest -q -n "$OMP_NUM_THREADS" --dist loadfile ${tests[@]+"${tests[@]}"}
+# One process a core, each with one thread. Tests of a file stay together: they share its
+# runs; their order is that of tests/conftest.py.
+OMP_NUM_THREADS=1 python -m pytest -q -n "$OMP_NUM_THREADS" --dist loadfile \
+    --no-loadscope-reorder ${tests[@]+"${tests[@]}"}

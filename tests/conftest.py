@@ -18,6 +18,14 @@ for name in (*PRELOADED, "beartype"):
     import_module(name)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests start programs.
+
+    They take longest, and one of them at the end would leave all processes but its own idle.
+    """
+    items.sort(key=lambda item: item.path.parent.name not in ("pretraining", "scripts", "tests"))
+
+
 @pytest.fixture(autouse=True)
 def _ambient_randomness() -> None:
     """Start every test from the same state of torch's own generator.

@@ -64,18 +64,22 @@ def photograph(seed: int, height: int = 375, width: int = 500) -> bytes:
 
 
 class Photographs:
-    """The same images as a folder and as shards, which are removed when the process ends."""
+    """The same images as a folder and as shards, which are removed when the process ends.
 
-    def __init__(self) -> None:
+    Args:
+        number: of images.
+    """
+
+    def __init__(self, number: int = IMAGES) -> None:
         folder = self.folder = Path(tempfile.mkdtemp())
         atexit.register(shutil.rmtree, folder)
-        images = [photograph(seed) for seed in range(IMAGES)]
+        images = [photograph(seed) for seed in range(number)]
         (folder / "photos" / "class").mkdir(parents=True)
         for i, image in enumerate(images):
             (folder / "photos" / "class" / f"{i}.jpg").write_bytes(image)
         samples = ({"__key__": str(i), "jpg": image, "cls": 0} for i, image in enumerate(images))
         self.shards = write_shards(samples, folder / "shards", "train", 64)
-        self.size = sum(map(len, images)) / IMAGES
+        self.size = sum(map(len, images)) / number
 
 
 the_photographs = cache(Photographs)  # made once, kept until the process ends

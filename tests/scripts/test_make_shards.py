@@ -196,9 +196,9 @@ def test_a_killed_run_goes_on_with_the_shards_that_are_missing(tmp_path):
     root = tmp_path / "many"
     root.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8)
-    for i in range(60):
+    for i in range(30):
         Image.fromarray(np.roll(pixels, i, 0)).save(root / f"{i}.png", compress_level=1)
-    command = ["scripts/make_shards.py", root, "--shard-size", "4"]
+    command = ["scripts/make_shards.py", root, "--shard-size", "2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run(*command, whole, "--workers", 1).returncode == 0
     child = start(*command, killed)
