@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,12 +13,20 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.pipeline import ShardImages
+from data.shards.sources import is_remote
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.feature_cache import keep, read_kept
 from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference, Outputs, images_for
-from finetune.labels.labelled import check_apart, numbered, read_groups, samples_of
+from finetune.labels.labelled import (
+    check_apart,
+    numbered,
+    read_classes,
+    read_groups,
+    samples_of,
+    without_label,
+)
 from finetune.models.backbone import backbone, sha256_of, to_device
 from finetune.models.config import Pool
 from finetune.models.pooling import pooled
@@ -49,18 +58,17 @@ def labelled_features(
     model, metadata = backbone(config.weights, config.random, accelerator.print)
     to_device(model, accelerator.device)
     model.eval()
-    sides = [
+    images = [
         labelled_images(spec, metadata, config.data)
         for spec in (config.data.train, config.data.test)
     ]
-    check_apart(*(images.samples.shards for images in sides))
+    check_apart(*(side.samples.shards for side in images))
+    sides = [look_up(side, model, metadata, config, accelerator) for side in images]
+    check_sides(*(side.known_classes(config.data) for side in sides))
     (train, train_skipped), (test, test_skipped) = (
-        features_of(images, model, metadata, config, accelerator) for images in sides
+        features_of(side, model, metadata, config, accelerator) for side in sides
     )
-    unknown = sorted(set(test.y.tolist()) - set(train.y.tolist()))
-    if unknown:
-        raise ValueError(f"the test data has classes {unknown} that the training data lacks")
-    check_classes(train.y)
+    check_sides(train.y, test.y)  # where all images of a class are broken, it is gone now
     provenance = {
         "weights": config.weights,
         "model": metadata.model,
@@ -74,6 +82,68 @@ def labelled_features(
         "classes": int(train.y.max()) + 1,
     }
     return train, test, provenance
+
+
+@dataclass(frozen=True)
+class Side:
+    """The images of the training or of the test, and their features as the cache has them, if any.
+
+    `path` is the file of the cache, None without a cache.
+    """
+
+    images: ShardImages
+    path: Path | None = None
+    cached: dict[str, Tensor] | None = None
+
+    def known_classes(self, data: LabelledData) -> Int[Tensor, " m"] | None:
+        """The classes of its samples before an image is decoded, those of broken ones included.
+
+        None for shards on servers, which are read but once.
+
+        Raises:
+            OSError, ValueError: see `read_classes`.
+        """
+        if self.cached is not None:
+            return self.cached["y"][self.cached["whole"]]
+        samples = self.images.samples
+        if any(is_remote(shard.url) for shard in samples.shards):
+            return None
+        return read_classes(samples, data.group, data.max_bad_fraction)
+
+
+def look_up(
+    images: ShardImages,
+    model: nn.Module,
+    metadata: Metadata,
+    config: ProbeConfig,
+    accelerator: Accelerator,
+) -> Side:
+    """Look for the features of these images in the cache; every process has to call it."""
+    if config.cache is None:
+        return Side(images)
+    path = config.cache / cache_name(images, model, metadata, config)
+    # one process looks, or those that see another disk would wait for those that do not
+    looking = accelerator.is_main_process
+    (cached,) = broadcast_object_list([read_kept(path, print) if looking else None])
+    return Side(images, path, cached)
+
+
+def check_sides(train: Int[Tensor, " n"] | None, test: Int[Tensor, " m"] | None) -> None:
+    """Check the classes of training and test, each as far as it is known.
+
+    Raises:
+        ValueError: a side has no sample, the training data lack a class of the test, or see
+            `check_classes`.
+    """
+    for name, y in (("train", train), ("test", test)):
+        if y is not None and not len(y):
+            raise ValueError(f"no sample of --data.{name} can be used: all are broken")
+    if train is None:
+        return
+    unknown = sorted(set(test.tolist()) - set(train.tolist())) if test is not None else []
+    if unknown:
+        raise ValueError(f"the test data has classes {unknown} that the training data lacks")
+    check_classes(train)
 
 
 def check_classes(y: Int[Tensor, " n"]) -> None:
@@ -101,7 +171,7 @@ def check_classes(y: Int[Tensor, " n"]) -> None:
 
 
 def features_of(
-    images: ShardImages,
+    side: Side,
     model: nn.Module,
     metadata: Metadata,
     config: ProbeConfig,
@@ -114,18 +184,12 @@ def features_of(
         ValueError: see `extract`; a sample without the field of its group.
     """
     group = config.data.group
-    path = None
-    cached = None
-    if config.cache is not None:
-        path = config.cache / cache_name(images, model, metadata, config)
-        # one process looks, or those that see another disk would wait for those that do not
-        looking = accelerator.is_main_process
-        (cached,) = broadcast_object_list([read_kept(path, print) if looking else None])
+    images, cached = side.images, side.cached
     if cached is None:
         outputs = extract(model, Inference(images, metadata, config.data, accelerator), config.pool)
         cached = {"x": outputs.rows, "y": outputs.labels, "whole": outputs.whole}
-        if path is not None and accelerator.is_main_process:
-            keep(path, cached, print)
+        if side.path is not None and accelerator.is_main_process:
+            keep(side.path, cached, print)
         kept = outputs.whole.nonzero().flatten()
         names = [outputs.groups[i] for i in kept.tolist()]
         groups = numbered(names, images.samples, kept.tolist(), group)
@@ -174,8 +238,5 @@ def extract(model: nn.Module, inference: Inference, pool: Pool) -> Outputs:
     outputs = inference.outputs(partial(pooled, model, pool=pool))
     unlabelled = outputs.whole & (outputs.labels < 0)
     if unlabelled.any():
-        raise ValueError(
-            f"{inference.images.name(int(unlabelled.nonzero()[0]))} has no label (.cls);"
-            " scripts/make_shards.py labels images by their sub-folders"
-        )
+        raise without_label(inference.images.name(int(unlabelled.nonzero()[0])))
     return outputs

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples
-from data.pipeline import ShardImages, next_whole
+from data.pipeline import CLASS, ShardImages, next_whole
 from data.shards.index import Shard
 from data.shards.patterns import expand
 from data.shards.reading import directory_of, open_shards
@@ -102,6 +102,46 @@ def read_labelled(samples: ShardSamples, target: Target, group: str, bad: BadSam
         kept.append(sample)
         groups.append(group_of(members, group) if group else None)
     return Labelled(torch.stack(labels), torch.tensor(kept), numbered(groups, samples, kept, group))
+
+
+def read_classes(samples: ShardSamples, group: str, share: float) -> Int[Tensor, " n"]:
+    """The classes of the samples that have one, to be checked before any image is decoded.
+
+    Args:
+        samples: all that there are.
+        group: field of the json member that related samples share; empty for none.
+        share: of the samples that may be broken. A broken one may lack its label and its group.
+
+    Raises:
+        OSError: a shard cannot be read.
+        ValueError: more samples than may be broken lack a label, or the field.
+    """
+    classes = list[int]()
+    kept = list[int]()
+    unlabelled = list[int]()
+    groups = list[str | None]()
+    for sample in range(len(samples)):
+        members = samples.members(sample)
+        with suppress(ValueError):  # of another kind: the sample is broken
+            label = CLASS(members)
+            if label < 0:
+                unlabelled.append(sample)
+                continue
+            groups.append(group_of(members, group) if group else "")
+            classes.append(label)
+            kept.append(sample)
+    if len(unlabelled) > share * len(samples):
+        raise without_label(samples.name(unlabelled[0]))
+    if groups.count(None) > share * len(samples):
+        numbered(groups, samples, kept, group)  # which names the first
+    return torch.tensor(classes, dtype=torch.int64)
+
+
+def without_label(name: str) -> ValueError:
+    """Tell of a sample, described as `URL: sample 'KEY'`, that has no class."""
+    return ValueError(
+        f"{name} has no label (.cls); scripts/make_shards.py labels images by their sub-folders"
+    )
 
 
 def lists_rows(samples: ShardSamples, field: str, classes: int) -> bool:

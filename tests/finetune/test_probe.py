@@ -268,24 +268,50 @@ def test_broken_samples_are_left_out_and_counted(tmp_path: Path) -> None:
         names = np.unique([str(i // 3) for i in whole], return_inverse=True)[1]
         assert train.groups.tolist() == names.tolist()
         assert (made["train_samples"], made["skipped_samples"]) == (28, 2)
-    with pytest.raises(ValueError, match=r"2 of 30 samples are broken.*'s4': .*'s20': "):
+    with pytest.raises(ValueError, match=r"train-000000\.tar: sample 's4' has no label"):
         labelled_features(config, accelerator)  # features of the laxer share do not pass for its
 
 
-def test_labels_groups_and_images_come_from_one_reading(
+def test_what_the_labels_forbid_is_told_before_an_image_is_decoded(tmp_path: Path) -> None:
+    everything = range(60)  # broken images: the first that is decoded would be an error
+    train = write_colours(tmp_path, "train", 60, broken=everything)
+    test = write_colours(tmp_path, "test", 12, broken=everything)
+    unlabelled = write_colours(tmp_path, "bare", 6, labels=False, broken=everything)
+
+    def of_one_class(name: str, label: int) -> str:
+        samples = ({"__key__": f"{name}{i}", "png": b"?", "cls": label} for i in range(4))
+        return write_shards(samples, tmp_path, name, 4)[0].url
+
+    zeros, more, threes = (of_one_class(*c) for c in (("zeros", 0), ("more", 0), ("threes", 3)))
+    for sides, group, message in (
+        ((train, threes), "", r"the test data has classes \[3\] that the training data lacks"),
+        ((zeros, more), "", "all 4 training samples are of class 0"),
+        ((threes, of_one_class("again", 3)), "", "3 of the classes 0 to 3 have no training sample"),
+        ((train, unlabelled), "", r"bare-000000.tar: sample 's0' has no label \(\.cls\)"),
+        ((train, test), "patient", "sample 's0' has no json field 'patient'"),
+        ((train, test), "", "60 of 60 samples are broken"),  # nothing is wrong with the labels
+    ):
+        data = LabelledData(train=(sides[0],), test=(sides[1],), group=group, workers=0)
+        for cache in (None, tmp_path / "cache"):
+            config = probe_config(tmp_path, data=data, cache=cache)
+            with pytest.raises(ValueError, match=message):
+                labelled_features(config, Accelerator(cpu=True))
+
+
+def test_shards_are_read_for_the_labels_and_then_for_all_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, accelerator = probe_config(tmp_path, cache=tmp_path / "cache"), Accelerator(cpu=True)
     grouped = replace(config, data=replace(config.data, group="object"))
     reads = count_reads(monkeypatch)
-    for _ in range(2):  # extracted, and from the cache
+    for times in (2, 1):  # extracted, and from the cache
         reads.clear()
         train, _, _ = labelled_features(grouped, accelerator)
         assert train.groups.tolist() == [
             sorted(map(str, range(10))).index(str(i // 3)) for i in range(30)
         ]
         assert len(reads) == 30 + 12
-        assert set(reads.values()) == {1}
+        assert set(reads.values()) == {times}
     reads.clear()
     labelled_features(config, accelerator)
     assert not reads  # without groups, a cache needs no sample
