@@ -1,10 +1,12 @@
 """Verifying shards: every member is read, every image decoded, and all compared with the index."""
 
-import tarfile
+import gzip
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,12 +14,16 @@ from tqdm import tqdm
 from data.config import MEASURED
 from data.decode import OversizedImage, encoded_image, open_image
 from data.making.workers import over
+from data.shards.headers import DamagedTar
 from data.shards.index import Shard
-from data.shards.members import check_end, image_suffix, is_label, is_stray, split_name
+from data.shards.members import image_suffix, is_label, is_stray, split_name
+from data.shards.scanning import shown
+from data.shards.tar import INFLATED, check_end, members_of, reader
 from data.values import to_floats
 from fcmae.run.files import file_sha256
 
 LISTED = 20  # how many faults of each kind are printed
+GZIP = b"\x1f\x8b"  # the first bytes of a compressed shard
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,10 @@ def verify(
     """Check shards and print their faults.
 
     The kinds of faults are: unreadable (no whole tar), replaced (not the size or hash of the
-    index), unlisted (in no index), link (a member without content of its own), duplicate (a member
-    twice in a sample, or a key in two places), orphan (a member without a key, or a sample without
-    an image), undecodable (an image, or a label that is no integer), oversized (an image with too
-    many pixels).
+    index), unlisted (in no index), link, sparse or unknown (a member without content of its own),
+    duplicate (a member twice in a sample, or a key in two places), orphan (a member without a key,
+    or a sample without an image), undecodable (an image, or a label that is no integer), oversized
+    (an image with too many pixels).
 
     Args:
         paths: The shards.
@@ -85,13 +91,15 @@ def verify_shard(job: tuple[Path, Shard | None, str]) -> tuple[Path, Findings]:
         if current is not None:
             faults.extend(faults_of_sample(f"{path}: sample {current!r}", members, image))
 
+    end = 0
     try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if member.islnk() or member.issym():
-                    what = f"{member.name!r} is a link to {member.linkname!r} and is not read"
-                    faults.append(("link", f"{path}: {what}"))
-                split = split_name(member.name) if member.isreg() else None
+        with opened(path) as (file, length):
+            read = reader(file)
+            for member in members_of(read, length):
+                end = member.after
+                if member.why:
+                    faults.append((member.kind, f"{path}: {member.name!r} {member.why}"))
+                split = split_name(member.name) if member.kind == "file" else None
                 if split is None:
                     if is_stray(member):
                         faults.append(("orphan", f"{path}: {member.name!r} belongs to no sample"))
@@ -106,22 +114,39 @@ def verify_shard(job: tuple[Path, Shard | None, str]) -> tuple[Path, Findings]:
                     members = {}
                 if suffix in members:
                     faults.append(("duplicate", f"{path}: sample {key!r}: two members {suffix!r}"))
-                file = tar.extractfile(member)
-                assert file is not None  # regular members have content
-                members[suffix] = file.read()
+                held = sum(map(len, members.values()))
+                if length is None and held + member.size > INFLATED:
+                    raise DamagedTar(f"sample {key!r} has more than {INFLATED} bytes")
+                members[suffix] = read(member.start, member.size)
+                if len(members[suffix]) < member.size:
+                    raise DamagedTar(f"it ends within {member.name!r}")
             close()
-            check_end(tar)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        reason = str(error).partition("\n")[0]  # tarfile tells more of every format that it is not
-        faults.append(("unreadable", f"{path}: {reason}"))
+            check_end(read, end)
+    except (OSError, EOFError, DamagedTar, zlib.error) as error:
+        faults.append(("unreadable", f"{path}: {error}"))
     return path, Findings(tuple(keys), tuple(faults))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[BufferedIOBase, int | None]]:
+    """Open a shard, compressed or not, and give its length in bytes, or None if it is compressed.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        if file.peek(2)[:2] == GZIP:
+            with gzip.GzipFile(fileobj=file) as stream:
+                yield stream, None
+        else:
+            yield file, path.stat().st_size
 
 
 def faults_of_sample(where: str, members: Mapping[str, bytes], image: str) -> list[tuple[str, str]]:
     """The faults of a sample, whose image is decoded; `where` begins their descriptions."""
     faults = []
     if image_suffix(members, image) is None:
-        faults.append(("orphan", f"{where} has no image, only {', '.join(members)}"))
+        faults.append(("orphan", f"{where} has no image, only {shown(list(members))}"))
     else:
         try:
             encoded, suffix = encoded_image(members, image)

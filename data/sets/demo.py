@@ -8,12 +8,12 @@ The same emoji is drawn in every style, and in variants of gender, direction, co
 of these form one group, and a whole group is either in train or in test: a random split would leak.
 """
 
+import gzip
 import io
 import json
 import re
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from data.shards.index import INDEX
 from data.shards.reading import open_shards, read_sample
+from data.shards.tar import members_of, reader
 from data.shards.writing import write_shards
 from fcmae.run.files import text_sha256, write_json
 
@@ -270,11 +271,17 @@ def download(folder: Path) -> None:
 
 
 def read_json(tarball: Path, member: str) -> Any:
-    """Read a JSON file out of the tarball of a package."""
-    with tarfile.open(tarball) as tar:
-        file = tar.extractfile(f"package/{member}")
-        assert file is not None  # a regular file in every Iconify package
-        return json.load(file)
+    """Read a JSON file out of the tarball of a package.
+
+    Raises:
+        ValueError: The package lacks it, or is damaged.
+    """
+    with gzip.open(tarball) as file:
+        read = reader(file)
+        for found in members_of(read, None):
+            if found.name == f"package/{member}":
+                return json.loads(read(found.start, found.size))
+    raise ValueError(f"{tarball} has no package/{member}: download the package again")
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -13,7 +13,6 @@ sample (Z_FULL_FLUSH of zlib), so the bytes of one sample can be decompressed al
 
 import json
 import os
-import tarfile
 import zlib
 from array import array
 from collections.abc import Sequence
@@ -24,13 +23,16 @@ from tqdm import tqdm
 
 from data.config import SourceConfig
 from data.shards.cache import locked, open_cached, rename_cached
+from data.shards.headers import DamagedTar
 from data.shards.index import INDEX, Shard, from_entry, read_index, to_entry
 from data.shards.members import unpack
 from data.shards.patterns import expand, not_found
 from data.shards.scanning import index_shard, scan
 from data.shards.sources import info, is_remote, read_all, read_range
+from data.shards.tar import INFLATED
 from fcmae.run.files import file_sha256, text_sha256, write_json
 
+PIECE = 2**24  # bytes that are decompressed at a time
 LOCAL = SourceConfig()  # for shards on this machine, which need no settings
 
 
@@ -123,19 +125,35 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
     sample: dict[str, str | bytes] = {}
     try:
         if len(content) < end - start:
-            raise tarfile.TarError("the file ends before them")
+            raise DamagedTar("the file ends before them")
         if shard.url.endswith(".gz"):
-            content = zlib.decompressobj(wbits=-zlib.MAX_WBITS).decompress(content)
+            content = inflated(content)
         for key, suffix, member in unpack(content):
             if sample.setdefault("__key__", key) != key:
-                raise tarfile.TarError(f"keys {sample['__key__']!r} and {key!r} in one sample")
+                raise DamagedTar(f"keys {sample['__key__']!r} and {key!r} in one sample")
             sample[suffix] = member
-    except (tarfile.TarError, zlib.error) as error:
+    except (DamagedTar, zlib.error) as error:
         raise ValueError(
             f"{shard.url}: bytes {start} to {end} are not sample {i} ({error}); the file changed "
             f"since it was indexed: restore it, or run python -m data.shards index {shard.url}"
         ) from error
     return sample
+
+
+def inflated(content: bytes) -> bytes:
+    """Decompress the bytes of a sample, each of which may stand for a thousand.
+
+    Raises:
+        DamagedTar: They would become more than INFLATED.
+        zlib.error: They are damaged.
+    """
+    stream = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
+    pieces = [stream.decompress(content, PIECE)]
+    while len(pieces[-1]) == PIECE:  # there may be more
+        if PIECE * len(pieces) > INFLATED:
+            raise DamagedTar(f"they unpack to more than {INFLATED} bytes")
+        pieces.append(stream.decompress(stream.unconsumed_tail, PIECE))
+    return b"".join(pieces)
 
 
 def index_unlisted(url: str, config: SourceConfig, image: str = "") -> Shard:

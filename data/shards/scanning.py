@@ -6,7 +6,6 @@ each other, links, images that the rule for names does not find. What is merely 
 
 import hashlib
 import os
-import tarfile
 from array import array
 from collections import Counter
 from collections.abc import Sequence
@@ -17,8 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from data.config import IMAGE_SUFFIXES
+from data.shards.headers import DamagedTar
 from data.shards.index import Shard
-from data.shards.members import check_end, image_suffix, is_label, is_stray, split_name
+from data.shards.members import image_suffix, is_label, is_stray, split_name
+from data.shards.tar import Member, Read, check_end, members_of, reader
 
 SHOWN = 8  # how many suffixes a message lists
 LABEL = "cls"
@@ -90,51 +91,52 @@ def scan(file: BufferedReader, url: str, image: str = "") -> Scanned:
     tally = Tally(image)
     strays: list[str] = []
     odd_labels: list[str] = []
-    end = 0
+    end = last = 0
+    size = file.seek(0, os.SEEK_END)
+    read = reader(file)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                refuse_link(member, url)
-                split = split_name(member.name) if member.isreg() else None
-                if split is None:
-                    if is_stray(member):
-                        strays.append(member.name)
-                    continue
-                key, suffix = split
-                if key != current:
-                    tally.add(current, members)
-                    if key in keys:
-                        raise ValueError(
-                            f"{url}: sample {key!r} begins again at {member.name!r}, after other"
-                            " samples; the members of a sample must follow each other: unpack the"
-                            " tar, and write it again with tar --sort=name"
-                        )
-                    offsets.append(member.offset)
-                    keys[key] = None
-                    current = key
-                    members = {}
-                if suffix in members:
+        for member in members_of(read, size):
+            if member.why:
+                raise ValueError(f"{url}: {member.name!r} {member.why}")
+            end = member.after
+            split = split_name(member.name) if member.kind == "file" else None
+            if split is None:
+                if is_stray(member):
+                    strays.append(member.name)
+                continue
+            key, suffix = split
+            if key != current:
+                tally.add(current, members)
+                if key in keys:
                     raise ValueError(
-                        f"{url}: sample {key!r} has two members {suffix!r}; "
-                        "every name in a shard must be unique"
+                        f"{url}: sample {key!r} begins again at {member.name!r}, after other"
+                        " samples; the members of a sample must follow each other: unpack the"
+                        " tar, and write it again with tar --sort=name"
                     )
-                members[suffix] = None
-                if suffix == LABEL and (odd := odd_label(tar, member)) is not None:
-                    odd_labels.append(odd)
-                end = tar.offset
-                tar.members.clear()  # type: ignore[attr-defined]  # else it keeps all headers
-            check_end(tar)
-    except tarfile.TarError as error:
+                offsets.append(member.offset)
+                keys[key] = None
+                current = key
+                members = {}
+            if suffix in members:
+                raise ValueError(
+                    f"{url}: sample {key!r} has two members {suffix!r}; "
+                    "every name in a shard must be unique"
+                )
+            members[suffix] = None
+            if suffix == LABEL and (odd := odd_label(read, member)) is not None:
+                odd_labels.append(odd)
+            last = end
+        check_end(read, end)
+    except DamagedTar as error:
         raise ValueError(
             f"{url} is truncated, damaged or no uncompressed tar ({error}); "
             "copy or build it again, or decompress it"
         ) from error
     if not offsets:
         raise ValueError(f"{url} holds no samples: members must be named KEY.png, KEY.cls, ...")
-    offsets.append(end)
+    offsets.append(last)
     tally.add(current, members)
     tally.refuse_imageless(url, len(keys))
-    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Scanned(
@@ -194,9 +196,9 @@ class Tally:
 
 
 def shown(suffixes: Sequence[str]) -> str:
-    """Some suffixes as text, the first few of them by name."""
+    """Some suffixes as text that can be printed, the first few of them by name."""
     more = f" and {len(suffixes) - SHOWN} more" if len(suffixes) > SHOWN else ""
-    return f"{', '.join(suffixes[:SHOWN])}{more}"
+    return f"{', '.join(repr(suffix)[1:-1] for suffix in suffixes[:SHOWN])}{more}"
 
 
 def refuse_foreign(file: BufferedReader, url: str) -> None:
@@ -219,26 +221,10 @@ def is_tar(file: BufferedReader) -> bool:
     return block[257:262] == b"ustar"
 
 
-def odd_label(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str | None:
+def odd_label(read: Read, member: Member) -> str | None:
     """The text of a label that is no whole number; None for one that is."""
-    file = tar.extractfile(member)
-    assert file is not None  # it is a regular member
-    content = file.read(32)
+    content = read(member.start, min(member.size, 32))
     return None if is_label(content) else content.decode(errors="replace")
-
-
-def refuse_link(member: tarfile.TarInfo, url: str) -> None:
-    """Check that a member has content of its own.
-
-    Raises:
-        ValueError: It is a hard or a symbolic link.
-    """
-    if member.islnk() or member.issym():
-        kind = "hard" if member.islnk() else "symbolic"
-        raise ValueError(
-            f"{url}: {member.name!r} is a {kind} link to {member.linkname!r} and has no content of"
-            " its own; write the tar again with tar --dereference --hard-dereference"
-        )
 
 
 def report(scans: Sequence[Scanned]) -> list[str]:

@@ -10,8 +10,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from data.shards.headers import BLOCK
 from data.shards.index import Shard, write_index
-from data.shards.members import BLOCK, split_name
+from data.shards.members import split_name
+from data.shards.tar import INFLATED
 from fcmae.run.files import file_sha256, move_into_place, writing
 
 
@@ -106,6 +108,9 @@ def write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool
     """Write one shard, without syncing it and without adding it to an index.
 
     The samples must have passed `checked`.
+
+    Raises:
+        ValueError: A sample is too large to be compressed.
     """
     gzip = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS) if compress else None
 
@@ -117,7 +122,13 @@ def write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool
         offsets = array("q")
         for sample in samples:
             offsets.append(file.tell())
-            file.write(pack(tar_blocks(sample)))
+            content = tar_blocks(sample)
+            if compress and len(content) > INFLATED:
+                raise ValueError(
+                    f"sample {sample['__key__']!r} has {len(content)} bytes, and a compressed one"
+                    f" may have {INFLATED}: leave out --compress"
+                )
+            file.write(pack(content))
         offsets.append(file.tell())
         file.write(pack(bytes(2 * BLOCK), zlib.Z_FINISH))  # the end of the archive
     size = path.stat().st_size

@@ -13,7 +13,7 @@ from PIL import Image
 from webdataset.compat import WebDataset
 
 from data.shards.index import INDEX
-from data.shards.members import plain_header, split_name
+from data.shards.members import split_name
 from data.shards.reading import open_shards, read_sample
 from data.shards.scanning import index_shard
 from data.shards.writing import write_shards
@@ -127,31 +127,6 @@ def test_a_tar_made_by_others_is_scanned_like_webdataset_reads_it(tmp_path):
         {"__key__": "d.v1/b", "png": b"b"},
         {"__key__": "c", "jpg": b"c"},
     ]
-
-
-@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_headers_of_plain_files_are_read_as_tarfile_reads_them(format):
-    for name in ("a.jpg", "a/b.c/d.png", "long/" * 30 + "e.cls", "umläut.jpg", "x" * 99):
-        for size in (0, 1, 511, 8**11 - 1):
-            info = tarfile.TarInfo(name)
-            info.size = size
-            block = info.tobuf(format)
-            if len(block) == 512:
-                read = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-                assert plain_header(block) == (read.name, read.size) == (name, size)
-            else:  # a name that takes blocks of its own is left to tarfile
-                assert plain_header(block[:512]) is None
-
-
-def test_what_is_no_header_of_a_plain_file_is_left_to_tarfile():
-    block = bytearray(tarfile.TarInfo("a.jpg").tobuf())
-    folder = tarfile.TarInfo("a")
-    folder.type = tarfile.DIRTYPE
-    huge = tarfile.TarInfo("a.jpg")
-    huge.size = 8**11  # in base 256
-    block[3] ^= 1
-    blocks = (bytes(block), bytes(512), b"", folder.tobuf(), huge.tobuf(tarfile.GNU_FORMAT))
-    assert [plain_header(b) for b in blocks] == [None] * 5
 
 
 def test_hidden_files_belong_to_no_sample():
