@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -32,8 +31,8 @@ class ShardImages(Dataset[dict[str, Any]]):
 
     An item is `{"image": UInt8|Float32[c, h, w], "key": str, "epoch": int, "sample": int,
     "label": target, "group": str | None, "whole": bool, "bad": tuple[BadSample, ...]}`. A sample is
-    bad if it has no image, its image cannot be decoded, or its label is not of the target's kind. A
-    sample without a label is not bad.
+    bad if it has no image, its image cannot be decoded, or its label is not of the target's kind or
+    damaged, or its group. A sample without a label is not bad.
 
     A bad sample gives zeros and a missing label, and is not `whole`. With `replace`, the next whole
     sample of its shard takes its place, cropped and masked as the bad one would have been. So
@@ -107,13 +106,11 @@ class ShardImages(Dataset[dict[str, Any]]):
         bad: tuple[BadSample, ...] = ()
         try:
             image, label = self.decode(members, random.Random(f"{self.seed} {epoch} {place}"))
+            group = group_of(members, self.group) if self.group else None
         except ValueError as error:
             bad = (self.samples.bad(sample, key, error),)
             image = torch.zeros(self.in_chans, *self.size, dtype=getattr(torch, self.pixels.pixels))
             label = self.target.missing
-        if self.group and not bad:
-            with suppress(ValueError):  # the member is no JSON
-                group = group_of(members, self.group)
         return {
             "image": image,
             "key": key,

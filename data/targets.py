@@ -4,7 +4,6 @@ A class is the member `.cls`, an integer, or a field of `.json`. Several classes
 field of `.json`. Wherever a number is wanted, text of a number is one, and so are true and false.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fcmae.run.json_files import parse_json, shortened
+
 Members = Mapping[str, str | bytes]
+MOST_BYTES = 2**24  # of a member json, which is parsed whenever its sample is read
+CLASSES = 2**24  # there are fewer classes than this: larger numbers are something else
+EXACT = 2**53  # floats from here on are no single whole number
+LARGEST = torch.finfo(torch.float32).max
+LONGEST = 400  # letters of a number that is a text
 
 
 @runtime_checkable
@@ -58,15 +64,15 @@ class ClassTarget:
             encoded = members.get("cls", b"-1")
             text = encoded if isinstance(encoded, str) else encoded.decode(errors="replace")
             number = to_integer(text)
-            if number is None:
-                raise ValueError(f"cls is {text!r}, not a class number")
+            if number is None or number >= CLASSES:
+                raise ValueError(f"cls is {shortened(text)}, not a class number")
             return number
         value = read_field(members, self.field)
         if value is None:
             return self.missing
         number = to_integer(value)
-        if number is None or number < 0:
-            raise ValueError(f"json field {self.field!r} is {value!r}, not a class number")
+        if number is None or not 0 <= number < CLASSES:
+            raise ValueError(f"json field {self.field!r} is {shortened(value)}, not a class number")
         return number
 
 
@@ -108,19 +114,19 @@ class LabelsTarget:
         if self.rows:
             if not is_row(listed, self.classes):
                 raise ValueError(
-                    f"json field {self.field!r} is {value!r}, not a row of {self.classes} zeros and"
-                    " ones, as the others are"
+                    f"json field {self.field!r} is {shortened(value)}, not a row of {self.classes}"
+                    " zeros and ones, as the others are"
                 )
             return torch.tensor(listed, dtype=torch.float32)
         if listed is None or not set(listed) <= set(range(self.classes)):
             raise ValueError(
-                f"json field {self.field!r} is {value!r}, not a list of classes 0 to"
+                f"json field {self.field!r} is {shortened(value)}, not a list of classes 0 to"
                 f" {self.classes - 1}"
             )
         if is_row(listed, self.classes) and len(set(listed)) < len(listed):
             raise ValueError(
-                f"json field {self.field!r} is {value!r}, which seems to be a row of zeros and"
-                " ones, while others are lists of classes"
+                f"json field {self.field!r} is {shortened(value)}, which seems to be a row of zeros"
+                " and ones, while others are lists of classes"
             )
         target = torch.zeros(self.classes)
         target[listed] = 1
@@ -142,31 +148,38 @@ class ValueTarget:
         if value is None:
             return self.missing
         number = to_number(value)
-        if number is None:
-            raise ValueError(f"json field {self.field!r} is {value!r}, not a number")
+        if number is None or abs(number) > LARGEST:
+            raise ValueError(f"json field {self.field!r} is {shortened(value)}, not a number")
         return torch.tensor([number])
 
 
 def to_number(value: Any) -> float | None:
     """The finite number that a value of JSON, or its text, stands for; None if it is no number."""
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | float | str) and not is_long(value):
         with suppress(ValueError, OverflowError):
             number = float(value)
             return number if math.isfinite(number) else None
     return None
 
 
+def is_long(value: Any) -> bool:
+    """Whether a text is longer than that of any number."""
+    return isinstance(value, str) and len(value) > LONGEST
+
+
 def to_integer(value: Any) -> int | None:
     """The whole number that a value of JSON, or its text, stands for; None if it is none."""
     number = to_number(value)
-    return int(number) if number is not None and number.is_integer() else None
+    if number is None or not number.is_integer() or abs(number) >= EXACT:
+        return None
+    return int(number)
 
 
 def as_integers(value: Any) -> list[int] | None:
     """The whole numbers in a list of JSON, or in the text of one; None if it is no such list."""
     if isinstance(value, str):  # as a CSV has it
         with suppress(ValueError):
-            value = json.loads(value)
+            value = parse_json(value, "it", list)
     numbers = [to_integer(item) for item in value] if isinstance(value, list) else [None]
     whole = [number for number in numbers if number is not None]
     return whole if len(whole) == len(numbers) else None
@@ -202,4 +215,7 @@ def read_record(members: Members) -> dict[str, Any]:
     Raises:
         ValueError: The member is no JSON.
     """
-    return json.loads(members.get("json", "{}"))
+    content = members.get("json", "{}")
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"json has {len(content)} bytes, and may have {MOST_BYTES}")
+    return parse_json(content, "json", dict)

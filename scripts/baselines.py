@@ -8,7 +8,6 @@ one is a group by itself). The test images are used once.
 """
 
 import io
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.shards.reading import open_shards, read_sample
+from data.targets import read_record
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 
@@ -92,7 +92,7 @@ def extract(spec: str) -> Features:
         )
         hogs.append(described.astype(np.float32))
         labels.append(int(sample["cls"]))
-        about = json.loads(sample["json"]) if "json" in sample else {}
+        about = read_record(sample)
         groups.append(about["group"] if "group" in about else str(sample["__key__"]))
     return Features(
         raw_pixels=np.stack(raw_pixels),

@@ -15,7 +15,6 @@ Shards are made in parallel. A command that was killed can be repeated: it makes
 with the same bytes as without the kill.
 """
 
-import json
 import shlex
 import shutil
 import sys
@@ -34,7 +33,7 @@ from data.making.aspects import describe_aspects
 from data.making.build import Built, ShardJob, build_shards, plan_shards
 from data.making.entries import Entry, Listing
 from data.making.equal_images import equal_images
-from data.making.labels import label_entries, refuse_numbered
+from data.making.labels import label_entries, listed, refuse_numbered
 from data.making.listing import find_entries
 from data.making.masks import describe_masks, values_of, with_masks
 from data.making.splitting import by_prefix, shuffle
@@ -42,7 +41,9 @@ from data.making.tables.arrow import unpack
 from data.making.tables.hub import fetched
 from data.making.walking import described, suffix_of
 from data.making.workers import Engine, cores
+from data.shards.class_names import CLASSES, read_names
 from data.shards.index import Shard, merged_moments, statistics, write_index
+from data.shards.index_lock import index_lock
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 
@@ -202,8 +203,8 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"--workers {args.workers} must be at least 1")
     listing = find_entries(fetched(args.source), args.path_column, args.label_column)
     entries = shuffle(listing.entries, args.seed)
-    file = args.out_dir / "classes.json"
-    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+    file = args.out_dir / CLASSES
+    stored = read_names(file)
     entries, classes, notes = label_entries(entries, stored or listing.classes, file)
     if classes and not stored:
         refuse_numbered(args.out_dir)
@@ -225,7 +226,13 @@ def main(argv: Sequence[str]) -> None:
         args = replace(args, encoding=encoding)
     finished = build(args, parts)
     if classes:
-        write_json(file, classes, compact=True)
+        with index_lock(args.out_dir):
+            if (now := read_names(file)) not in (stored, classes):
+                raise ValueError(
+                    f"{file} was written meanwhile, with the classes {listed(now)}: make these"
+                    " shards again, one command after the other"
+                )
+            write_json(file, classes, compact=True)
     shards = {prefix: [built.shard for built in part] for prefix, part in finished.items()}
     write_index([shard for part in shards.values() for shard in part])
     shutil.rmtree(args.staging)

@@ -19,10 +19,11 @@ from data.making.entries import Entry
 from data.making.masks import values_of
 from data.making.measuring import Measure
 from data.making.workers import Engine, over
-from data.shards.index import Shard, from_entry, to_entry
+from data.shards.index import MOST_BYTES, Shard, from_entry, to_entry
 from data.shards.writing import checked, refuse_existing, write_shard
 from fcmae.run.config import plain
 from fcmae.run.files import replacing, write_json
+from fcmae.run.json_files import read_json
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def build_shards(
     plan = staging / "plan.json"
     wanted = fingerprint(jobs, options)
     if plan.exists():
-        begun = json.loads(plan.read_text(encoding="utf-8"))
+        begun = read_json(plan, dict)
         differing = [
             f"{name}: {begun.get(name)} -> {value}"  # a plan of an earlier version may lack it
             for name, value in wanted.items()
@@ -207,7 +208,7 @@ def note_path(shard: Path, staging: Path) -> Path:
 
 def read_note(shard: Path, note: Path) -> Built:
     """Read the note on a finished shard."""
-    content = json.loads(note.read_text(encoding="utf-8"))
+    content = read_json(note, dict, MOST_BYTES)
     broken, digests = ([(one, other) for one, other in content[n]] for n in ("broken", "digests"))
     pixels = Counter(dict(content["pixels"]))
     known = from_entry(str(shard), content["shard"])

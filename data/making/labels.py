@@ -9,6 +9,8 @@ from data.making.entries import Entry
 from data.shards.index import read_index
 from data.shards.reading import read_sample
 
+DIGITS = 18  # of a number that is a label
+
 
 def label_entries(
     entries: Sequence[Entry], classes: Sequence[str], where: Path
@@ -91,8 +93,8 @@ def refuse_numbered(directory: Path) -> None:
 
 
 def is_whole(name: str) -> bool:
-    """Whether a name is a whole number from 0 on, written plainly: `10`, but not `01`."""
-    return name.isascii() and name.isdigit() and str(int(name)) == name
+    """Whether a name is a whole number of at most DIGITS, written plainly: `10`, but not `01`."""
+    return name.isascii() and name.isdigit() and len(name) <= DIGITS and str(int(name)) == name
 
 
 def listed(names: Sequence[str]) -> str:

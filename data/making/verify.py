@@ -18,7 +18,7 @@ from data.shards.headers import DamagedTar
 from data.shards.index import Shard
 from data.shards.members import image_suffix, is_label, is_stray, split_name
 from data.shards.scanning import shown
-from data.shards.tar import INFLATED, check_end, members_of, reader
+from data.shards.tar import INFLATED, LARGEST, check_end, members_of, reader
 from data.values import to_floats
 from fcmae.run.files import file_sha256
 
@@ -115,8 +115,9 @@ def verify_shard(job: tuple[Path, Shard | None, str]) -> tuple[Path, Findings]:
                 if suffix in members:
                     faults.append(("duplicate", f"{path}: sample {key!r}: two members {suffix!r}"))
                 held = sum(map(len, members.values()))
-                if length is None and held + member.size > INFLATED:
-                    raise DamagedTar(f"sample {key!r} has more than {INFLATED} bytes")
+                most = INFLATED if length is None else LARGEST
+                if held + member.size > most:
+                    raise DamagedTar(f"sample {key!r} has more than {most} bytes")
                 members[suffix] = read(member.start, member.size)
                 if len(members[suffix]) < member.size:
                     raise DamagedTar(f"it ends within {member.name!r}")

@@ -10,7 +10,6 @@ of these form one group, and a whole group is either in train or in test: a rand
 
 import gzip
 import io
-import json
 import re
 import shutil
 import subprocess
@@ -31,6 +30,7 @@ from data.shards.reading import open_shards, read_sample
 from data.shards.tar import members_of, reader
 from data.shards.writing import write_shards
 from fcmae.run.files import text_sha256, write_json
+from fcmae.run.json_files import parse_json
 
 HERE = Path(__file__).parents[1] / "demo"
 TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"
@@ -280,7 +280,7 @@ def read_json(tarball: Path, member: str) -> Any:
         read = reader(file)
         for found in members_of(read, None):
             if found.name == f"package/{member}":
-                return json.loads(read(found.start, found.size))
+                return parse_json(read(found.start, found.size), f"{tarball}: {member}", dict)
     raise ValueError(f"{tarball} has no package/{member}: download the package again")
 
 

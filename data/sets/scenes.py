@@ -18,7 +18,6 @@ Everything is a function of the seed.
 """
 
 import io
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from data.sets import demo
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import refuse_existing, write_shards
 from fcmae.run.files import write_json
+from fcmae.run.json_files import parse_json
 
 CLASSES = ("background", *demo.CLASSES)
 SIZE = 96  # side of a scene in pixels
@@ -79,7 +79,7 @@ def read_drawings(spec: str) -> list[Drawing]:
             image = Image.open(io.BytesIO(png)).convert("RGB")
             inside = ~outside((np.asarray(image) == 255).all(-1))
             image.putalpha(Image.fromarray(inside.astype(np.uint8) * np.uint8(255)))
-            group = json.loads(sample["json"])["group"]
+            group = parse_json(sample["json"], "json", dict)["group"]
             label = 1 + int(sample["cls"])
             drawings.append(Drawing(str(sample["__key__"]), group, label, image))
     return drawings

@@ -4,17 +4,24 @@ The index lists the size and SHA-256 of every shard and the byte offset of every
 of samples, resuming and every read rely on it.
 """
 
-import json
+import re
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import lt, sub
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from data.shards.index_lock import index_lock
 from data.shards.moments import Moments
+from data.shards.tar import LARGEST
 from fcmae.run.files import write_json
+from fcmae.run.json_files import as_object, field_of, is_page, parse_json, read_json
 
 INDEX = "index.json"
+MOST_BYTES = 2**30  # of an index, which has some 11 for each sample
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,34 +54,55 @@ class Shard:
         return len(self.offsets) - 1
 
 
-def read_index(directory: str, text: str | None = None) -> dict[str, Shard]:
+def read_index(directory: str, content: bytes | None = None) -> dict[str, Shard]:
     """Read the shards that `directory/index.json` lists, by file name.
 
     Args:
         directory: A path or URL. If it holds no index, the result is empty.
-        text: The content of the file, if it was fetched already. By default it is read from disk.
+        content: The bytes of the file, if it was fetched already. By default it is read from disk.
 
     Raises:
         ValueError: The file is damaged.
     """
     path = f"{directory}/{INDEX}"
-    if text is None:
-        if not Path(path).exists():
-            return {}
-        text = Path(path).read_text(encoding="utf-8")
-    if text.lstrip().startswith("<"):
+    if content is None and not Path(path).exists():
+        return {}
+    if content is not None and is_page(content):
         raise ValueError(
             f"{path} is a page of HTML and no index; the server answers with it for a file that is"
             " missing or needs a login: correct the URL, or put the index there"
         )
     try:
-        entries = json.loads(text)["shards"]
-        return {name: from_entry(f"{directory}/{name}", entry) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if content is None:
+            index = read_json(Path(path), dict, MOST_BYTES)
+        else:
+            index = parse_json(content, "it", dict)
+        return shards_in(index, directory)
+    except ValueError as error:
         raise ValueError(
-            f"{path} is no index of shards ({error!r}); "
+            f"{path} is no index of shards ({error}); "
             "delete it and run python -m data.shards index on the shards"
         ) from error
+
+
+def shards_in(index: dict[str, object], directory: str) -> dict[str, Shard]:
+    """The shards of an index, by file name.
+
+    Raises:
+        ValueError: It has no shards, an entry is damaged, or one is under a name of no file.
+    """
+    entries = index.get("shards")
+    if not isinstance(entries, dict):
+        raise ValueError("it has no object 'shards'")
+    shards: dict[str, Shard] = {}
+    for name, entry in cast("dict[str, object]", entries).items():
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise ValueError(f"{name!r} is no name of a shard")
+        try:
+            shards[name] = from_entry(f"{directory}/{name}", entry)
+        except ValueError as error:
+            raise ValueError(f"shard {name!r}: {error}") from error
+    return shards
 
 
 def to_entry(shard: Shard) -> dict[str, Any]:
@@ -83,14 +111,33 @@ def to_entry(shard: Shard) -> dict[str, Any]:
     return entry if shard.moments is None else entry | {"moments": shard.moments.to_entry()}
 
 
-def from_entry(url: str, entry: dict[str, Any]) -> Shard:
-    """Turn an entry of index.json into the shard at `url`, as the inverse of `to_entry`."""
+def from_entry(url: str, entry: object) -> Shard:
+    """Turn an entry of index.json into the shard at `url`, as the inverse of `to_entry`.
+
+    Raises:
+        ValueError: A field is missing, or is none that `to_entry` gives.
+    """
+    fields = as_object(entry)
+    size, sha256 = field_of(fields, "size", int), field_of(fields, "sha256", str)
+    if size < 0 or not SHA256.fullmatch(sha256):
+        raise ValueError("its size is below 0, or its sha256 has not 64 hexadecimal digits")
+    offsets = fields.get("offsets")
+    if not isinstance(offsets, list) or set(map(type, cast("list[object]", offsets))) != {int}:
+        raise ValueError("its field 'offsets' is no list of whole numbers")
+    places = cast("list[int]", offsets)
+    if len(places) < 2 or places[0] < 0 or places[-1] > size:
+        raise ValueError(f"its offsets are no places of samples in {size} bytes")
+    if not all(map(lt, places, islice(places, 1, None))):
+        raise ValueError("its offsets do not increase")
+    if max(map(sub, islice(places, 1, None), places)) > LARGEST:
+        raise ValueError(f"it has a sample of more than {LARGEST} bytes")
+    moments = fields.get("moments")
     return Shard(
         url=url,
-        size=int(entry["size"]),
-        sha256=str(entry["sha256"]),
-        offsets=array("q", entry["offsets"]),
-        moments=Moments.from_entry(entry["moments"]) if "moments" in entry else None,
+        size=size,
+        sha256=sha256,
+        offsets=array("q", places),
+        moments=None if moments is None else Moments.from_entry(moments),
     )
 
 
@@ -127,7 +174,8 @@ def merged_moments(shards: Sequence[Shard]) -> Moments:
 def write_index(shards: Iterable[Shard]) -> None:
     """Write shards into the `index.json` beside them, which is replaced in one step.
 
-    Entries of other shards stay as long as their files exist.
+    Entries of other shards stay as long as their files exist, also those that another program adds
+    meanwhile.
 
     Raises:
         ValueError: The present index is damaged.
@@ -136,9 +184,10 @@ def write_index(shards: Iterable[Shard]) -> None:
     for shard in shards:
         by_directory.setdefault(Path(shard.url).parent, {})[shard.name] = shard
     for directory, new in by_directory.items():
-        entries = {
-            name: to_entry(shard)
-            for name, shard in (read_index(str(directory)) | new).items()
-            if Path(shard.url).is_file()
-        }
-        write_json(directory / INDEX, {"shards": entries}, compact=True)
+        with index_lock(directory):
+            entries = {
+                name: to_entry(shard)
+                for name, shard in (read_index(str(directory)) | new).items()
+                if Path(shard.url).is_file()
+            }
+            write_json(directory / INDEX, {"shards": entries}, compact=True)

@@ -1,7 +1,7 @@
 """The mean and standard deviation of pixels, kept as sums that add up over images and shards."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from data.shards.depth import Depth
+from fcmae.run.json_files import as_dataclass, as_object, field_of
 
 Range = tuple[float, float]
+Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -52,21 +54,29 @@ class Moments:
         return cls(tuple(counts), tuple(sums.tolist()), tuple(squares.tolist()), own)
 
     @classmethod
-    def from_entry(cls, entry: Mapping[str, Any]) -> "Moments":
-        """Read the moments of a shard from its entry in index.json, which may be an older one."""
-        sums = tuple(entry["sums"])
-        count = entry["count"]
-        depth = entry.get("depth")
-        own, given = (tuple(entry[name]) if name in entry else None for name in ("own", "range"))
+    def from_entry(cls, entry: object) -> "Moments":
+        """Read the moments of a shard from its entry in index.json, which may be an older one.
+
+        Raises:
+            ValueError: A field is missing, or is none that `to_entry` gives.
+        """
+        fields = as_object(entry)
+        sums, squares = (field_of(fields, name, Numbers) for name in ("sums", "squares"))
+        count = field_of(fields, "count", int | tuple[int, ...])
+        counts = count if isinstance(count, tuple) else (count,) * len(sums)
+        if not len(sums) == len(squares) == len(counts) > 0 or min(*counts, *squares) < 0:
+            raise ValueError("its moments have no count, sum and square for each channel")
+        own, given = (field_of(fields, name, Range | None) for name in ("own", "range"))
+        nodata = field_of(fields, "nodata", float | None)
+        depth = fields.get("depth")
         return cls(
-            tuple(count) if isinstance(count, list) else (int(count),) * len(sums),
+            counts,
             sums,
-            tuple(entry["squares"]),
+            squares,
             own,
             given,
-            entry.get("nodata"),
-            depth
-            and Depth(tuple(depth["types"]), depth["low"], depth["high"], tuple(depth["inner"])),
+            nodata,
+            None if depth is None else as_dataclass(Depth, depth),
         )
 
     def to_entry(self) -> dict[str, Any]:

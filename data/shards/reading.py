@@ -11,12 +11,12 @@ better to write `.tar.gz`. Other readers see one ordinary gzip stream, but it is
 sample (Z_FULL_FLUSH of zlib), so the bytes of one sample can be decompressed alone.
 """
 
-import json
 import os
 import zlib
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,14 +24,16 @@ from tqdm import tqdm
 from data.config import SourceConfig
 from data.shards.cache import locked, open_cached, rename_cached
 from data.shards.headers import DamagedTar
-from data.shards.index import INDEX, Shard, from_entry, read_index, to_entry
+from data.shards.index import INDEX, MOST_BYTES, Shard, from_entry, read_index, to_entry
 from data.shards.members import unpack
 from data.shards.patterns import expand, not_found
 from data.shards.scanning import index_shard, scan
 from data.shards.sources import info, is_remote, read_all, read_range
 from data.shards.tar import INFLATED
 from fcmae.run.files import file_sha256, text_sha256, write_json
+from fcmae.run.json_files import read_json
 
+BESIDE = 2**26  # bytes of a file beside shards
 PIECE = 2**24  # bytes that are decompressed at a time
 LOCAL = SourceConfig()  # for shards on this machine, which need no settings
 
@@ -179,8 +181,10 @@ def index_unlisted(url: str, config: SourceConfig, image: str = "") -> Shard:
     name = text_sha256(f"{where} {size} {version}")[:24]
     file = config.cache.expanduser() / "indexes" / f"{name}.json"
     with locked(file.with_suffix(".lock")):
-        if file.exists():
-            return from_entry(url, json.loads(file.read_text(encoding="utf-8")))
+        with suppress(FileNotFoundError, ValueError):  # one that is damaged is made again
+            known = from_entry(url, read_json(file, dict, MOST_BYTES))
+            if known.size == size:
+                return known
         if remote:
             unknown = Shard(url=url, size=size, sha256="", offsets=array("q"))
             with os.fdopen(open_cached(unknown, config), "rb") as copy:
@@ -199,22 +203,35 @@ def directory_of(url: str) -> str:
 
 def open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
     """Read the index of a directory on this machine or another, as `read_index` does."""
-    text = read_beside(directory, INDEX, source)
-    return {} if text is None else read_index(directory, text)
+    content = read_beside(directory, INDEX, source, MOST_BYTES)
+    return {} if content is None else read_index(directory, content)
 
 
-def read_beside(directory: str, name: str, source: SourceConfig) -> str | None:
-    """Read the text of a small file beside shards, on this machine or another; None without one.
+def read_beside(
+    directory: str, name: str, source: SourceConfig, most: int = BESIDE
+) -> bytes | None:
+    """Read a small file beside shards, on this machine or another; None without one.
+
+    Args:
+        directory: The path or URL of the shards' directory.
+        name: The name of the file.
+        source: How remote files are read.
+        most: The number of bytes that it may have.
 
     Raises:
         OSError, ModuleNotFoundError: See `data.shards.sources.read_all`.
+        ValueError: It has more than `most` bytes.
     """
     try:
         if is_remote(directory):
-            return read_all(f"{directory}/{name}", source).decode()
-        return Path(directory, name).read_text(encoding="utf-8")
+            return read_all(f"{directory}/{name}", source)
+        with Path(directory, name).open("rb") as file:
+            content = file.read(most + 1)
     except FileNotFoundError:
         return None
+    if len(content) > most:
+        raise ValueError(f"{directory}/{name} has more than {most} bytes, which none of ours has")
+    return content
 
 
 def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:

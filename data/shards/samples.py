@@ -10,6 +10,8 @@ from data.config import SourceConfig
 from data.shards.index import Shard
 from data.shards.reading import LOCAL, directory_of, read_sample
 
+DIGITS = 20  # of a class that are read: there are not as many classes
+
 
 class ShardSamples:
     """The samples of shards, not decoded, with numbers that run through all shards.
@@ -56,12 +58,13 @@ class ShardSamples:
         numbers = self.numbers.get(directory_of(shard.url))
         label = members.get("cls", b"")
         if numbers is not None and label.strip().isdigit():
-            if int(label) >= len(numbers):
+            digits = label.strip()[:DIGITS].decode()
+            if int(digits) >= len(numbers):
                 raise ValueError(
-                    f"{shard.url}: sample {members['__key__']!r} is of class {int(label)}, but"
+                    f"{shard.url}: sample {members['__key__']!r} is of class {int(digits)}, but"
                     f" classes.json beside it names {len(numbers)} classes"
                 )
-            members["cls"] = str(numbers[int(label)]).encode()
+            members["cls"] = str(numbers[int(digits)]).encode()
         return members
 
     def name(self, sample: int) -> str:

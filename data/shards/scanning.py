@@ -19,7 +19,7 @@ from data.config import IMAGE_SUFFIXES
 from data.shards.headers import DamagedTar
 from data.shards.index import Shard
 from data.shards.members import image_suffix, is_label, is_stray, split_name
-from data.shards.tar import Member, Read, check_end, members_of, reader
+from data.shards.tar import LARGEST, Member, Read, check_end, members_of, reader
 
 SHOWN = 8  # how many suffixes a message lists
 LABEL = "cls"
@@ -126,6 +126,11 @@ def scan(file: BufferedReader, url: str, image: str = "") -> Scanned:
             if suffix == LABEL and (odd := odd_label(read, member)) is not None:
                 odd_labels.append(odd)
             last = end
+            if last - offsets[-1] > LARGEST:
+                raise ValueError(
+                    f"{url}: sample {key!r} has more than {LARGEST} bytes, and samples are read as"
+                    f" a whole; write the tar again without members such as {member.name!r}"
+                )
         check_end(read, end)
     except DamagedTar as error:
         raise ValueError(

@@ -8,6 +8,7 @@ from data.shards.headers import BLOCK, DamagedTar, Header, decoded, read_header,
 
 EXTENDING = b"LKxXg"  # types of headers that say more of the next one, or of all others
 LONGEST = 2**20  # bytes of such a header, which holds names and attributes
+LARGEST = 2**32  # bytes of a sample, which is read as a whole
 INFLATED = 2**29  # bytes of a decompressed sample: 89 megapixels of 16 bits and 3 channels
 PADDING = 2**26  # bytes of zeros behind the end; programs fill a record of some kB
 FILES = b"0\x007"

@@ -302,14 +302,21 @@ def fill(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -
         path: where the values come from, for the error.
 
     Raises:
-        ValueError: names or shapes differ; the message lists the first few.
+        ValueError: names or shapes differ, or one has floats and the other none; the message lists
+            the first few.
     """
     wrong = sorted(tensors.keys() ^ own.keys())
-    wrong += [k for k in sorted(tensors.keys() & own.keys()) if tensors[k].shape != own[k].shape]
+    both = sorted(tensors.keys() & own.keys())
+    wrong += [k for k in both if kind_of(tensors[k]) != kind_of(own[k])]
     if wrong:
         raise ValueError(
-            f"{path} holds another model: {len(wrong)} tensors differ in name or shape,"
+            f"{path} holds another model: {len(wrong)} tensors differ in name, shape or type,"
             f" such as {', '.join(wrong[:3])}; use the model options that it was made with"
         )
     for name, tensor in own.items():
         tensor.copy_(like(tensor, tensors[name]))
+
+
+def kind_of(tensor: Tensor) -> tuple[torch.Size, bool]:
+    """What a tensor has in common with one that it can be copied into: its shape, and floats."""
+    return tensor.shape, tensor.is_floating_point()

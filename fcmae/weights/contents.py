@@ -1,6 +1,5 @@
 """The content of a file or a directory of weights, by what is in it and not by its suffix."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fcmae.run.json_files import as_dataclass, field_of, read_json
 from fcmae.weights.onnx_files import read_onnx
 from fcmae.weights.pt_files import read_pt
 from fcmae.weights.safetensors_files import read_safetensors
@@ -69,10 +69,10 @@ def read_file(path: Path) -> Content:
         return Content(sets=state_dicts(tensors), header=header, notes=notes)
     with path.open("rb") as file:
         start = file.read(64)
-    for first, what in OTHERS.items():
-        if start.lstrip().startswith(first):
-            raise ValueError(f"{path} is {what}")
     # eight bytes of length, then JSON; a pickle and a zip archive have no brace there
+    for first, what in OTHERS.items():
+        if start.lstrip().startswith(first) and start[8:9] != b"{":
+            raise ValueError(f"{path} is {what}")
     if start[8:9] != b"{" and path.suffix != ".safetensors":
         sets, header = read_pt(path)
         return Content(sets=sets, header=header)
@@ -102,24 +102,25 @@ def read_directory(directory: Path) -> Content:
         return Content(sets=content.sets, header=content.header | told.header, told=told)
     index = next(directory / name for name in PARTS if (directory / name).is_file())
     tensors = dict[str, Tensor]()
-    for part in sorted(set(read_json(index)["weight_map"].values())):
-        for found in read_file(directory / part).sets.values():
+    for part in parts_of(index):
+        for found in read_file(part).sets.values():
             tensors |= found
     return Content(sets=state_dicts(tensors), header=told.header, told=told)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object, which is empty if there is no such file.
+def parts_of(index: Path) -> list[Path]:
+    """The files that an index of weights in parts names.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the index is damaged, or names files in other directories.
     """
-    if not path.is_file():
-        return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        named = set(field_of(read_json(index, dict), "weight_map", dict[str, str]).values())
+        if elsewhere := sorted(name for name in named if name != Path(name).name):
+            raise ValueError(f"it names {elsewhere[0]!r}, which is no file beside it")
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{index} is no index of weights in parts ({error})") from error
+    return [index.parent / name for name in sorted(named)]
 
 
 def told_by(directory: Path) -> Told:
@@ -128,38 +129,54 @@ def told_by(directory: Path) -> Told:
     Raises:
         ValueError: a file is damaged.
     """
-    config = read_json(directory / "config.json")
-    clip = read_json(directory / "open_clip_config.json")
+    try:
+        return as_dataclass(Told, said_in(directory))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{directory} has a damaged file beside the weights ({error}): restore it, or give the"
+            " file of weights alone"
+        ) from error
+
+
+def said_in(directory: Path) -> dict[str, Any]:
+    """What the files beside weights say, by the names of `Told`, as it is in them.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: a file has another structure.
+    """
+    config, clip, processor = (
+        read_json(directory / name, dict) if (directory / name).is_file() else dict[str, Any]()
+        for name in ("config.json", "open_clip_config.json", "preprocessor_config.json")
+    )
     if clip:
         shown = clip["preprocess_cfg"]
         size = clip["model_cfg"]["vision_cfg"]["image_size"]
-        return Told(image_size=size_of(size), mean=tuple(shown["mean"]), std=tuple(shown["std"]))
+        return {"image_size": size_of(size), "mean": shown["mean"], "std": shown["std"]}
     if "model_type" in config:
-        shown = read_json(directory / "preprocessor_config.json")
-        size = shown.get("crop_size") or shown.get("size") or config.get("image_size")
+        size = processor.get("crop_size") or processor.get("size") or config.get("image_size")
         names = config.get("id2label", {})
-        return Told(
-            header=config.get("fcmae", {}),
-            image_size=size_of(size),
-            mean=tuple(shown.get("image_mean", ())),
-            std=tuple(shown.get("image_std", ())),
-            names=tuple(names[number] for number in sorted(names, key=int)),
-        )
+        return {
+            "header": config.get("fcmae", {}),
+            "image_size": size_of(size),
+            "mean": processor.get("image_mean") or [],
+            "std": processor.get("image_std") or [],
+            "names": [names[number] for number in sorted(names, key=int)],
+        }
     timm = config.get("pretrained_cfg", config)
-    return Told(
-        image_size=size_of(timm.get("input_size", ())[1:]),
-        mean=tuple(timm.get("mean", ())),
-        std=tuple(timm.get("std", ())),
-        names=tuple(config.get("label_names") or timm.get("label_names") or ()),
-        licence=timm.get("license"),
-    )
+    return {
+        "image_size": size_of(timm.get("input_size", [])[1:]),
+        "mean": timm.get("mean") or [],
+        "std": timm.get("std") or [],
+        "names": config.get("label_names") or timm.get("label_names") or [],
+        "licence": timm.get("license"),
+    }
 
 
-def size_of(size: Any) -> int | tuple[int, int] | None:
-    """Read an image size in any of the forms that these programs give it; None without one."""
+def size_of(size: Any) -> Any:
+    """An image size in any of the forms that these programs give it; None without one."""
     if isinstance(size, dict):
         edge = size.get("shortest_edge")
-        return edge if edge else (size["height"], size["width"])
+        return edge if edge else [size["height"], size["width"]]
     if isinstance(size, list):
-        return (size[0], size[-1]) if size else None
+        return [size[0], size[-1]] if size else None
     return size or None

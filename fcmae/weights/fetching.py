@@ -84,7 +84,7 @@ def licence_of(directory: Path) -> str:
     licence = told_by(directory).licence
     card = directory / "README.md"
     if licence is None and card.is_file():
-        _, *parts = card.read_text(encoding="utf-8").split("---\n", 2)
+        _, *parts = card.read_text(encoding="utf-8", errors="replace").split("---\n", 2)
         head: Any = None
         with suppress(ValueError):  # others' card is no reason to have no weights
             head = parse_yaml(parts[0], card) if len(parts) == 2 else None

@@ -108,7 +108,7 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
     header = content.header
     try:
         metadata = Metadata.of_json(header[HEADER]) if HEADER in header else None
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: the metadata under {HEADER!r} are damaged: {error}") from error
     # not our file: its other keys may mean anything
     extra_header = extra_part(header) if metadata is not None else {}

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
 from fcmae.architecture import Architecture
+from fcmae.run.json_files import as_dataclass, parse_json, typed
 
+MOST = 2**16  # sides of images in pixels, and channels
 HEADER = "fcmae"  # key of the metadata in a safetensors header or next to `model` in a .pt file
 READING = ("pixels", "range", "nodata", "background")  # how the images' files were read
 CLASSES = "classes"  # key of the names of a classifier's classes, a JSON list of strings
@@ -95,11 +97,19 @@ class Metadata:
         """Read the metadata that a header holds as JSON.
 
         Raises:
-            ValueError: the text is no JSON.
-            TypeError: it has other fields.
+            ValueError: the text is no JSON, or has other fields or values.
         """
-        fields: dict[str, Any] = json.loads(text)
-        return Metadata(**as_tuples(fields))
+        metadata = as_dataclass(Metadata, parse_json(text, "it", dict))
+        if not all(0 < n <= MOST for n in (*metadata.image_size, metadata.in_chans)):
+            raise ValueError(f"sides and channels of images are 1 to {MOST}")
+        for name, values in (("mean", metadata.mean), ("std", metadata.std)):
+            if len(values) not in (1, metadata.in_chans):
+                raise ValueError(
+                    f"{name} has {len(values)} values for {metadata.in_chans} channels"
+                )
+        if min(metadata.std) < 0:
+            raise ValueError(f"std has the value {min(metadata.std)}, below 0")
+        return metadata
 
 
 def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,8 +137,8 @@ def class_names(extra_header: Mapping[str, str], count: int) -> tuple[str, ...]:
     if CLASSES not in extra_header:
         return tuple(map(str, range(count)))
     try:
-        names = tuple(map(str, json.loads(extra_header[CLASSES])))
-    except (ValueError, TypeError) as error:
+        names = typed(parse_json(extra_header[CLASSES], "it", list), tuple[str, ...])
+    except ValueError as error:
         raise ValueError(f"the metadata under {CLASSES!r} are damaged: {error}") from error
     if len(names) != count:
         raise ValueError(

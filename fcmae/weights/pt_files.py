@@ -3,6 +3,7 @@
 import argparse
 import re
 import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,6 +17,7 @@ from fcmae.weights.wrappings import state_dicts
 
 # what torch.load raises for files that are cut short, no pickle, or refused
 DAMAGED = (UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, struct.error)
+DAMAGED += (zipfile.BadZipFile, NotImplementedError)
 
 
 def read_pt(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
@@ -32,7 +34,9 @@ def read_pt(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
         OSError: the file cannot be read.
         ValueError: the file is damaged, or holds other objects, or no tensors.
     """
+    size = path.stat().st_size
     try:
+        refuse_inflating(path, size)
         with torch.serialization.safe_globals([argparse.Namespace]):
             content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED as error:
@@ -44,7 +48,22 @@ def read_pt(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
             f"{path} holds no state dict: {len(outer)} entries hold no"
             f" tensors{listing([str(key) for key in outer])}"
         )
+    for name, tensor in (pair for tensors in found.values() for pair in tensors.items()):
+        if tensor.numel() * tensor.element_size() > size:
+            raise ValueError(f"{path} has the tensor {name}, which is larger than the file")
     return found, {key: value for key, value in outer.items() if isinstance(value, str)}
+
+
+def refuse_inflating(path: Path, size: int) -> None:
+    """Check that a zip archive, as torch writes it, does not unpack to more than it has.
+
+    Raises:
+        ValueError: it does, or is damaged.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(file.file_size for file in archive.infolist()) > size:
+                raise ValueError("it is compressed, which torch does not write")
 
 
 def reason(error: Exception) -> str:

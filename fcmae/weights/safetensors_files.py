@@ -52,7 +52,7 @@ def open_converted(path: Path) -> Generator[tuple[Any, Metadata, dict[str, str]]
         file: Any = safe_open(path, framework="pt")
         header: dict[str, str] = file.metadata() or {}
         metadata = Metadata.of_json(header[HEADER])
-    except (SafetensorError, KeyError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
             f"{path} has no header of converted weights ({error}); make it with"
             " python -m fcmae.convert SOURCE OUT.safetensors --to timm"
@@ -81,5 +81,5 @@ def read_converted(path: Path) -> tuple[dict[str, Tensor], Metadata, dict[str, s
     """
     with open_converted(path) as (file, metadata, extra_header):
         tensors = tensors_of(file)
-    refuse_not_finite(tensors, path)
+    refuse_not_finite(tensors, path, buffers=True)
     return tensors, metadata, extra_header

@@ -18,7 +18,8 @@ from torch import Tensor
 from data.config import FittedConfig
 from data.shards.samples import ShardSamples
 from fcmae.run.config import extra
-from fcmae.weights.metadata import CLASSES, as_tuples
+from fcmae.run.json_files import as_dataclass, parse_json
+from fcmae.weights.metadata import CLASSES
 
 COLUMNS = ["url", "key", "label", "feature"]
 TILE_COLUMNS = ["url", "key", "tile", "label", "feature"]
@@ -159,7 +160,7 @@ class FeatureTable:
         """How the pictures were read, as the provenance tells.
 
         Raises:
-            ValueError: an earlier version wrote the file, and cropped otherwise.
+            ValueError: an earlier version wrote the file, and cropped otherwise; or it is damaged.
         """
         settings = [field.name for field in fields(FittedConfig)]
         if lacking := set(settings) - self.provenance.keys():
@@ -168,8 +169,14 @@ class FeatureTable:
                 " it, which read pictures otherwise; embed the shards again"
             )
         texts = {name: self.provenance[name] for name in settings}
-        values = {k: v if k in ("pixels", "fit") else json.loads(v) for k, v in texts.items()}
-        return FittedConfig(**as_tuples(values))
+        try:
+            values = {
+                name: text if name in ("pixels", "fit") else parse_json(text, name, object)
+                for name, text in texts.items()
+            }
+            return as_dataclass(FittedConfig, values)
+        except ValueError as error:
+            raise ValueError(f"{self.path} is damaged: {error}") from error
 
     def feature(self, row: int) -> Float[Tensor, " d"]:
         """The feature of one row."""
@@ -180,7 +187,8 @@ class FeatureTable:
 
         A class that has a name is called by it.
         """
-        classes = dict(enumerate(json.loads(self.provenance.get(CLASSES, "[]"))))
+        told = self.provenance.get(CLASSES, "[]")
+        classes = dict(enumerate(parse_json(told, f"{self.path}: {CLASSES!r}", list)))
         for batch in self._batches(self.columns[:-1]):
             for row in batch.to_pylist():
                 yield row | {"label": classes.get(row["label"], row["label"])}

@@ -18,6 +18,7 @@ from data.bad_samples import BadSample, BadSamples
 from data.targets import to_integer
 from fcmae.run.config import differences
 from fcmae.run.files import file_sha256, replacing, write_json
+from fcmae.run.json_files import read_json
 from finetune.frozen.feature_file import arrow
 
 PLAN = "plan.json"  # in the folder of parts: what they depend on
@@ -91,7 +92,7 @@ def unfinished(
             write_json(file, wanted, compact=True)
         parts = {piece.number: piece.finished() for piece in pieces}
         lacking = {number: left_out(part) for number, part in parts.items() if part is not None}
-        progress = json.loads(file.read_text()), lacking
+        progress = read_json(file, dict), lacking
     # one process looks, or those that see another disk would divide the rest otherwise
     (progress,) = broadcast_object_list([progress])
     assert progress is not None

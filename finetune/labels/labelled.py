@@ -90,6 +90,7 @@ def read_labelled(samples: ShardSamples, target: Target, group: str, bad: BadSam
         members = samples.members(sample)
         try:
             label = torch.as_tensor(target(members))
+            named = group_of(members, group) if group else None
         except ValueError as error:
             bad.add([samples.bad(sample, str(members["__key__"]), error)])
             continue
@@ -100,7 +101,7 @@ def read_labelled(samples: ShardSamples, target: Target, group: str, bad: BadSam
             )
         labels.append(label)
         kept.append(sample)
-        groups.append(group_of(members, group) if group else None)
+        groups.append(named)
     return Labelled(torch.stack(labels), torch.tensor(kept), numbered(groups, samples, kept, group))
 
 
@@ -167,9 +168,14 @@ def read_groups(samples: ShardSamples, chosen: Sequence[int], group: str) -> Int
 
     Raises:
         OSError: a shard cannot be read.
-        ValueError: a sample lacks the field.
+        ValueError: a sample lacks the field, or its json member is damaged.
     """
-    names = [group_of(samples.members(i), group) for i in chosen] if group else []
+    names = list[str | None]()
+    for sample in chosen if group else ():
+        try:
+            names.append(group_of(samples.members(sample), group))
+        except ValueError as error:
+            raise ValueError(f"{samples.name(sample)}: {error}") from error
     return numbered(names, samples, chosen, group)
 
 

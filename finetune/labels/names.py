@@ -1,20 +1,16 @@
 """The names of classes, by which labels of shards in several directories are compared."""
 
-import json
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import cache
-from typing import cast
 
 from accelerate import PartialState
 
 from data.config import SourceConfig
+from data.shards.class_names import CLASSES, parse_names
 from data.shards.index import Shard
 from data.shards.reading import directory_of, read_beside
 from data.shards.samples import ShardSamples
-
-CLASSES = "classes.json"
 
 
 def class_names(samples: ShardSamples) -> list[str]:
@@ -29,18 +25,8 @@ def names_in(directory: str, source: SourceConfig) -> list[str]:
         OSError: a server does not answer, see `data.shards.sources`.
         ValueError: the file is no list of names.
     """
-    text = read_beside(directory, CLASSES, source)
-    if text is None:
-        return []
-    names: object = None
-    with suppress(ValueError):
-        names = json.loads(text)
-    if not isinstance(names, list):
-        raise ValueError(
-            f"{directory}/{CLASSES} is no list of the names of classes; restore the file, or"
-            " correct the path or URL of the shards"
-        )
-    return [str(name) for name in cast("list[object]", names)]
+    content = read_beside(directory, CLASSES, source)
+    return [] if content is None else parse_names(content, f"{directory}/{CLASSES}")
 
 
 def numbers_of(shards: Sequence[Shard], first: str, source: SourceConfig) -> dict[str, list[int]]:

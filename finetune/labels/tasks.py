@@ -1,6 +1,5 @@
 """What a head is trained for: one class of several, any of several labels, or a value."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.targets import ClassTarget, LabelsTarget, Target, ValueTarget
+from fcmae.run.json_files import as_dataclass, parse_json
 from finetune.labels.config import Kind, TaskConfig
 
 
@@ -31,9 +31,15 @@ class Task:
 
     @staticmethod
     def of_json(text: str) -> "Task":
-        """The task that a header of weights holds, as JSON."""
-        fields = json.loads(text)
-        return Task(**(fields | {"names": tuple(fields["names"])}))
+        """The task that a header of weights holds, as JSON.
+
+        Raises:
+            ValueError: it is no JSON, or has other fields or values.
+        """
+        task = as_dataclass(Task, parse_json(text, "it", dict))
+        if not task.names or task.std <= 0:
+            raise ValueError("it names no outputs, or has a std that is not above 0")
+        return task
 
     @property
     def outputs(self) -> int:

@@ -133,7 +133,10 @@ def load(path: Path) -> tuple[nn.Module, Metadata, Task]:
     tensors, metadata, extra_header = read_converted(path)
     if TASK not in extra_header:
         raise ValueError(f"{path} has no head; fine-tune it with python -m finetune.train")
-    task = Task.of_json(extra_header[TASK])
+    try:
+        task = Task.of_json(extra_header[TASK])
+    except ValueError as error:
+        raise ValueError(f"{path}: the metadata under {TASK!r} are damaged: {error}") from error
     model = create_any(metadata, task.outputs)
     checkpoint.fill(model.state_dict(), tensors, path)
     return model, metadata, task

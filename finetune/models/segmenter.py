@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
 from fcmae.run import checkpoint
+from fcmae.run.json_files import field_of, parse_json
 from fcmae.weights.metadata import SEGMENTER, Metadata
 from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import FeatureMaps, save_timm
@@ -24,6 +25,7 @@ from finetune.models.config import BackboneConfig
 from finetune.training.augment import seeded
 
 STAGES = 4
+WIDEST = 2**16  # channels of a head
 NORM_GROUPS = 32  # of channels, as in the paper
 
 
@@ -142,8 +144,16 @@ def load(path: Path) -> tuple[Segmenter, Metadata, tuple[str, ...]]:
         raise ValueError(
             f"{path} has no segmentation head; make it with python -m finetune.segment"
         )
-    told = json.loads(extra_header[SEGMENTER])
-    names = tuple(told["names"])
-    model = Segmenter(classifier.create_any(metadata, 0), len(names), told["width"])
+    try:
+        told = parse_json(extra_header[SEGMENTER], "it", dict)
+        names: tuple[str, ...] = field_of(told, "names", tuple[str, ...])
+        width: int = field_of(told, "width", int)
+        if not names or not 0 < width <= WIDEST:
+            raise ValueError("it names no classes, or no width of a head")
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: the metadata under {SEGMENTER!r} are damaged: {error}"
+        ) from error
+    model = Segmenter(classifier.create_any(metadata, 0), len(names), width)
     checkpoint.fill(model.state_dict(), tensors, path)
     return model, metadata, names

@@ -11,10 +11,13 @@ from data.order import GlobalBatches, Order
 from data.pipeline import ShardImages, eval_loader
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
+from data.shards.scanning import index_shard
 from data.shards.writing import write_shards
+from data.targets import ClassTarget
 from data.transforms import Crop
 from tests.support.images import png
 from tests.support.programs import start_ranks
+from tests.support.shards import write_tar
 
 CROP = Crop((0.2, 1.0), True)
 
@@ -158,3 +161,43 @@ def test_too_many_broken_samples_of_one_rank_stop_both_with_the_list(tmp_path):
         assert status == 1, output
         (line,) = [line for line in output.splitlines() if "error: 1 of 32 samples" in line]
         assert f"sample 's{bad}'" in line
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        b"{",
+        b"null",
+        b"[1]",
+        b"[" * 50_000,
+        b'{"a": 1, "a": 2}',
+        b"\xff",
+        b'{"a": %s}' % (b"7" * 5000),
+        *(
+            b'{"a": %s}' % value
+            for value in (b"7" * 400, b"1e300", b'"7"' * 9, b"[7]", b"{}", b"-7")
+        ),
+    ],
+)
+def test_a_broken_json_member_makes_its_sample_broken(member: bytes, tmp_path: Path) -> None:
+    members = [("a.png", png(0)), ("a.json", member), ("b.png", png(1)), ("b.json", b'{"a": 1}')]
+    shards = [index_shard(write_tar(tmp_path / "s.tar", members))]
+    items = ShardImages(ShardSamples(shards), size=(8, 8), in_chans=3, target=ClassTarget("a"))
+    assert [items[(0, i)]["whole"] for i in (0, 1)] == [False, True]
+    (bad,) = items[(0, 0)]["bad"]
+    assert str(bad).startswith("s.tar: sample 'a': json ")
+    assert str(bad).isprintable()
+    assert len(str(bad)) < 250
+    grouped = ShardImages(ShardSamples(shards), size=(8, 8), in_chans=3, group="a")
+    assert grouped[(0, 1)]["group"] == "1"
+
+
+@pytest.mark.parametrize("label", [b"9" * 9999, b"1e300", b"99999999", b"cat" * 999, b"\xff"])
+def test_a_class_that_is_no_number_of_one_makes_its_sample_broken(
+    label: bytes, tmp_path: Path
+) -> None:
+    members = [("a.png", png(0)), ("a.cls", label), ("b.png", png(1)), ("b.cls", b"1")]
+    shards = [index_shard(write_tar(tmp_path / "s.tar", members))]
+    items = ShardImages(ShardSamples(shards), size=(8, 8), in_chans=3)
+    assert [items[(0, i)]["whole"] for i in (0, 1)] == [False, True]
+    assert len(str(items[(0, 0)]["bad"][0])) < 250

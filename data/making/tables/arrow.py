@@ -17,6 +17,7 @@ from data.making.entries import Entry
 from data.making.tables.files import Rows, refuse_twins
 from fcmae.run.config import extra
 from fcmae.run.files import writing
+from fcmae.run.json_files import parse_json
 
 BLOCK = 64  # rows that are read at a time
 
@@ -69,14 +70,23 @@ def picture_columns(schema: Any) -> list[str]:
 
 
 def class_names(schema: Any) -> dict[str, list[str]]:
-    """The names of the classes of each column for which `datasets` has stored some."""
-    stored = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = stored.get("info", {}).get("features") or {}
-    return {
-        column: feature["names"]
-        for column, feature in features.items()
+    """The names of the classes of each column for which `datasets` has stored some.
+
+    Raises:
+        ValueError: What it has stored is damaged.
+    """
+    stored = (schema.metadata or {}).get(b"huggingface", b"{}")
+    info = parse_json(stored, "what datasets says of it", dict).get("info")
+    features = info.get("features") if isinstance(info, dict) else None
+    found = {
+        column: feature.get("names")
+        for column, feature in (features if isinstance(features, dict) else {}).items()
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
     }
+    for column, names in found.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"what datasets says of it has no list of names for {column!r}")
+    return found
 
 
 def read_columns(table: Path) -> Rows:

@@ -2,11 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fcmae.run.json_files import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,7 @@ def read_jsonl(table: Path) -> Rows:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line, object_pairs_hook=without_twins)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} is no JSON ({error})") from error
+        row = parse_json(line, f"line {number}", object, without_twins)
         if not isinstance(row, dict):
             raise ValueError(f"line {number} is no object of columns: {line[:40]}")
         rows.append(row)
@@ -95,9 +93,9 @@ def read_json(table: Path) -> Rows:
     """Read a JSON list of objects, or lines of JSON, which many people call .json, too."""
     text, notes = decode_text(table)
     try:
-        rows = json.loads(text, object_pairs_hook=without_twins)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
+        rows = parse_json(text, "it", object, without_twins)
+    except ValueError as error:
+        if "Extra data" not in str(error):
             raise
         return read_jsonl(table)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -117,9 +115,11 @@ def refuse_twins(names: Sequence[str]) -> None:
     Raises:
         ValueError: Two have the same name.
     """
+    seen = set[str]()
     for name in names:
-        if names.count(name) > 1:
+        if name in seen:
             raise ValueError(f"two columns have the name {name!r}: rename or remove one")
+        seen.add(name)
 
 
 TEXTS: dict[str, Callable[[Path], Rows]] = {

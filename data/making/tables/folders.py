@@ -1,10 +1,11 @@
 """Folders of tables, as the library `datasets` and the Hugging Face hub store data sets."""
 
-import json
 import re
 from pathlib import Path
+from typing import cast
 
 from data.making.folders import SPLITS
+from fcmae.run.json_files import read_json
 
 PART = re.compile(r"(.+)-(\d+)-of-(\d+)\.parquet")
 
@@ -20,11 +21,11 @@ def tables_of(root: Path) -> dict[Path, str | None]:
 
     Raises:
         FileNotFoundError: A table is missing.
-        ValueError: Parquet files lie in several folders, a split has another name, or some of the
-            files have one and others none.
+        ValueError: A file of `datasets` is damaged. Parquet files lie in several folders, a split
+            has another name, or some of the files have one and others none.
     """
     if (root / "dataset_dict.json").is_file():
-        parts = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        parts = names_in(root / "dataset_dict.json", "splits")
         tables = {table: split_of(part, root) for part in parts for table in saved(root / part)}
     elif (root / "state.json").is_file():
         tables = dict.fromkeys(saved(root))
@@ -38,8 +39,27 @@ def tables_of(root: Path) -> dict[Path, str | None]:
 
 def saved(folder: Path) -> list[Path]:
     """The Arrow files of a folder that `Dataset.save_to_disk` has written."""
-    state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return [folder / file["filename"] for file in state["_data_files"]]
+    return [folder / name for name in names_in(folder / "state.json", "_data_files", "filename")]
+
+
+def names_in(file: Path, field: str, inner: str = "") -> list[str]:
+    """The names of files or folders that a field of a file of `datasets` lists.
+
+    Args:
+        file: The file.
+        field: The field, which holds a list.
+        inner: The field of each of the objects in this list; "" for a list of names.
+
+    Raises:
+        ValueError: The file is no JSON, or the field has other values.
+    """
+    listed = read_json(file, dict).get(field)
+    values = cast("list[object]", listed) if isinstance(listed, list) else [None]
+    found = [cast("dict[str, object]", v).get(inner) if isinstance(v, dict) else v for v in values]
+    names = [name for name in found if isinstance(name, str) and name == Path(name).name]
+    if len(names) < len(found):
+        raise ValueError(f"{file} names no files in {field!r}: save the data set again")
+    return names
 
 
 def parquet_files(root: Path) -> dict[Path, str | None]:

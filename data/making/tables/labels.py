@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
-from data.making.labels import is_whole, listed
+from data.making.labels import DIGITS, is_whole, listed
 
 UNSAID = {"na", "n/a", "none", "null", "nil", "?", "-", "unknown"}  # what people write for nothing
 SEVERAL = re.compile(r"\s*[,;|/]\s*")  # between labels in one cell
@@ -116,7 +116,7 @@ def class_number(cell: object) -> int | None:
     if isinstance(cell, str):
         whole = cell.removesuffix(".0")
         return int(whole) if is_whole(whole) else None
-    if isinstance(cell, int | float) and cell >= 0 and math.isfinite(cell) and cell == int(cell):
+    if isinstance(cell, int | float) and 0 <= cell < 10**DIGITS and cell == int(cell):
         return int(cell)
     return None
 

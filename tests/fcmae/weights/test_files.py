@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,7 +22,7 @@ from fcmae.encoder import Encoder
 from fcmae.layers import Block, GrnMlp
 from fcmae.weights.conversion import convert
 from fcmae.weights.files import load_encoder, read_weights
-from fcmae.weights.metadata import Metadata
+from fcmae.weights.metadata import HEADER, Metadata, header_for
 from fcmae.weights.official import to_official
 from fcmae.weights.recognition import canonical, infer
 from fcmae.weights.safetensors_files import read_converted, read_metadata
@@ -417,6 +418,91 @@ def test_weights_that_are_not_finite_are_refused_wherever_they_are_read(tmp_path
             read_weights(path)
     with pytest.raises(ValueError, match=message):
         read_converted(converted)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float8_e5m2])
+def test_weights_of_other_types_than_floats_are_refused_by_tensor(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = trained("convnextv2_atto", 4, 3)
+    tensors = model.encoder.state_dict()
+    name = next(name for name in tensors if name.startswith("stages.1.") and name.endswith("bias"))
+    tensors[name] = tensors[name].to(dtype)
+    metadata = metadata_of(model, "convnextv2_atto", 4, 3)
+    path = tmp_path / "converted.safetensors"
+    save_file(to_timm(tensors, metadata), path, header_for(metadata, {}))
+    with pytest.raises(
+        ValueError, match=rf"has the tensor {name} of type {dtype}, and weights are"
+    ):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"mean": [float("nan")]}, "'mean' is nan, and not a finite number"),
+        ({"std": [10**400]}, "'std' is 1000"),
+        ({"std": [-0.5]}, "std has the value -0.5, below 0"),
+        ({"mean": []}, "mean has 0 values for 3 channels"),
+        ({"in_chans": 10**9}, "sides and channels of images are 1 to 65536"),
+        ({"image_size": [32, True]}, "'image_size' is True"),
+        ({"range": [0, "1"]}, "'range' is"),
+        ({"pixels": "int4"}, "'pixels' is 'int4', and not one of uint8, float32"),
+        ({"model": None}, "'model' is None"),
+        ({"extra": 1}, "the unknown field 'extra'"),
+    ],
+)
+def test_metadata_are_checked_before_they_are_believed(
+    change: dict[str, object], why: str, tmp_path: Path
+) -> None:
+    model = trained("convnextv2_atto", 4, 3)
+    metadata = metadata_of(model, "convnextv2_atto", 4, 3)
+    damaged = json.dumps(json.loads(header_for(metadata, {})[HEADER]) | change)
+    path = tmp_path / "converted.safetensors"
+    save_file(to_timm(model.encoder.state_dict(), metadata), path, {HEADER: damaged})
+    for read in (read_weights, read_converted):
+        with pytest.raises(ValueError, match=rf"converted\.safetensors.*{why}"):
+            read(path)
+
+
+def test_tensors_that_are_larger_than_their_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"stem.0.weight": torch.zeros(1).expand(2**40)}, path)
+    with pytest.raises(ValueError, match=r"has the tensor stem\.0\.weight, which is larger than"):
+        read_weights(path)
+    torch.save({"stem.0.weight": torch.zeros(2**20)}, path)
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(tmp_path / "z.pt", "w", 8) as smaller:
+        for name in stored.namelist():
+            smaller.writestr(name, stored.read(name))
+    with pytest.raises(ValueError, match=r"z\.pt is damaged or no PyTorch file"):
+        read_weights(tmp_path / "z.pt")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", "null"),
+        ("config.json", '{"model_type": "convnext", "id2label": {"x": "cat"}}'),
+        ("config.json", '{"mean": [NaN]}'),
+        ("config.json", '{"input_size": 7}'),
+        ("config.json", '{"pretrained_cfg": []}'),
+        ("open_clip_config.json", '{"model_cfg": 1}'),
+        ("config.json", "[" * 9999),
+    ],
+)
+def test_what_lies_beside_weights_is_checked(name: str, content: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="has a damaged file beside the weights"):
+        read_weights(tmp_path)
+
+
+def test_an_index_of_parts_names_files_beside_it(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    for names in ('{"a": "../b.safetensors"}', "[]", '{"a": null}'):
+        index.write_text(f'{{"weight_map": {names}}}')
+        with pytest.raises(ValueError, match=r"index\.json is no index of weights in parts"):
+            read_weights(tmp_path)
 
 
 def test_timm_state_dicts_need_no_header(tmp_path: Path) -> None:

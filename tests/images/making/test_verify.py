@@ -87,7 +87,7 @@ def test_every_kind_of_fault_is_named_and_counted(tmp_path):
     ):
         assert line in done.stdout, line
     assert done.stdout.splitlines()[-1] == (
-        "9 samples in 3 shards: 3 duplicate, 2 orphan, 1 oversized, 1 replaced, 2 undecodable,"
+        "8 samples in 3 shards: 3 duplicate, 2 orphan, 1 oversized, 1 replaced, 2 undecodable,"
         " 2 unlisted, 1 unreadable"
     )
 

@@ -13,53 +13,17 @@ from pathlib import Path
 import pytest
 
 from data.making.verify import verify_shard
-from data.shards.headers import BLOCK, DamagedTar, read_header
-from data.shards.index import Shard
+from data.shards.headers import DamagedTar, read_header
+from data.shards.index import Shard, from_entry
 from data.shards.members import unpack
 from data.shards.reading import read_sample
 from data.shards.scanning import index_shard
 from data.shards.tar import INFLATED, Member, members_of, reader
 from tests.support.images import png
 from tests.support.shards import write_tar
+from tests.support.tars import base256, header, member, record, with_sum
 
 FORMATS = (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
-
-
-def with_sum(block: bytes, *, signed: bool = False) -> bytes:
-    """A header with the checksum that it should have."""
-    blank = block[:148] + b" " * 8 + block[156:]
-    total = sum(byte - 256 * (signed and byte > 127) for byte in blank)
-    return block[:148] + b"%06o\0 " % total + block[156:]
-
-
-def header(
-    name: bytes = b"a.png", kind: bytes = b"0", size: bytes | int = 0, link: bytes = b""
-) -> bytes:
-    """A header of ustar, whose size may be any twelve bytes."""
-    number = size if isinstance(size, bytes) else b"%011o\0" % size
-    block = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + number + b"0" * 11 + b"\0"
-    block += bytes(8) + kind + link.ljust(100, b"\0") + b"ustar\x0000"
-    return with_sum(block.ljust(BLOCK, b"\0"))
-
-
-def member(
-    name: bytes, content: bytes = b"", kind: bytes = b"0", size: bytes | int | None = None
-) -> bytes:
-    """A header and its content, whose size may be another one than the header says."""
-    padding = bytes(-len(content) % BLOCK)
-    return header(name, kind, len(content) if size is None else size) + content + padding
-
-
-def base256(value: int) -> bytes:
-    """A number of any size, as GNU tar stores it."""
-    return (b"\x80" if value >= 0 else b"\xff") + (value % 2**88).to_bytes(11, "big")
-
-
-def record(key: bytes, value: bytes) -> bytes:
-    """A record of a PAX header."""
-    rest = b" " + key + b"=" + value + b"\n"
-    length = next(n for n in itertools.count() if n == len(rest) + len(str(n)))
-    return str(length).encode() + rest
 
 
 def walk(content: bytes) -> list[Member]:
@@ -231,6 +195,20 @@ def test_names_are_shown_escaped_and_can_be_kept(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"which has \\x1b\[31mx\\n;") as refused:
         index_shard(path)
     assert str(refused.value).isprintable()
+
+
+def test_samples_of_more_than_memory_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    path.write_bytes(header(size=base256(2**40)))
+    with path.open("r+b") as file:
+        file.truncate(2**40 + 2048)  # a hole
+    with pytest.raises(ValueError, match=r"sample 'a' has more than 4294967296 bytes.*'a\.png'"):
+        index_shard(path)
+    _, findings = verify_shard((path, None, ""))
+    assert "sample 'a' has more than 4294967296 bytes" in findings.faults[-1][1]
+    entry = {"size": 2**40 + 2048, "sha256": "0" * 64, "offsets": [0, 2**40 + 512]}
+    with pytest.raises(ValueError, match="it has a sample of more than 4294967296 bytes"):
+        from_entry(str(path), entry)
 
 
 def test_zeros_without_end_are_not_read_to_their_end(tmp_path: Path) -> None:

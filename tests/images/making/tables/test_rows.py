@@ -218,3 +218,32 @@ def test_a_column_of_splits_is_followed(tmp_path):
     assert "the column 'split' says which shards an image goes into" in found.notes[0]
     with pytest.raises(ValueError, match="but also 'extra', which is none of train, training"):
         listed(tmp_path / "t.csv", table.format("extra"))
+
+
+@pytest.mark.parametrize("label", ["7" * 400, f'"{"7" * 400}"', "1e300", f'"{"7" * 5000}"'])
+def test_a_number_of_hundreds_of_digits_is_a_name(label: str, tmp_path: Path) -> None:
+    write_images(tmp_path, 1)
+    found = listed(tmp_path / "t.jsonl", f'{{"path": "image0.png", "label": {label}}}')
+    (name,) = labels(found)
+    assert isinstance(name, str)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("[" * 99_999, "is nested too deeply"),
+        ('{"path": "a.png", "path": "b.png"}', "two columns have the name 'path'"),
+        ('{"path": ' + "7" * 5000 + "}", "is no JSON .Exceeds the limit"),
+    ],
+)
+def test_a_table_of_others_is_read_within_bounds(content: str, why: str, tmp_path: Path) -> None:
+    for name in ("t.jsonl", "t.json"):
+        with pytest.raises(ValueError, match=f"{name} is damaged or no such table: .*{why}"):
+            listed(tmp_path / name, content)
+
+
+def test_files_of_datasets_name_files_beside_them(tmp_path: Path) -> None:
+    for content in ("null", "{}", '{"_data_files": [{"filename": "../a.arrow"}]}', "[" * 9999):
+        (tmp_path / "state.json").write_text(content)
+        with pytest.raises(ValueError, match=r"state\.json"):
+            find_entries(tmp_path, "path", None)
