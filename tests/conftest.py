@@ -10,12 +10,15 @@ from importlib import import_module
 from shutil import rmtree
 
 import pytest
-import torch
 
 from tests.support.programs import PRELOADED
 
-for name in (*PRELOADED, "beartype"):
-    import_module(name)
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import others' packages, but for a process that only hands tests to others."""
+    if not config.getoption("numprocesses", None):
+        for name in (*PRELOADED, "beartype"):
+            import_module(name)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +36,8 @@ def _ambient_randomness() -> None:
     Layers that are made without a generator start from it, and a comparison within a tolerance
     would fail in one run of many.
     """
+    import torch  # here: the process that hands out tests does without
+
     torch.manual_seed(0)
 
 

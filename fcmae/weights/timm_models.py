@@ -1,6 +1,7 @@
 """Encoder weights as timm's models, and in files that timm loads."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -131,9 +132,20 @@ def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tens
         tensors: the weights under our names, such as an encoder's state dict.
         metadata: their metadata.
     """
+    return in_shapes(shapes_in_timm(metadata, count_classes(tensors)), tensors)
+
+
+@lru_cache
+def shapes_in_timm(metadata: Metadata, num_classes: int) -> dict[str, torch.Size]:
+    """List the shape of each tensor of the timm model that weights belong to.
+
+    Args:
+        metadata: the metadata of the weights.
+        num_classes: number of classes; 0 makes no classifier.
+    """
     with torch.device("meta"):
-        model = create_timm(metadata, count_classes(tensors))
-    return in_shapes_of(model, tensors)
+        model = create_timm(metadata, num_classes)
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
@@ -150,10 +162,14 @@ def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
 
 def in_shapes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Bring tensors into the shapes of a timm model, which may hold 1x1 convolutions."""
+    return in_shapes({name: own.shape for name, own in model.state_dict().items()}, tensors)
+
+
+def in_shapes(shapes: Mapping[str, torch.Size], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring tensors into the shapes of a timm model's tensors of the same names."""
     source = complete(tensors)
-    target = model.state_dict()
-    assert source.keys() == target.keys(), sorted(source.keys() ^ target.keys())
-    return {k: v.reshape(target[k].shape).contiguous() for k, v in source.items()}
+    assert source.keys() == shapes.keys(), sorted(source.keys() ^ shapes.keys())
+    return {k: v.reshape(shapes[k]).contiguous() for k, v in source.items()}
 
 
 def save_timm(

@@ -39,7 +39,7 @@ def server() -> ForkServerContext:
 
 def become(words: list[str], env: Mapping[str, str], output: Path) -> None:
     """In a forked process: do what `python *words` does."""
-    os.setsid()
+    os.setpgid(0, 0)
     os.chdir(ROOT)
     os.environ.update(env)
     for number in (1, 2):
@@ -124,6 +124,7 @@ class Start:
             assert process.pid is not None
             with suppress(ProcessLookupError):  # data workers are in the group of their process
                 os.killpg(process.pid, signal.SIGKILL)
+            process.kill()  # it may not have made its group yet
         self.ended()
 
 

@@ -12,7 +12,7 @@ from fcmae.layers import GrnMlp, Mlp
 def model_of(name: str = "convnextv2_atto", sparse: Implementation = "gathered") -> FCMAE:
     generator = torch.Generator().manual_seed(0)
     return FCMAE(
-        name=name, image_size=64, stem_stride=1, decoder_dim=32, sparse=sparse, generator=generator
+        name=name, image_size=32, stem_stride=1, decoder_dim=32, sparse=sparse, generator=generator
     )
 
 
@@ -41,7 +41,7 @@ def test_it_is_measured_on_what_the_second_layer_sees_in_each_block(name: str) -
         for parameter in model.parameters():  # GRN that starts at zero would hide its place
             parameter.add_(0.1 * torch.rand(parameter.shape))
     generator = torch.Generator().manual_seed(1)
-    images = torch.randn(2, 3, 64, 64, generator=generator)
+    images = torch.randn(2, 3, 32, 32, generator=generator)
     visible = draw_visible(2, model.n, model.ratio, generator=generator)
     with torch.no_grad(), collapse.measured(model.encoder) as found:
         model.encoder(images, visible)
@@ -71,7 +71,7 @@ def test_it_is_measured_on_what_the_second_layer_sees_in_each_block(name: str) -
 
 def test_training_goes_on_as_if_nothing_had_been_measured() -> None:
     model = model_of()
-    images, visible = torch.randn(2, 3, 64, 64), draw_visible(2, model.n, model.ratio)
+    images, visible = torch.randn(2, 3, 32, 32), draw_visible(2, model.n, model.ratio)
     before = model(images, visible)[0]
     with collapse.measured(model.encoder):
         model(images, visible)

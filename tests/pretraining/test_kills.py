@@ -25,7 +25,7 @@ from tests.support.runs import (
     start_pretraining,
 )
 
-LONG = ("--optim.steps", "16", "--run.save_every", "3", "--run.picture_every", "0")
+LONG = ("--optim.steps", "12", "--run.save_every", "3", "--run.picture_every", "0")
 ENDLESS = ("--optim.steps", "100000", "--run.save_every", "100000", "--run.picture_every", "0")
 
 
