@@ -8,10 +8,18 @@ tests=(-m "not slow")
 echo "== ruff"
 ruff format --check --quiet .
 ruff check --quiet .
-echo "== basedpyright"
-basedpyright
+# Types are checked in one thread, beside the tests, which wait for disks and each other at times.
+types=$(mktemp)
+basedpyright >"$types" 2>&1 &
+checking=$!
+trap 'kill "$checking" 2>/dev/null || true; rm -f "$types"' EXIT
 echo "== pytest"
 # One process a core, each with one thread. Tests of a file stay together: they share its
 # runs; their order is that of tests/conftest.py.
+status=0
 OMP_NUM_THREADS=1 python -m pytest -q -n "$OMP_NUM_THREADS" --dist loadfile \
-    --no-loadscope-reorder ${tests[@]+"${tests[@]}"}
+    --no-loadscope-reorder ${tests[@]+"${tests[@]}"} || status=$?
+echo "== basedpyright"
+wait "$checking" || status=$?
+cat "$types"
+exit "$status"
