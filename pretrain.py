@@ -26,7 +26,6 @@ def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched."""
     config = parse(PretrainConfig, argv, description=str(__doc__))
     run = config.run
-    run.check()
     from fcmae.run.processes import Processes  # torch takes seconds, and a help text needs none
 
     processes = Processes(run.timeout)

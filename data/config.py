@@ -1,8 +1,22 @@
-"""Settings for data that help texts show. This file imports neither torch nor our own modules."""
+"""Settings for data that help texts show. This file does not import torch."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from fcmae.run.ranges import (
+    Byte,
+    Count,
+    Extent,
+    NotNegative,
+    Percent,
+    Positive,
+    Real,
+    Seconds,
+    Share,
+    ShareAbove0,
+    Workers,
+)
 
 # of every format in data/formats/sniffing.py, the names that its files have
 IMAGE_SUFFIXES = (
@@ -22,13 +36,13 @@ Fit = Literal["crop", "pad", "squash", "tiles"]
 class StoredConfig:
     """What the values that a file stores mean."""
 
-    range: tuple[float, float] | None = None
+    range: tuple[Real, Real] | None = None
     """The stored values that become 0 and 1 (float32), or 0 and 255 (uint8); values beyond them are
     clipped. None: the whole range of 8 or 16 bits; floats stay as they are."""
-    nodata: float | None = None
+    nodata: Real | None = None
     """The stored value of pixels where nothing was measured. Like NaN, it becomes the channel's
     mean."""
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[Byte, Byte, Byte] = (255, 255, 255)
     """Red, green and blue, from 0 to 255, of what shows where pictures are transparent, unless four
     channels are wanted, of which alpha is one."""
 
@@ -67,12 +81,12 @@ MEASURED = PixelConfig(pixels="float32")  # how values are measured, and checked
 class Encoding(StoredConfig):
     """How images are stored in shards."""
 
-    max_side: int | None = None
+    max_side: Count | None = None
     """Shrink 8-bit grey and RGB images to at most this many pixels on the longer side, and encode
     those that shrink as JPEG. Other images are copied as they are."""
-    quality: int = 92
+    quality: Percent = 92
     """Quality of the JPEGs that are encoded again, from 1 to 100."""
-    in_chans: int | None = None
+    in_chans: Extent | None = None
     """Number of channels to check images and to compute statistics in. By default, as many as the
     first image has."""
     mask_values: str | None = None
@@ -92,13 +106,13 @@ class SourceConfig:
     cache: Path = Path("~/.cache/fcmae")
     """Directory of fetched shards, and of the indexes of shards that have none beside them. The
     processes of a node share it."""
-    cache_gb: float = 50.0
+    cache_gb: Positive = 50.0
     """Bound on the fetched shards, in 10^9 bytes; the least recently used ones go."""
-    attempts: int = 6
+    attempts: Count = 6
     """Times that a read is tried before the run stops."""
-    backoff: float = 1.0
+    backoff: NotNegative = 1.0
     """Seconds before the second attempt, doubled for each further one, up to 60."""
-    timeout: float = 30.0
+    timeout: Seconds = 30.0
     """Seconds that a server may take to accept a connection, and to send the next bytes."""
 
 
@@ -112,20 +126,20 @@ class DataConfig(PixelConfig):
     image: str = ""
     """Suffix of the members that are the images, as input.jpg of 000.input.jpg. Empty: the first of
     jpg, jpeg, png and so on that a sample has."""
-    window: int = 64
+    window: Count = 64
     """Shards whose samples are mixed, and which a node has to have at hand at a time."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Share = 0.01
     """Share of the samples that may be broken. They are skipped, counted and named."""
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: tuple[ShareAbove0, ShareAbove0] = (0.2, 1.0)
     """Share of the image's area that a random crop keeps: from, to."""
     flip: bool = True
     """Mirror half of the images left to right."""
-    mean: tuple[float, ...] = IMAGENET_MEAN
+    mean: tuple[Real, ...] = IMAGENET_MEAN
     """Mean of each channel on the scale 0 to 1, or one value for all; none: the shards' own, which
     scripts/make_shards.py keeps in their index."""
-    std: tuple[float, ...] = IMAGENET_STD
+    std: tuple[NotNegative, ...] = IMAGENET_STD
     """Standard deviation of each channel, or one value for all; none: the shards' own."""
-    workers: int | None = 2
+    workers: Workers | None = 2
     """Processes that decode images, for each training process; they change no number. None takes
     as many as this machine has cores, at most 16, shared among all training processes."""
     source: SourceConfig = field(default_factory=SourceConfig)

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fcmae.run.ranges import Depth, Extent, ShareBelow1
+
 Implementation = Literal["gathered", "reference", "minkowski"]
 
 
@@ -49,12 +51,12 @@ class Architecture:
     name: str = "convnextv2_atto"
     """The encoder: convnextv2_SIZE, or convnext_SIZE for V1, where SIZE is atto, femto, pico, nano,
     tiny, small, base, large, xlarge or huge."""
-    image_size: int | tuple[int, int] = 224
+    image_size: Extent | tuple[Extent, Extent] = 224
     """The images' side, or height and width, in pixels: multiples of the patch side, 8 x
     stem_stride."""
-    in_chans: int = 3
+    in_chans: Extent = 3
     """Number of channels of the images."""
-    stem_stride: int = 4
+    stem_stride: Extent = 4
     """4, 2 or 1, for patches of 32, 16 or 8 pixels. Small images need small patches."""
 
     def __str__(self) -> str:
@@ -153,14 +155,14 @@ class Architecture:
 class ModelConfig(Architecture):
     """The arguments of `FCMAE`: the encoder, how much is hidden from it, and the decoder."""
 
-    ratio: float = 0.6
+    ratio: ShareBelow1 = 0.6
     """Share of the patches that are hidden from the encoder, from 0 to below 1."""
     sparse: Implementation = "gathered"
     """Implementation of the sparse operations: gathered is fast, reference is slow and plain, and
     minkowski uses MinkowskiEngine."""
-    decoder_dim: int = 512
+    decoder_dim: Extent = 512
     """Number of channels of the decoder."""
-    decoder_depth: int = 1
+    decoder_depth: Depth = 1
     """Number of blocks of the decoder."""
 
     @property

@@ -18,6 +18,7 @@ from typing import Annotated
 import tyro
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.ranges import Extent, NotNegative, Real
 from fcmae.weights.options import Target
 
 
@@ -41,12 +42,12 @@ class ConvertConfig:
     key: str | None = None
     """Which encoder to take where SOURCE holds several: a part of its name, as model_ema, or
     student.backbone. By default the only one, or the only average of others."""
-    image_size: int | tuple[int, int] | None = None
+    image_size: Extent | tuple[Extent, Extent] | None = None
     """Side, or height and width, in pixels, of the images that SOURCE was trained on, where it does
     not tell; 224 otherwise."""
-    mean: tuple[float, ...] | None = None
+    mean: tuple[Real, ...] | None = None
     """Mean of each channel of those images, or one value for all; ImageNet's otherwise."""
-    std: tuple[float, ...] | None = None
+    std: tuple[NotNegative, ...] | None = None
     """Standard deviation of each channel of those images, or one value for all; ImageNet's
     otherwise."""
     half: bool = False

@@ -18,12 +18,9 @@ from finetune.training.config import FewShotConfig, run_of
 def main(argv: Sequence[str]) -> None:
     """Run what is missing, and report."""
     config = parse(FewShotConfig, argv, description=str(__doc__))
-    config.run.check()
     directory = run_of(config.out)
     if config.task.kind != "class":
         raise ValueError(f"task.kind={config.task.kind}: few-shot learning is of classes")
-    if config.seeds < 1:
-        raise ValueError(f"seeds={config.seeds} must be at least 1")
     # torch and timm take seconds, and a help text needs neither
     from fcmae.run.processes import Processes
     from fcmae.run.session import start_accelerator

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.ranges import Count, Positive
 from finetune.frozen.config import TEMPERATURE, ProbeConfig
 
 
@@ -15,9 +16,9 @@ from finetune.frozen.config import TEMPERATURE, ProbeConfig
 class KnnConfig(ProbeConfig):
     """k-NN on frozen features; k is chosen on held-out training data, the test read once."""
 
-    ks: tuple[int, ...] = (1, 5, 10, 20, 50)
+    ks: tuple[Count, ...] = (1, 5, 10, 20, 50)
     """Numbers of neighbours to choose from."""
-    temperature: float = TEMPERATURE
+    temperature: Positive = TEMPERATURE
     """Temperature T of the votes, which weigh exp(cosine / T)."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.ranges import Batch, Count, NotNegative
 from finetune.frozen.config import ProbeConfig
 
 
@@ -20,13 +21,13 @@ class LinearProbeConfig(ProbeConfig):
     and looks at the test data once.
     """
 
-    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    lrs: tuple[NotNegative, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     """Learning rates of the grid."""
-    weight_decays: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
+    weight_decays: tuple[NotNegative, ...] = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
     """Weight decays of the grid."""
-    epochs: int = 50
+    epochs: Count = 50
     """Passes over the features."""
-    batch_size: int = 256
+    batch_size: Batch = 256
     """Features a step."""
 
 

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import tyro
 
 from fcmae.run.config import run_program
+from fcmae.run.ranges import Count, CountFrom0, ShareAbove0, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +35,13 @@ class Neighbours:
     """The sample whose neighbours are wanted."""
     url: str | None = None
     """The shard of that sample, where several have the key."""
-    tile: int = 0
+    tile: CountFrom0 = 0
     """Which tile of that sample, in a file of finetune.embed --tiles rows."""
     image: Path | None = None
     """An image whose neighbours are wanted, in place of a sample."""
     weights: Path | None = None
     """The weights that the features were made with, which an image needs."""
-    k: int = 10
+    k: Count = 10
     """How many samples to name, the nearest ones."""
     json: bool = False
     """Print JSON lines in place of a table."""
@@ -52,7 +53,7 @@ class Duplicates:
 
     table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT.parquet")]
     """The file that finetune.embed wrote."""
-    threshold: float = 0.98
+    threshold: ShareAbove0 = 0.98
     """Cosine from which on a pair is near; 1 for equal features, 0.9 for many altered copies."""
     json: bool = False
     """Print JSON lines in place of a table."""
@@ -114,8 +115,10 @@ def _or_none(value: object) -> object:
 
 def main(argv: Sequence[str]) -> None:
     """Look up, and print the samples."""
-    args = tyro.extras.subcommand_cli_from_dict(
-        {"neighbours": Neighbours, "duplicates": Duplicates}, args=list(argv)
+    args = checked(
+        tyro.extras.subcommand_cli_from_dict(
+            {"neighbours": Neighbours, "duplicates": Duplicates}, args=list(argv)
+        )
     )
     title, lines = lines_of(args)
     if args.json:

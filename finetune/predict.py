@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.ranges import Count
 from finetune.labels.config import ReadingConfig
 
 
@@ -23,7 +24,7 @@ class PredictConfig(ReadingConfig):
     """Image files, and folders of them."""
     weights: Path
     """Fine-tuned weights: weights.safetensors in a run of finetune.train or finetune.segment."""
-    top: int = 5
+    top: Count = 5
     """How many classes to name, the most probable ones."""
     masks: Path | None = None
     """Directory for the masks of a segmenter, NAME.png for each image: a class number a pixel, 255
@@ -35,8 +36,6 @@ class PredictConfig(ReadingConfig):
 def main(argv: Sequence[str]) -> None:
     """Predict and print; images that cannot be read are named, and end it with status 1."""
     config = parse(PredictConfig, argv, description=str(PredictConfig.__doc__))
-    if config.top < 1:
-        raise ValueError(f"top={config.top} must be at least 1")
     from finetune.labels.prediction import predict  # torch and timm take seconds
 
     failures = predict(

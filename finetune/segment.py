@@ -18,7 +18,6 @@ from finetune.training.config import SegmentConfig, run_of
 def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched, and report."""
     config = parse(SegmentConfig, argv, description=str(__doc__))
-    config.run.check()
     directory = run_of(config.out)
     if config.augment.rand_augment:
         raise ValueError(

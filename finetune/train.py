@@ -17,7 +17,6 @@ from finetune.training.config import TrainConfig, run_of
 def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched, and report."""
     config = parse(TrainConfig, argv, description=str(__doc__))
-    config.run.check()
     directory = run_of(config.out)
     # torch and timm take seconds, and a help text needs neither
     from fcmae.run.processes import Processes

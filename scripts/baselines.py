@@ -23,6 +23,7 @@ from data.shards.reading import open_shards, read_sample
 from data.targets import read_record
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
+from fcmae.run.ranges import checked
 
 PIXELS = 32  # side of the image whose pixels are the features
 HOG_PIXELS = 64  # side of the image that HOG describes
@@ -161,7 +162,7 @@ def main(argv: Sequence[str]) -> None:
         OSError: a shard cannot be read, or the JSON file cannot be written.
         ValueError: the shards have no labels, or a single class or group.
     """
-    args = tyro.cli(Baselines, description=__doc__, args=list(argv))
+    args = checked(tyro.cli(Baselines, description=__doc__, args=list(argv)))
     check_packages()
     train = extract(args.train)
     test = extract(args.test)

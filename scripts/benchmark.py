@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from fcmae.run.config import run_program
+from fcmae.run.ranges import Count, WorkersFrom1, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +33,9 @@ class Benchmark:
     ratio, image size and batch."""
     only: str = ""
     """Measure one key of `step`, `data` or `save` alone."""
-    threads: int = 2
+    threads: WorkersFrom1 = 2
     """Threads of PyTorch; `data` is measured with one."""
-    runs: int = 9
+    runs: Count = 9
     """Number of timed runs of each side, after one that warms up."""
     json: bool = False
     """Print one JSON object as the last line."""
@@ -44,7 +45,7 @@ class Benchmark:
 
 def main(argv: Sequence[str]) -> None:
     """Measure, and print the results."""
-    args = tyro.cli(Benchmark, args=argv, description=__doc__)
+    args = checked(tyro.cli(Benchmark, args=argv, description=__doc__))
     import torch  # it takes seconds, and a help text needs none
 
     from scripts.bench.comparison import compare

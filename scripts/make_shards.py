@@ -46,6 +46,7 @@ from data.shards.index import Shard, merged_moments, statistics, write_index
 from data.shards.index_lock import index_lock
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
+from fcmae.run.ranges import Count, Seed, ShareBelow1, WorkersFrom1, checked
 
 PLANNED = ("seed", "val", "test", "split", "group", "shard_size")  # flags that change the shards
 
@@ -59,13 +60,13 @@ class MakeShards:
     .arrow; a folder of tables, as `datasets` saves it; or hf://datasets/ORG/NAME."""
     out_dir: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT_DIR")]
     """Directory for the shards, index.json and classes.json. Shards there are never replaced."""
-    shard_size: int = 1000
+    shard_size: Count = 1000
     """Number of images in a shard."""
     prefix: str = "train"
     """First part of the shards' names: PREFIX-000000.tar."""
-    val: float = 0.0
+    val: ShareBelow1 = 0.0
     """Share of the images that go into validation shards, val-000000.tar and so on."""
-    test: float = 0.0
+    test: ShareBelow1 = 0.0
     """Share of the images that go into test shards, test-000000.tar and so on."""
     split: Literal["hashed", "stratified"] = "hashed"
     """How images for validation and test are chosen. hashed: by their keys, so that an image stays
@@ -82,11 +83,11 @@ class MakeShards:
     masks: str | None = None
     """A folder of masks, which have the names of their images, perhaps with _mask or _seg; or the
     column of a table with the masks or their paths. The value of a pixel is its class."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of the images, which mixes the classes."""
-    max_broken: float = 0.01
+    max_broken: ShareBelow1 = 0.01
     """Share of images that may fail to decode: they are skipped and named. More stop the run."""
-    workers: int = cores()
+    workers: WorkersFrom1 = field(default_factory=cores)
     """Number of processes, or of CPUs of a local Ray cluster."""
     engine: Engine = "pool"
     """Where shards are made. pool: in processes of this machine. ray: on the cluster of
@@ -187,11 +188,8 @@ def main(argv: Sequence[str]) -> None:
         OSError: images cannot be read, or shards cannot be written.
         ValueError: a flag is out of range, or too many images are broken.
     """
-    args = tyro.cli(MakeShards, description=__doc__, args=list(argv))
+    args = checked(tyro.cli(MakeShards, description=__doc__, args=list(argv)))
     shares = {"val": args.val, "test": args.test}
-    for name, share in {"max-broken": args.max_broken, **shares}.items():
-        if not 0 <= share < 1:
-            raise ValueError(f"--{name} {share} must be a share, 0 <= share < 1")
     if shares.get(args.prefix):
         message = f"--prefix {args.prefix} is the name of the images that --{args.prefix} takes out"
         raise ValueError(message)
@@ -199,8 +197,6 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"--val {args.val} and --test {args.test} leave nothing to train on")
     if args.encoding.mask_values is not None and args.masks is None:
         raise ValueError("--mask-values says what the values of --masks mean, which is not given")
-    if args.workers < 1:
-        raise ValueError(f"--workers {args.workers} must be at least 1")
     listing = find_entries(fetched(args.source), args.path_column, args.label_column)
     entries = shuffle(listing.entries, args.seed)
     file = args.out_dir / CLASSES

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcmae.run.config import run_program
+from fcmae.run.ranges import checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         OSError: a result is missing.
     """
-    run = tyro.cli(Report, description=Report.__doc__, args=list(argv)).run
+    run = checked(tyro.cli(Report, description=Report.__doc__, args=list(argv))).run
     table = Table(title="Test accuracy on rendered emoji artwork, 9 classes")
     for column in ("features", "linear probe", "k-NN"):
         table.add_column(column)

@@ -24,6 +24,7 @@ import tyro
 
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json, write_text
+from fcmae.run.ranges import checked
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/reproduce")
@@ -235,7 +236,7 @@ def main(argv: Sequence[str]) -> None:
         ValueError: the README has no place for a table.
         SystemExit: a program failed, with its status.
     """
-    args = tyro.cli(Reproduce, description=__doc__, args=list(argv))
+    args = checked(tyro.cli(Reproduce, description=__doc__, args=list(argv)))
     os.chdir(ROOT)
     readme = Path("README.md")
     for data in (d for d in SETS if d.name in args.sets):

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.ranges import Count, Seed
 
 Name = Literal["one", "two", "accumulation", "ema", "bf16", "fp16", "fsdp2", "workers"]
 
@@ -24,16 +25,16 @@ class SoakConfig:
     A line tells of each kill. The same command goes on after an interruption, and with more kills.
     """
 
-    kills: int = 1000
+    kills: Count = 1000
     """Number of SIGKILLs over all modes, those of earlier pieces in this directory included."""
     modes: tuple[Name, ...] = get_args(Name)
     """What is killed: one and two processes, accumulated micro-batches, averaged weights, both half
     precisions, parameters in shards, and another number of data workers at each start."""
-    lanes: int = 2
+    lanes: Count = 2
     """Modes at a time; one for each core."""
     dir: Path = Path("runs/soak")
     """Directory of the runs, of what they print, and of kills.jsonl, the log."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of moments and victims."""
 
 

@@ -25,6 +25,7 @@ import tyro
 from data.shards.writing import write_shards
 from fcmae.run.config import extra
 from fcmae.run.files import write_json
+from fcmae.run.ranges import checked
 
 CLASSES = ("functional", "defective")
 BLOCK = 36  # rows of the list, about as many as a module has cells
@@ -81,4 +82,4 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         FileExistsError, ModuleNotFoundError: See `build`.
     """
-    build(tyro.cli(Elpv, description=Elpv.__doc__, args=list(argv)))
+    build(checked(tyro.cli(Elpv, description=Elpv.__doc__, args=list(argv))))

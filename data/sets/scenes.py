@@ -34,6 +34,7 @@ from data.shards.reading import open_shards, read_sample
 from data.shards.writing import refuse_existing, write_shards
 from fcmae.run.files import write_json
 from fcmae.run.json_files import parse_json
+from fcmae.run.ranges import Count, Seed, checked
 
 CLASSES = ("background", *demo.CLASSES)
 SIZE = 96  # side of a scene in pixels
@@ -50,11 +51,11 @@ class ScenesConfig:
 
     out: Annotated[Path, tyro.conf.Positional]
     """The folder for the shards."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of everything that is random in the scenes."""
-    train: int = 1500
+    train: Count = 1500
     """Number of scenes in the train shards, to learn from."""
-    test: int = 300
+    test: Count = 300
     """Number of scenes in the test shards, to measure with."""
 
 
@@ -186,10 +187,7 @@ def build(config: ScenesConfig) -> None:
 
     Raises:
         FileExistsError: The folder has such shards already.
-        ValueError: The seed is negative, or a number of scenes is not positive.
     """
-    if config.seed < 0:
-        raise ValueError(f"seed={config.seed} must not be negative")
     for split in ("train", "test"):
         refuse_existing(config.out, split)
     plan: tuple[tuple[demo.Split, str, int], ...] = (
@@ -209,4 +207,4 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         FileExistsError, ValueError: See `build`.
     """
-    build(tyro.cli(ScenesConfig, description=__doc__, args=list(argv)))
+    build(checked(tyro.cli(ScenesConfig, description=__doc__, args=list(argv))))

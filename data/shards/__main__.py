@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import tyro
 from data.config import StoredConfig
 from data.making.workers import cores
 from fcmae.run.config import run_program
+from fcmae.run.ranges import Extent, WorkersFrom1, checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,7 @@ class Index(StoredConfig):
     """Paths or patterns of uncompressed tars, or of .tar.gz that an index lists already."""
     statistics: bool = False
     """Decode every image, and keep the mean and standard deviation of each channel."""
-    in_chans: int | None = None
+    in_chans: Extent | None = None
     """Number of channels for --statistics. By default, as many as the first image has."""
     image: str = ""
     """Suffix of the members that are the images, such as input.jpg of 000.input.jpg. By default,
@@ -36,7 +37,7 @@ class Verify:
     """Paths or patterns of shards, like 'DIR/train-{000000..000003}.tar' or 'DIR/*.tar'."""
     image: str = ""
     """Suffix of the members that are the images; by default, any known one."""
-    workers: int = cores()
+    workers: WorkersFrom1 = field(default_factory=cores)
     """Number of processes that read the shards."""
 
 
@@ -47,8 +48,10 @@ def main(argv: Sequence[str]) -> None:
         OSError: A shard cannot be read, or the index cannot be written.
         ValueError: A shard is remote or damaged, or none of its images can be decoded.
     """
-    config = tyro.extras.subcommand_cli_from_dict(
-        {"index": Index, "verify": Verify}, prog="python -m data.shards", args=list(argv)
+    config = checked(
+        tyro.extras.subcommand_cli_from_dict(
+            {"index": Index, "verify": Verify}, prog="python -m data.shards", args=list(argv)
+        )
     )
     # here: the images are decoded with torch, which the help text does without
     from data.making.indexing import index_shards

@@ -20,6 +20,7 @@ import tyro
 import yaml
 from safetensors import SafetensorError
 
+from fcmae.run.ranges import checked
 from fcmae.run.yaml_files import Texts, leaves, parse_yaml, read_yaml
 
 T = TypeVar("T")
@@ -46,20 +47,21 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
         description: what `--help` says about the program.
 
     Raises:
-        ValueError: the recipe is no mapping, or has a key that `config` lacks.
+        ValueError: a number is out of its range; or see `recipe_flags`.
         OSError: the recipe cannot be read.
         SystemExit: `config` lacks a flag, or a value has the wrong type; tyro prints which.
     """
     flags = list(argv)
     if flags and flags[0].endswith((".yaml", ".yml")):
         flags = recipe_flags(Path(flags[0]), config) + flags[1:]
-    return tyro.cli(
+    made = tyro.cli(
         config,
         args=list(with_values(flags, config)),
         description=description,
         use_underscores=True,
         config=(tyro.conf.FlagConversionOff,),
     )
+    return checked(made)
 
 
 def recipe_flags(path: Path, config: type) -> list[str]:

@@ -3,34 +3,36 @@
 import math
 from dataclasses import dataclass
 
+from fcmae.run.ranges import Batch, Count, Length, NotNegative, Positive, ShareBelow1
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """The optimiser and its schedule; the paper's values, except for batch_size and epochs."""
 
-    batch_size: int = 256
+    batch_size: Batch = 256
     """Images in a step, over all processes and accumulated micro-batches."""
-    accumulate: int = 1
+    accumulate: Batch = 1
     """Micro-batches that each process adds up to a step. More of them need less memory."""
-    epochs: float = 100.0
+    epochs: Positive = 100.0
     """Length of the run in passes over the data, unless steps is given."""
-    steps: int | None = None
+    steps: Count | None = None
     """Length of the run in steps."""
-    warmup_epochs: float | None = 40.0
+    warmup_epochs: Length | None = 40.0
     """Length of the linear warm-up in passes over the data. None makes it a tenth of the run, and
     so does a length that is not shorter than the run; if steps is given, it is at most a tenth."""
-    base_lr: float = 1.5e-4
+    base_lr: NotNegative = 1.5e-4
     """Peak learning rate for a batch of 256; it grows in proportion to batch_size."""
-    min_lr: float = 0.0
+    min_lr: NotNegative = 0.0
     """Learning rate at the end of the cosine."""
-    weight_decay: float = 0.05
+    weight_decay: NotNegative = 0.05
     """Weight decay of tensors of two or more dimensions. Biases, norms, GRN, LayerScale and tokens
     do not decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[ShareBelow1, ShareBelow1] = (0.9, 0.95)
     """AdamW's decay rates of the first and of the second moment."""
-    clip_grad: float | None = None
+    clip_grad: Positive | None = None
     """Largest norm of the gradient, which is scaled down to it. None does not clip."""
-    ema: float | None = None
+    ema: ShareBelow1 | None = None
     """Decay of an average of the encoder's weights over the steps, which checkpoints hold in
     ema.safetensors; 0.9999 is usual. None keeps no average."""
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from fcmae.run.ranges import Batch, Count
 from finetune.labels.config import InferenceConfig, LabelledData
 from finetune.models.config import Pool, RandomConfig
 
@@ -28,7 +29,7 @@ class ProbeConfig:
     """last: the last stage, averaged over positions. stages: the averages of all four stages side
     by side."""
     random: RandomConfig = field(default_factory=RandomConfig)
-    seeds: int = 3
+    seeds: Count = 3
     """Repetitions, each with its own held-out data and order; mean and spread are reported."""
 
     @property
@@ -62,6 +63,6 @@ class EmbedConfig:
     tiles: Literal["mean", "rows"] = "mean"
     """mean: one row a sample, the mean of its tiles. rows: with data.fit tiles, one row a tile,
     numbered from the top left in the column `tile`."""
-    piece: int = 1024
+    piece: Batch = 1024
     """Samples whose features are written at once: what a kill costs a process at most, and a row
     group of the file."""

@@ -100,15 +100,12 @@ def places_of(config: EmbedConfig) -> tuple[list[str], Path, Path]:
     """The shards, the file to write and the folder of its parts.
 
     Raises:
-        ValueError: the flags do not name shards and a file, or have a number below 1.
+        ValueError: the flags do not name shards and a file.
     """
     if len(config.paths) < 2 or not config.paths[-1].endswith(".parquet"):
         raise ValueError(
             f"{' '.join(config.paths)!r} must be shards, then the file to write: SHARDS OUT.parquet"
         )
-    for name, value in (("piece", config.piece), ("data.batch_size", config.data.batch_size)):
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
     if config.tiles == "rows" and config.data.fit != "tiles":
         raise ValueError(f"tiles=rows with data.fit={config.data.fit}: give --data.fit tiles")
     *spec, last = config.paths

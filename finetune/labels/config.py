@@ -4,6 +4,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from data.config import Fit, FittedConfig, Pixels, SourceConfig
+from fcmae.run.ranges import (
+    Batch,
+    Byte,
+    Classes,
+    NotNegative,
+    Real,
+    Share,
+    ShareBelow1,
+    ShareInside,
+    Workers,
+)
 from fcmae.weights.metadata import READING, Metadata
 
 Kind = Literal["class", "labels", "value"]
@@ -16,13 +27,13 @@ class ReadingConfig:
     pixels: Pixels | None = None
     """uint8: every image in 8 bits. float32: images of 16 bits or floats, none of it lost. By
     default, as the images that the weights were made with, as are the next three."""
-    range: tuple[float, float] | None = None
+    range: tuple[Real, Real] | None = None
     """The stored values that become 0 and 1 (float32), or 0 and 255 (uint8); values beyond them are
     clipped."""
-    nodata: float | None = None
+    nodata: Real | None = None
     """The stored value of pixels where nothing was measured. Like NaN, it becomes the channel's
     mean."""
-    background: tuple[int, int, int] | None = None
+    background: tuple[Byte, Byte, Byte] | None = None
     """Red, green and blue, from 0 to 255, of what shows where pictures are transparent, unless the
     model takes alpha as its fourth channel."""
     fit: Fit = "crop"
@@ -63,11 +74,11 @@ def reading_of(metadata: Metadata, prefix: str = "") -> dict[str, Any]:
 class InferenceConfig(ReadingConfig):
     """How images are read, and how many a model takes at a time."""
 
-    batch_size: int = 128
+    batch_size: Batch = 128
     """Images at a time, on each process."""
-    workers: int = 2
+    workers: Workers = 2
     """Processes that decode images, for each process."""
-    max_bad_fraction: float = 0.01
+    max_bad_fraction: Share = 0.01
     """Share of the samples that may be broken. They are left out, counted and named."""
     image: str = ""
     """Suffix of the members that are the images, as input.jpg of 000.input.jpg. Empty: the first of
@@ -86,7 +97,7 @@ class LabelledData(InferenceConfig):
     group: str = ""
     """Field of the json member: samples that share its value stay on one side when training data is
     held out. Name it where images are related (one patient, one module); empty: no groups."""
-    held_out: float = 0.2
+    held_out: ShareInside = 0.2
     """Share of the training data on which hyper-parameters are chosen."""
 
 
@@ -100,15 +111,15 @@ class TaskConfig:
     .json."""
     field: str = ""
     """The field of .json that holds the class, the labels or the value; empty for .cls."""
-    classes: int | None = None
+    classes: Classes | None = None
     """Number of classes; by default as many as classes.json beside the shards names, or as the
     labels of the training data go up to. The kind labels needs it without a classes.json."""
     loss: Literal["ce", "bce"] = "ce"
     """The loss of the kind class: cross-entropy, or binary cross-entropy of each class (Wightman et
     al. 2021)."""
-    smoothing: float = 0.1
+    smoothing: ShareBelow1 = 0.1
     """Label smoothing, for the kind class."""
-    balance: float = 0.0
+    balance: NotNegative = 0.0
     """Exponent of the inverse class frequencies that weigh the loss; 0: none, 1: all classes weigh
     the same, 0.5 lies between. For the kind labels, it is the ratio of samples without a label to
     those with it."""

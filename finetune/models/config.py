@@ -5,6 +5,7 @@ from typing import Literal
 
 from data.config import IMAGENET_MEAN, IMAGENET_STD
 from fcmae.architecture import Architecture
+from fcmae.run.ranges import Extent, NotNegative, Real, Seed, ShareBelow1
 from fcmae.weights.metadata import Metadata
 
 Pool = Literal["last", "stages"]
@@ -20,11 +21,11 @@ class RandomConfig(Architecture):
     stride, mean and standard deviation the random start has, and whose pixels it reads. Give it to
     compare with them on equal terms; of what follows, only the seed goes with it."""
 
-    mean: tuple[float, ...] = IMAGENET_MEAN
+    mean: tuple[Real, ...] = IMAGENET_MEAN
     """Mean of each channel on the scale 0 to 1, or one value for all."""
-    std: tuple[float, ...] = IMAGENET_STD
+    std: tuple[NotNegative, ...] = IMAGENET_STD
     """Standard deviation of each channel, or one value for all."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initialisation."""
 
     def metadata(self, step: int | None) -> Metadata:
@@ -49,9 +50,9 @@ class BackboneConfig:
     pretrained: bool = False
     """Start from timm's own weights of that model, which timm may have to download."""
     random: RandomConfig = field(default_factory=RandomConfig)
-    image_size: int | tuple[int, int] | None = None
+    image_size: Extent | tuple[Extent, Extent] | None = None
     """Side, or height and width, in pixels, for another size than that of the weights."""
-    drop_path: float = 0.0
+    drop_path: ShareBelow1 = 0.0
     """Stochastic depth: the rate of the last block, to which that of the others grows."""
-    head_init_scale: float = 0.001
+    head_init_scale: NotNegative = 0.001
     """The fresh head's weights, of standard deviation 0.02, times this."""

@@ -6,6 +6,20 @@ from typing import Literal
 
 from fcmae.run.optim import OptimConfig
 from fcmae.run.options import Precision, RunConfig
+from fcmae.run.ranges import (
+    Batch,
+    Byte,
+    Classes,
+    Count,
+    Extent,
+    Length,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareAbove0,
+    ShareBelow1,
+)
 from finetune.labels.config import LabelledData, TaskConfig
 from finetune.models.config import BackboneConfig, By
 
@@ -23,17 +37,17 @@ MAY_CHANGE = (
 class AugmentConfig:
     """Augmentations of fine-tuning; the defaults are the paper's for the small models."""
 
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0)
     """Share of the image's area that a random crop keeps: from, to."""
     flip: bool = True
     """Mirror half of the images left to right."""
     rand_augment: str = "rand-m9-mstd0.5-inc1"
     """timm's RandAugment, or another of its policies; empty: none."""
-    erasing: float = 0.25
+    erasing: Share = 0.25
     """Share of the images of which a box is replaced by noise."""
-    mixup: float = 0.0
+    mixup: NotNegative = 0.0
     """alpha of mixup; 0: none."""
-    cutmix: float = 0.0
+    cutmix: NotNegative = 0.0
     """alpha of CutMix; 0: none. With both, half of the batches get one and half the other."""
 
 
@@ -41,21 +55,21 @@ class AugmentConfig:
 class FitOptimConfig(OptimConfig):
     """The optimiser and its schedule. The defaults are for hundreds to thousands of labels."""
 
-    batch_size: int = 32
+    batch_size: Batch = 32
     """Images a step over all processes and accumulated micro-batches."""
-    epochs: float = 50.0
+    epochs: Positive = 50.0
     """Length of the run in passes over the data, unless steps is given."""
-    warmup_epochs: float | None = 5.0
+    warmup_epochs: Length | None = 5.0
     """Linear warm-up in passes over the data. None makes it a tenth of the run, and so does a
     length that is not shorter than the run; if steps is given, it is at most a tenth."""
-    base_lr: float = 4e-3
+    base_lr: NotNegative = 4e-3
     """Peak learning rate for a batch of 256; it grows in proportion to batch_size."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[ShareBelow1, ShareBelow1] = (0.9, 0.999)
     """AdamW's decay rates of the first and second moment."""
-    ema: float | None = None
+    ema: ShareBelow1 | None = None
     """Decay of an average of the weights over the steps, which is what is evaluated and written;
     0.9999 is usual in long runs. None keeps none."""
-    layer_decay: float = 0.9
+    layer_decay: ShareAbove0 = 0.9
     """Learning rate of a layer as a share of that of the next one; 1: all layers have the same."""
     layer_decay_by: By = "layer"
     """layer: each block is a layer. group: three blocks are one, as in the paper for base and
@@ -69,7 +83,7 @@ class FitConfig:
     optim: FitOptimConfig = field(default_factory=FitOptimConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the head, the order, crops, augmentations and stochastic depth."""
     precision: Precision = "fp32"
     """bf16 and fp16 are mixed precision; fp16 scales the loss."""
@@ -95,14 +109,14 @@ class SegmentConfig(FitConfig, BackboneConfig):
     data: LabelledData
     out: Path
     """The JSON file to write; the run lies in a directory of its name, without .json."""
-    classes: int | None = None
+    classes: Classes | None = None
     """Number of classes, where no classes.json beside the shards names them."""
-    mask_values: tuple[int, ...] = ()
+    mask_values: tuple[Byte, ...] = ()
     """The value of a mask that stands for each class, in their order, as 0 255 for two classes; by
     default the values are the classes' numbers. A 255 that is not among them is ignored."""
-    head_width: int = 128
+    head_width: Extent = 128
     """Channels of the head, a multiple of 32."""
-    head_init_scale: float = 1.0
+    head_init_scale: NotNegative = 1.0
     """The weights of the head's last layer, of standard deviation 0.02, times this."""
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(scale=(0.25, 1.0), rand_augment="", erasing=0.0)
@@ -117,22 +131,22 @@ class FewShotConfig(TrainConfig):
     """Learning from few labels."""
 
     optim: FitOptimConfig = field(default_factory=lambda: FitOptimConfig(steps=300))
-    fractions: tuple[float, ...] = (0.01, 0.05, 0.1)
+    fractions: tuple[ShareAbove0, ...] = (0.01, 0.05, 0.1)
     """Shares of the training data, at least one sample of each class."""
-    per_class: tuple[int, ...] = ()
+    per_class: tuple[Count, ...] = ()
     """Numbers of samples of each class, beside the shares."""
-    seeds: int = 3
+    seeds: Count = 3
     """Repetitions; mean and spread are reported."""
     methods: tuple[Method, ...] = ("probe", "finetune")
     """probe: a linear layer on frozen features. finetune: everything is trained."""
     metric: str = "accuracy"
     """Which of finetune.train's measures is reported; balanced_accuracy, macro_f1 or auc, say."""
-    probe_lr: float = 1e-2
+    probe_lr: NotNegative = 1e-2
     """Learning rate of the probe, which learns from whitened features; it is not chosen on held-out
     data, since labels are few."""
-    probe_weight_decay: float = 1e-2
+    probe_weight_decay: NotNegative = 1e-2
     """Weight decay of the probe, which is not chosen either."""
-    probe_epochs: int = 300
+    probe_epochs: Count = 300
     """Passes of the probe over its samples; each is one step on all of them."""
 
 

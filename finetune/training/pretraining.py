@@ -7,6 +7,7 @@ from data.config import DataConfig
 from fcmae.architecture import ModelConfig
 from fcmae.run.optim import OptimConfig
 from fcmae.run.options import Precision, RunConfig
+from fcmae.run.ranges import Count, CountFrom0, Positive, Seed, Stage
 from fcmae.weights.options import InitConfig
 
 # What may differ when a run resumes: it changes no number, or only how long the run is.
@@ -20,9 +21,9 @@ class PretrainRun(RunConfig):
 
     dir: Path
     """Directory of the run: config, metrics, checkpoints, pictures."""
-    picture_every: int = 500
+    picture_every: CountFrom0 = 500
     """Steps between reconstruction grids, also drawn at the end; 0 draws none."""
-    recompute: tuple[int, ...] = ()
+    recompute: tuple[Stage, ...] = ()
     """Stages (0 to 3) whose activations are computed again in the backward pass: a third more work
     there for less memory. The first stages are the large ones."""
 
@@ -31,15 +32,15 @@ class PretrainRun(RunConfig):
 class WatchConfig:
     """What is measured now and then beside the loss; none of it changes a number."""
 
-    collapse_every: int = 0
+    collapse_every: CountFrom0 = 0
     """Steps between measurements of the feature distance of each block; 0 for none."""
     knn_train: tuple[str, ...] = ()
     """Labelled shards, of a few thousand images, to look up neighbours in; none: no k-NN."""
     knn_test: tuple[str, ...] = ()
     """Labelled shards to classify; not those of a final test."""
-    knn_every: float = 10.0
+    knn_every: Positive = 10.0
     """Passes over the data between two k-NNs, which are rounded to logged steps."""
-    knn_k: int = 20
+    knn_k: Count = 20
     """The number of neighbours that vote."""
 
 
@@ -53,7 +54,7 @@ class PretrainConfig:
     init: InitConfig = field(default_factory=InitConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initialisation, order, crops and masks."""
     precision: Precision = "fp32"
     """bf16 and fp16 are mixed precision: weights and statistics stay float32. fp16 scales the

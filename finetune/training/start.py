@@ -44,7 +44,7 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
 
     Raises:
         OSError: `init.weights` cannot be read.
-        ValueError: options of the model, or weights, that do not fit; a stage that does not exist.
+        ValueError: options of the model, or weights, that do not fit.
     """
     sharded = fsdp.is_wanted(accelerator.num_processes)
     if sharded and (config.precision == "fp16" or config.compile):
@@ -58,8 +58,6 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
     elif init.weights is not None and newest is not None:
         accelerator.print(f"init.weights={init.weights} is ignored: {newest.parent} resumes")
     for stage in config.run.recompute:
-        if not 0 <= stage < len(model.encoder.stages):
-            raise ValueError(f"run.recompute has {stage}: stages are 0 to 3")
         model.encoder.stages[stage].recompute = True  # type: ignore[assignment]
     if config.compile:
         model.compile()

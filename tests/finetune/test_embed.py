@@ -207,8 +207,6 @@ def test_parts_of_another_command_are_refused(shards: str, tmp_path: Path) -> No
         ({"paths": ("a.tar", "b.tar")}, r"'a.tar b.tar' must be shards, then the file to write"),
         ({"paths": ("out.parquet",)}, r"'out.parquet' must be shards, then the file to write: SHA"),
         ({"paths": ()}, r"'' must be shards, then the file to write: SHARDS OUT.parquet"),
-        ({"piece": 0}, r"piece=0 must be at least 1"),
-        ({"data": InferenceConfig(batch_size=0)}, r"data.batch_size=0 must be at least 1"),
     ],
 )
 def test_bad_options_are_named(options: dict, message: str, shards: str, tmp_path: Path) -> None:

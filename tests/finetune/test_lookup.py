@@ -173,12 +173,12 @@ def test_tables_name_the_samples(tmp_path: Path, capsys: pytest.CaptureFixture[s
             ["neighbours", "--key", "s1", "--url", "a.tar", "--k", "20"],
             r"k=20 must lie between 1 and the 19 samples to choose from",
         ),
-        (["neighbours", "--key", "s1", "--url", "a.tar", "--k", "0"], r"k=0 must lie between 1"),
+        (["neighbours", "--key", "s1", "--url", "a.tar", "--k", "0"], r"k=0 must be at least 1"),
         (["neighbours"], r"give --key .*or --image with the --weights that .*out.parquet"),
         (["neighbours", "--key", "s1", "--image", "x.png"], r"give --key .*or --image with the"),
         (["neighbours", "--image", "x.png"], r"give --key .*or --image with the --weights"),
-        (["duplicates", "--threshold", "0"], r"threshold=0 must be a cosine above 0 and up to 1"),
-        (["duplicates", "--threshold", "1.1"], r"threshold=1.1 must be a cosine above 0 and up"),
+        (["duplicates", "--threshold", "0"], r"threshold=0.0 must lie in \(0, 1\]"),
+        (["duplicates", "--threshold", "1.1"], r"threshold=1.1 must lie in \(0, 1\]"),
     ],
 )
 def test_what_cannot_be_looked_up_is_named(flags: list[str], message: str, tmp_path: Path) -> None:

@@ -159,9 +159,11 @@ def test_existing_shards_are_not_replaced(labelled, tmp_path):
     assert make(labelled, tmp_path / "out").returncode == 0
     assert_fails(make(labelled, tmp_path / "out"), "train-000000.tar exists")
     assert_fails(
-        make(labelled, tmp_path / "o", "--shard-size", 0), "--shard-size 0 must be at least"
+        make(labelled, tmp_path / "o", "--shard-size", 0), "shard_size=0 must be at least 1"
     )
-    assert_fails(make(labelled, tmp_path / "o", "--max-broken", 7), "--max-broken 7.0 must be")
+    assert_fails(
+        make(labelled, tmp_path / "o", "--max-broken", 7), "max_broken=7.0 must lie in [0, 1)"
+    )
 
 
 def test_help_documents_every_flag():

@@ -282,12 +282,13 @@ def test_json_is_one_object_on_the_last_line_alone(capsys: pytest.CaptureFixture
         ("--model.name resnet50", "model name='resnet50' is none of convnextv2_atto"),
         ("--model.stem_stride 3", "stem_stride=3 must be 4, 2 or 1"),
         ("--model.sparse reference", "model.sparse=reference has other costs; take gathered"),
-        ("--model.in_chans 0", "in_chans=0 must be at least 1"),
-        ("--model.decoder_depth -1", "decoder_depth=-1 must be at least 0"),
+        ("--model.in_chans 0", "model.in_chans=0 must be at least 1"),
+        ("--model.decoder_depth -1", "model.decoder_depth=-1 must be at least 0"),
         ("--model.image_size 200", "image_size=200 must be a multiple of patch_size=32; try 192"),
         ("--model.ratio 0", "ratio=0.0 hides none of 49 patches, so there is nothing to predict;"),
         ("--gpus 0", "gpus=0 must be at least 1"),
-        ("--tflops nan", "tflops=nan must be above 0 and finite; measure it, or leave it out"),
+        ("--tflops nan", "tflops=nan must be a finite number"),
+        ("--tflops 0", "tflops=0.0 must be above 0"),
         (
             "--optim.batch_size 100",
             "optim.batch_size=100 must be a multiple of nodes x gpus x optim.accumulate"

@@ -9,6 +9,7 @@ import yaml
 
 from fcmae.architecture import SIZES
 from fcmae.run.config import differences, field_names, flatten, parse, run_program, to_tree, to_yaml
+from fcmae.run.ranges import Count, Positive
 from finetune.training.config import TrainConfig
 from finetune.training.pretraining import PretrainConfig
 
@@ -20,13 +21,13 @@ FINETUNE_RECIPES = sorted((RECIPES[0].parent / "finetune").glob("*.yaml"))
 class Inner:
     """Inner."""
 
-    size: int | tuple[int, int] = 8
+    size: Count | tuple[Count, Count] = 8
     """A size."""
     names: tuple[str, ...] = ("a",)
     """Names."""
     flip: bool = True
     """A switch."""
-    clip: float | None = None
+    clip: Positive | None = None
     """A bound."""
 
 

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 
 from fcmae.run.config import parse
+from fcmae.run.ranges import Real, whole
 from fcmae.run.yaml_files import DEEPEST, MOST_BYTES, parse_yaml, read_yaml
+
+Number = Annotated[int, whole(1, 10**400)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +21,9 @@ class Config:
     """A word."""
     maybe: str | None = "a"
     """A word, or none."""
-    rate: float = 1.0
+    rate: Real = 1.0
     """A rate."""
-    steps: int = 1
+    steps: Number = 1
     """A number."""
     flip: bool = True
     """A switch."""

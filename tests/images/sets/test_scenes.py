@@ -124,8 +124,6 @@ def test_drawings_stay_on_their_side_and_in_their_fold(built: Path) -> None:
     assert set(fold_of.values()) == {0, 1, 2, 3, 4}
 
 
-def test_a_negative_seed_and_shards_that_are_there_are_refused(built: Path) -> None:
-    with pytest.raises(ValueError, match="seed=-1 must not be negative"):
-        scenes.build(ScenesConfig(out=built, seed=-1))
+def test_shards_that_are_there_are_refused(built: Path) -> None:
     with pytest.raises(FileExistsError, match="shards are never overwritten"):
         scenes.build(ScenesConfig(out=built))
