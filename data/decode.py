@@ -3,10 +3,7 @@
 An image is opened first, which reads its size, and decoded once it is known which box is needed.
 """
 
-import struct
-import tokenize
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +12,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from data.config import EIGHT_BITS, IMAGE_SUFFIXES, PixelConfig
+from data.formats.damaged import named_errors
 from data.formats.opened import MAX_PIXELS, Opened, OversizedImage
 from data.formats.openers import OPENERS
 from data.formats.orientation import Box, stored_box, upright
@@ -98,6 +96,10 @@ class Picture:
         top, left, height, width = stored_box(box, self.height, self.width, turn)
         with named_errors("the image"):
             decoded = self.opened.decode(k, size == (0, 0))
+            told = (-(-self.opened.height // k), -(-self.opened.width // k))
+            if decoded.shape[:2] != told:
+                rows, columns = decoded.shape[:2]
+                raise ValueError(f"{rows} x {columns} pixels, where the header says {told}")
         decoded = decoded[top // k :, left // k :][: height // k, : width // k]
         if decoded.dtype == np.bool_:
             decoded = decoded.astype(np.uint8) * np.uint8(255)
@@ -134,6 +136,8 @@ def open_image(
         if kind is None:
             raise ValueError(f"no known format, though its name ends in .{suffix}")
         opened = OPENERS[kind](encoded, kind, in_chans, config)
+        if opened.height < 1 or opened.width < 1:
+            raise ValueError(f"{opened.height} x {opened.width} pixels are no image")
     if opened.height * opened.width > MAX_PIXELS:
         raise OversizedImage(
             f"{opened.height} x {opened.width} pixels exceed the limit of {MAX_PIXELS}"
@@ -151,18 +155,3 @@ def decode(
     """
     picture = open_image(encoded, suffix, in_chans, config)
     return picture.read((0, 0, picture.height, picture.width))
-
-
-@contextmanager
-def named_errors(what: str) -> Iterator[None]:
-    """Turn the errors of any decoder into a ValueError that says what could not be decoded."""
-    try:
-        yield
-    except OversizedImage:
-        raise
-    except (
-        # also subclasses, by tifffile and imagecodecs; the last line is for damaged headers
-        *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, LookupError, TypeError),
-        *(ArithmeticError, struct.error, tokenize.TokenError),
-    ) as error:
-        raise ValueError(f"{what} cannot be decoded as an image ({error})") from error

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.config import IGNORED, Fit
-from data.decode import MAX_PIXELS, OversizedImage, Picture, named_errors
+from data.decode import MAX_PIXELS, OversizedImage, Picture
 from data.fitting import Fitted, cut, layout_of
+from data.formats.damaged import named_errors
 from data.targets import Members
 from data.transforms import Crop, Image, resize
 

@@ -5,6 +5,7 @@ import numpy as np
 from data.config import StoredConfig
 
 ALPHA = "have alpha, and are shown on a background (--background)"
+PIXELS = 2**20  # that are composited at a time
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, as PIL has it
 
 
@@ -24,7 +25,12 @@ def on_background(
     top = np.iinfo(image.dtype).max
     colour = np.array(config.background, np.float32) * (top / 255)
     background = colour if image.shape[2] == 4 else np.dot(colour, LUMA)
-    shown = image[..., :-1].astype(np.float32)
-    clear = 1 - image[..., -1:].astype(np.float32) / top
-    shown += clear * (background if premultiplied else background - shown)
-    return np.rint(shown).clip(0, top).astype(image.dtype)
+    out = np.empty((*image.shape[:2], image.shape[2] - 1), image.dtype)
+    rows = max(1, PIXELS // max(1, image.shape[1]))
+    for first in range(0, len(image), rows):  # in parts, since floats take four times the room
+        part = image[first : first + rows]
+        shown = part[..., :-1].astype(np.float32)
+        clear = 1 - part[..., -1:].astype(np.float32) / top
+        shown += clear * (background if premultiplied else background - shown)
+        out[first : first + rows] = np.rint(shown).clip(0, top)
+    return out

@@ -6,12 +6,13 @@ import numpy as np
 
 from data.config import PixelConfig
 from data.formats.alpha import ALPHA, on_background
-from data.formats.opened import MAX_VALUES, Opened, OversizedImage
+from data.formats.jpeg2000 import CODESTREAM
+from data.formats.opened import Opened, check_volume
 from data.formats.pil import open_pil
 from fcmae.run.config import extra
 
-CODESTREAM = b"\xff\x4f\xff\x51"  # of a JPEG 2000: the start, and the segment of sizes
-PPM = re.compile(rb"P[36]\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*\d+\s+(?:#[^\n]*\s+)*(\d+)")
+COMMENTS = rb"\s+(?:#[^\n]*\n\s*)*"  # blanks before a number of a PPM, and comments to their ends
+PPM = re.compile(rb"P[36]" + COMMENTS + rb"\d+" + COMMENTS + rb"\d+" + COMMENTS + rb"(\d+)")
 
 
 def open_still(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfig) -> Opened:
@@ -28,8 +29,7 @@ def open_still(encoded: bytes, kind: str, in_chans: int | None, config: PixelCon
         return opened
     if kind == "ppm":
         raise ValueError("16-bit colours of a PPM would lose 8 bits: store a PNG, TIFF or .npy")
-    if 4 * opened.height * opened.width > MAX_VALUES:
-        raise OversizedImage(f"{opened.height} x {opened.width} pixels exceed the limit")
+    check_volume((opened.height, opened.width, 4), np.dtype(np.uint16))
     with extra("tiff", "colours of 16 bits need"):
         import imagecodecs
     read = imagecodecs.png_decode if kind == "png" else imagecodecs.jpeg2k_decode

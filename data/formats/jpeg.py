@@ -5,20 +5,32 @@ that will be resized is decoded with the faster transform, whose squared error i
 quarter to a half of that of JPEG itself at a quality of 90.
 """
 
+import re
+from collections.abc import Iterator
+
 import numpy as np
 import simplejpeg
 from PIL import Image
 
 from data.config import PixelConfig
 from data.formats.opened import Opened
-from data.formats.orientation import TURNED, turn_of_jpeg
+from data.formats.orientation import SCAN, SEGMENT, TURNED, turn_of_jpeg
 from data.formats.pil import open_pil
 
+MOST_SCANS = 32  # encoders make 10, and optimisers some 20; each takes a pass over all of the image
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the segments with height and width
+END = 0xD9
+MARK = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # a segment, among the bits of a scan
 COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # CMYK is left to PIL
 
 
 def open_jpeg(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfig) -> Opened:
-    """Open a JPEG; PIL does it for CMYK, an alpha channel, or a damaged header."""
+    """Open a JPEG; PIL does it for CMYK, an alpha channel, or a damaged header.
+
+    Raises:
+        ValueError: See `check_scans` and `open_pil`.
+    """
+    check_scans(encoded)
     try:
         rows, columns, colours, _ = simplejpeg.decode_jpeg_header(encoded)
     except ValueError:
@@ -50,3 +62,41 @@ def open_jpeg(encoded: bytes, kind: str, in_chans: int | None, config: PixelConf
     return Opened(
         height=height, width=width, decode=decode, reducible=8, turn=turn, remarks=remarks
     )
+
+
+def check_scans(encoded: bytes) -> None:
+    """Check that a JPEG has no more than MOST_SCANS scans.
+
+    Raises:
+        ValueError: It has more, which a file of a few kB may, to take minutes.
+    """
+    if encoded.count(b"\xff\xda") <= MOST_SCANS:  # the usual case, in microseconds
+        return
+    scans = sum(kind == SCAN for kind, _ in segments_of(encoded))
+    if scans > MOST_SCANS:
+        raise ValueError(f"it has {scans} scans, more than {MOST_SCANS}")
+
+
+def frame_of(encoded: bytes) -> tuple[int, int]:
+    """The height and width in pixels that the header of a JPEG says.
+
+    Raises:
+        ValueError: It says none.
+    """
+    for kind, at in segments_of(encoded):
+        if kind in FRAMES and at + 9 <= len(encoded):
+            sides = encoded[at + 5 : at + 9]
+            return int.from_bytes(sides[:2], "big"), int.from_bytes(sides[2:], "big")
+    raise ValueError("a JPEG without a frame")
+
+
+def segments_of(encoded: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the kind and the place of each segment of a JPEG, up to the end of its image."""
+    at = 2
+    while found := MARK.search(encoded, at):
+        at = found.end() - 2
+        kind = encoded[at + 1]
+        if kind == END or at + SEGMENT.size > len(encoded):
+            return
+        yield kind, at
+        at += 2 + max(2, SEGMENT.unpack_from(encoded, at)[2])

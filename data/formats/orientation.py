@@ -32,9 +32,9 @@ def turn_of(exif: bytes) -> int:
     try:
         block.load(exif)
         found = block.get(ORIENTATION, 1)
-    except (SyntaxError, ValueError, OSError, LookupError, TypeError, struct.error):
-        return 1  # a damaged block says nothing, and the pixels are whole
-    return found if found in TURNS else 1
+    except Exception:  # a damaged block, which leads to every kind, says nothing of whole pixels
+        return 1
+    return found if isinstance(found, int) and found in TURNS else 1
 
 
 def turn_of_jpeg(encoded: bytes) -> int:
@@ -42,7 +42,7 @@ def turn_of_jpeg(encoded: bytes) -> int:
     at = 2
     while at + SEGMENT.size <= len(encoded):
         mark, kind, length = SEGMENT.unpack_from(encoded, at)
-        if mark != 0xFF or kind == SCAN:
+        if mark != 0xFF or kind == SCAN or length < 2:
             break
         if kind == APP1 and encoded.startswith(EXIF, at + 4):
             return turn_of(encoded[at + 4 : at + 2 + length])

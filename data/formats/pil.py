@@ -7,7 +7,8 @@ from PIL import Image, UnidentifiedImageError, features
 
 from data.config import PixelConfig
 from data.formats.alpha import ALPHA, on_background
-from data.formats.opened import Opened, OversizedImage
+from data.formats.jpeg2000 import check_codestream
+from data.formats.opened import MAX_PIXELS, MAX_VALUES, Opened, OversizedImage
 from data.formats.orientation import TURNED, turn_of
 from fcmae.run.config import extra
 
@@ -26,6 +27,7 @@ FORMATS = {
 }
 CODECS = {"webp": "webp", "jp2": "jpg_2000", "avif": "avif"}  # that PIL may be built without
 GREY = ("1", "L", "LA", "La")
+RUN_LENGTHS = (b"\1\0\0\0", b"\2\0\0\0")  # the compression of a BMP that has them
 FRAMES = "hold several frames, of which the first is taken"
 
 
@@ -68,7 +70,7 @@ def opened_by_pil(encoded: bytes, kind: str) -> Image.Image:
 
     Raises:
         OversizedImage: It has too many pixels.
-        ValueError: It is not of this kind.
+        ValueError: It is not of this kind, or its header asks for more than its pixels need.
         ModuleNotFoundError: The format needs an extra, or another build of PIL.
     """
     if kind == "heic":
@@ -77,12 +79,33 @@ def opened_by_pil(encoded: bytes, kind: str) -> Image.Image:
         raise ModuleNotFoundError(
             f"this build of Pillow has no decoder of {FORMATS[kind]}: pip install --upgrade pillow"
         )
+    check_header(encoded, kind)
     try:
         return Image.open(io.BytesIO(encoded), formats=(FORMATS[kind],))
     except UnidentifiedImageError as error:  # its text contains an address that varies
         raise ValueError(f"its header is not that of {FORMATS[kind]}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise OversizedImage(str(error)) from error
+
+
+def check_header(encoded: bytes, kind: str) -> None:
+    """Check what the libraries below PIL make room for before they look at the size.
+
+    Raises:
+        OversizedImage: A WebP or JPEG 2000 has more than MAX_PIXELS pixels.
+        ValueError: A row of a compressed BMP is so long that 255 skipped ones fill the memory; or
+            see `check_codestream`.
+    """
+    if kind == "jp2":
+        check_codestream(encoded)
+    if kind == "webp" and encoded[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(encoded[at : at + 3], "little") for at in (24, 27))
+        if width * height > MAX_PIXELS:
+            raise OversizedImage(f"{height} x {width} pixels exceed the limit of {MAX_PIXELS}")
+    if kind == "bmp" and encoded[30:34] in RUN_LENGTHS:
+        width = int.from_bytes(encoded[18:22], "little")
+        if 256 * width > MAX_VALUES:
+            raise ValueError(f"a row of {width} pixels in run lengths")
 
 
 def register_heif() -> None:

@@ -8,12 +8,15 @@ import torch
 from PIL import Image
 
 from data.config import IGNORED
-from data.decode import named_errors, open_image
+from data.decode import open_image
+from data.formats.damaged import named_errors
+from data.formats.npy import array_of
+from data.formats.opened import check_volume
 from data.formats.pil import opened_by_pil
 from data.formats.sniffing import kind_of
+from data.formats.tiff import check_segments, opened_by_tifffile
 from data.making.entries import Entry
 from data.pixel_labels import MASK, read_mask, resize_mask
-from fcmae.run.config import extra
 
 
 def encode_mask(entry: Entry, stored: bytes, values: Sequence[int]) -> tuple[bytes, dict[int, int]]:
@@ -69,11 +72,13 @@ def read_values(encoded: bytes) -> np.ndarray:
         return read_mask({MASK: encoded}).numpy()
     with named_errors("it"):
         if kind in ("bmp", "gif"):
-            values = np.array(opened_by_pil(encoded, kind))
+            image = opened_by_pil(encoded, kind)
+            check_volume((image.height, image.width, len(image.getbands())), np.dtype(np.uint8))
+            values = np.array(image)
         elif kind == "tif":
             values = read_tiff(encoded)
         elif kind == "npy":
-            values = np.load(io.BytesIO(encoded), allow_pickle=False)
+            values = array_of(encoded)
         else:
             raise ValueError(f"a mask in {kind or 'an unknown format'} is not read: store a PNG")
     if (
@@ -96,11 +101,12 @@ def read_tiff(encoded: bytes) -> np.ndarray:
     """The values of the first image of a TIFF.
 
     Raises:
+        ValueError: See `data.formats.tiff.check_segments`.
         ModuleNotFoundError: The extra `tiff` is not installed.
     """
-    with extra("tiff", "TIFF images need"):
-        import tifffile
-    return tifffile.imread(io.BytesIO(encoded))
+    series = opened_by_tifffile(encoded).series[0]
+    check_segments(encoded, series)
+    return series.asarray()
 
 
 def to_classes(mask: np.ndarray, values: Sequence[int]) -> np.ndarray:
