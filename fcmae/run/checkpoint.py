@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from fcmae.run.config import line_of
 from fcmae.run.files import file_sha256, move_into_place
 
 MODEL = "model.safetensors"
@@ -31,6 +32,7 @@ EMA = "ema.safetensors"
 STATE = "state.json"
 CONFIG = "config.yaml"
 SUMS = "SHA256SUMS"
+WAITING = "metrics.jsonl"  # lines that could not be written to the run's file
 
 
 @dataclass(frozen=True)
@@ -92,59 +94,16 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Ten
     }
 
 
-class Writer:
-    """Writes checkpoints in a thread, one at a time, while training goes on.
+def save(run: Path, state: TrainState, files: Files, config_yaml: str, waiting: str = "") -> Path:
+    """Write a checkpoint, synced and renamed into place.
 
     Args:
         run: the directory of the run.
-        keep: number of checkpoints to keep, the newest ones.
-        keep_every: keep for good, too, those whose step is a multiple of this.
-    """
-
-    def __init__(self, run: Path, keep: int, keep_every: int | None = None) -> None:
-        self.run = run
-        self.keep = keep
-        self.keep_every = keep_every
-        self.thread = ThreadPoolExecutor(1, "checkpoint")
-        self.writing: Future[Path] | None = None
-
-    def write(self, state: TrainState, files: Files, config_yaml: str) -> None:
-        """Start to write a checkpoint, once the one before it is written.
-
-        Args:
-            state: the state of the run.
-            files: the tensors of each file, as `snapshot` copies them.
-            config_yaml: the resolved config.
-
-        Raises:
-            OSError: the one before could not be written; older checkpoints are untouched.
-        """
-        self.wait()
-        self.writing = self.thread.submit(self._save, state, files, config_yaml)
-
-    def wait(self) -> None:
-        """Wait until the checkpoint that is being written is on the disk.
-
-        Raises:
-            OSError: it could not be written; older checkpoints are untouched.
-        """
-        writing = self.writing
-        self.writing = None
-        if writing is not None:
-            writing.result()
-
-    def failed(self) -> bool:
-        """Whether the last write has failed already; `wait` raises its error."""
-        return self.writing is not None and self.writing.done() and bool(self.writing.exception())
-
-    def _save(self, state: TrainState, files: Files, config_yaml: str) -> Path:
-        path = save(self.run, state, files, config_yaml)
-        drop_old(self.run, self.keep, self.keep_every)
-        return path
-
-
-def save(run: Path, state: TrainState, files: Files, config_yaml: str) -> Path:
-    """Write a checkpoint, synced and renamed into place; `Writer.write` tells the arguments.
+        state: the state of the run.
+        files: the tensors of each file, as `snapshot` copies them.
+        config_yaml: the resolved config.
+        waiting: lines of metrics up to this step that are not in metrics.jsonl yet; with some, the
+            checkpoint has a file of them.
 
     Returns:
         Its directory, such as `run/step_0000500`.
@@ -154,40 +113,58 @@ def save(run: Path, state: TrainState, files: Files, config_yaml: str) -> Path:
     """
     final = run / f"step_{state.step:07d}"
     partial = final.with_suffix(".tmp")
+    texts = {STATE: json.dumps(asdict(state)), CONFIG: config_yaml}
+    if waiting:
+        texts[WAITING] = waiting
     try:
-        for left in run.glob("step_*.tmp"):  # what a kill left of an earlier save or removal
-            shutil.rmtree(left)
+        sweep(run)
         partial.mkdir(parents=True)
-        texts = {STATE: json.dumps(asdict(state)).encode(), CONFIG: config_yaml.encode()}
         sums = []
         # serialised one at a time; writing and hashing, unlike that, let training go on
         serialised = ((name, to_bytes(tensors)) for name, tensors in files.items())
-        for name, content in chain(serialised, texts.items()):
+        encoded = ((name, text.encode()) for name, text in texts.items())
+        for name, content in chain(serialised, encoded):
             (partial / name).write_bytes(content)
             sums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
         (partial / SUMS).write_text("".join(sums))
         if final.exists():  # a damaged one, which the run was resumed before
-            shutil.rmtree(final.rename(run / f"{final.name}.old.tmp"))
+            final.rename(run / f"{final.name}.old.tmp")
         move_into_place(partial, final)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would be in the way
-        raise OSError(
-            f"checkpoint {final} cannot be written ({error}); older ones are untouched: make room,"
-            " and restart the same command"
-        ) from error
+        raise OSError(f"checkpoint {final} cannot be written ({line_of(error)})") from error
+    sweep(run)
     return final
 
 
-def drop_old(run: Path, keep: int, keep_every: int | None) -> None:
-    """Remove old checkpoints: all except the newest `keep` and multiples of `keep_every` steps."""
-    for old in checkpoints(run)[:-keep]:
-        if keep_every is None or step_of(old) % keep_every:
-            shutil.rmtree(old.rename(old.with_suffix(".tmp")))  # never half there under its name
+def sweep(run: Path, *names: str) -> None:
+    """Remove what a kill has left of saves and of removals, as far as it can be removed.
+
+    Args:
+        run: the directory of the run.
+        names: patterns of what else is to be removed.
+    """
+    for left in chain.from_iterable(run.glob(name) for name in ("step_*.tmp", *names)):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                left.unlink()
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint, which is never half there under its name.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    shutil.rmtree(path.rename(path.with_suffix(".tmp")))
 
 
 def checkpoints(run: Path) -> list[Path]:
     """List the complete checkpoints of a run, the oldest first."""
-    return sorted(p for p in run.glob("step_*") if re.fullmatch(r"step_\d+", p.name))
+    found = (path for path in run.glob("step_*") if re.fullmatch(r"step_\d+", path.name))
+    return sorted(found, key=step_of)
 
 
 def step_of(path: Path) -> int:

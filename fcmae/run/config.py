@@ -12,7 +12,7 @@ import select
 import sys
 import typing
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -233,10 +233,11 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
 
     An error out of `EXPECTED`, or a lost data worker, ends in one line on standard error and exit
     status 1; `python -X dev PROGRAM` shows its traceback. If nobody reads standard output any more,
-    as after `| head`, the program ends silently.
+    as after `| head`, the program ends silently; if its disk is full, with one more such line.
     """
     try:
         main(sys.argv[1:])
+        flush_output()
     except Exception as error:
         if not isinstance(error, EXPECTED) and not lost_worker(error):
             raise
@@ -249,7 +250,8 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)  # 128 + SIGINT
     finally:
-        flush_output()
+        with suppress(OSError):  # the error before it, or the signal, says how the program ended
+            flush_output()
 
 
 def lost_worker(error: Exception) -> bool:
@@ -282,12 +284,18 @@ def reader_is_gone() -> bool:
 
 
 def flush_output() -> None:
-    """Flush standard output, or close it if nobody reads it any more.
+    """Flush standard output, or close it if nobody reads it any more or it cannot be written.
 
     Otherwise Python would flush it when it ends, and complain. Source: the note on SIGPIPE in the
     documentation of the module `signal`.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
     """
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            why = f"standard output cannot be written: {line_of(error)}; the end of it is lost"
+            raise OSError(why) from error

@@ -20,6 +20,10 @@ from fcmae.run.training_data import Shard, check_data, write_data
 from fcmae.run.yaml_files import read_yaml
 
 ENVIRONMENT = "environment.json"
+LEFT = (  # what a kill leaves of files that a run writes, and nobody else beside it
+    *(".config.yaml.*.tmp", ".data.json.*.tmp", ".environment.json.*.tmp"),
+    *(".metrics.jsonl.*.tmp", "pictures/.*.tmp"),
+)
 PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate", "webdataset"),
     *("numba", "numpy", "pillow", "simplejpeg"),

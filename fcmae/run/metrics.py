@@ -3,7 +3,9 @@
 import json
 import resource
 import sys
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
@@ -11,16 +13,84 @@ from typing import Any
 
 import torch
 
-from fcmae.run.checkpoint import latest
+from fcmae.run.checkpoint import WAITING, latest
 from fcmae.run.files import write_text
+from fcmae.run.outages import Outage
 
 METRICS = "metrics.jsonl"
+MOST_WAITING = 100_000  # lines, some 50 MB; the oldest go where more cannot be written
 
 
-def add_metrics(run: Path, line: Mapping[str, Any]) -> None:
-    """Append one line to the run's metrics.jsonl."""
-    with (run / METRICS).open("a") as file:
-        print(json.dumps(line), file=file)
+class MetricsFile:
+    """metrics.jsonl as a run extends it; lines that cannot be written wait for the next one.
+
+    They keep their order, and none is written twice. Checkpoints carry those that wait, so that a
+    run that is killed meanwhile does not lose them.
+
+    Args:
+        run: the directory of the run.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / METRICS
+        self.lines = deque[str](maxlen=MOST_WAITING)
+        self.end: int | None = None  # of the whole lines, in bytes, where others may follow them
+        self.outage = Outage(
+            "lines wait in memory and in checkpoints, and the next one tries again"
+        )
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append a line of metrics, or let it wait."""
+        self.lines.append(f"{json.dumps(line)}\n")
+        self.write()
+
+    def write(self) -> None:
+        """Append the lines that wait; a failure is told, and none of them is written then."""
+        if self.lines:
+            with self.outage.spared(f"writing {self.path}"):
+                self._append(self.waiting.encode())
+                self.lines.clear()
+
+    @property
+    def waiting(self) -> str:
+        """The lines that could not be written yet."""
+        return "".join(self.lines)
+
+    def _append(self, content: bytes) -> None:
+        with self.path.open("ab", buffering=0) as file:  # a buffer would try again when closed
+            size = file.tell()
+            self.end = size if self.end is None else min(self.end, size)
+            if self.end < size:  # a part of a line, which could not be cut off when it was written
+                file.truncate(self.end)
+            try:
+                while content:
+                    content = content[file.write(content) :]
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(self.end)
+                raise
+        self.end = None
+
+
+def restore_metrics(run: Path, checkpoint: Path) -> None:
+    """Write the lines that waited when a checkpoint was made, and that the run's file still lacks.
+
+    Args:
+        run: the directory of the run.
+        checkpoint: the checkpoint that the run goes on from.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    carried = checkpoint / WAITING
+    if not carried.exists():
+        return
+    metrics = run / METRICS
+    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
+    by_step = {json.loads(line)["step"]: line for line in lines if line.endswith("\n")}
+    for line in carried.read_text().splitlines(keepends=True):
+        by_step.setdefault(json.loads(line)["step"], line)
+    write_text(metrics, "".join(by_step[step] for step in sorted(by_step)))
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -14,8 +14,10 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from fcmae.run.checkpoint import TrainState, latest
+from fcmae.run.config import line_of
 from fcmae.run.files import write_json
-from fcmae.run.metrics import add_metrics, peak_memory
+from fcmae.run.metrics import MetricsFile, peak_memory
+from fcmae.run.outages import tell
 
 
 class Progress:
@@ -43,6 +45,7 @@ class Progress:
         shown: bool,
     ) -> None:
         self.run = run
+        self.metrics = MetricsFile(run)
         self.first = steps.start + 1
         self.end = steps.stop
         self.batch_size = batch_size
@@ -96,7 +99,11 @@ class Progress:
             if self.shown:
                 names = self.names_of_step(step - 1, failures.index(first))
                 content = {"step": step, "lr": lr, "samples": names}
-                write_json(not_finite_file(self.run, step), content)
+                file = not_finite_file(self.run, step)
+                try:
+                    write_json(file, content)
+                except OSError as error:  # the loss is what has to be told
+                    tell(f"warning: {file} cannot be written ({line_of(error)}): {content}")
             raise FloatingPointError(not_finite_message(self.run, step, lr, self.first))
         return sum(losses) / len(losses)
 
@@ -128,17 +135,16 @@ class Progress:
         step = line["step"]
         speed = line["images_per_s"]
         if self.shown:
-            add_metrics(self.run, line)
+            self.metrics.add(line)
             loss = f"loss {line['loss']:.4f}"
             wait = f"data {line['data_wait']:.0%}"
             self.bar.set_postfix_str(f"{loss}, {speed:.0f} images/s, {wait}")
             if self.bar.disable:
                 left = (self.end - step) * self.batch_size
                 eta = tqdm.format_interval(left / max(speed, 0.01))
-                print(
+                tell(
                     f"step {step}/{self.end}  {loss}  lr {line['lr']:.2e}  {speed:.0f} images/s"
-                    f"  {wait}  ETA {eta}",
-                    flush=True,
+                    f"  {wait}  ETA {eta}"
                 )
         self._count_from(step)
 

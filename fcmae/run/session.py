@@ -30,13 +30,15 @@ from torch.distributed.fsdp import FSDPModule
 from fcmae.run import checkpoint, directory, fsdp
 from fcmae.run.config import to_yaml
 from fcmae.run.learner import Learner
-from fcmae.run.metrics import as_scalars
+from fcmae.run.metrics import restore_metrics
 from fcmae.run.options import RunConfig
+from fcmae.run.outages import tell
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop
-from fcmae.run.trackers import check_installed, start_trackers
+from fcmae.run.trackers import Trackers, check_installed
 from fcmae.run.training_data import Shard
+from fcmae.run.writer import Writer
 
 
 @runtime_checkable
@@ -122,6 +124,8 @@ def distribute(
 def resume(learner: Learner, run: Path, newest: Path | None) -> None:
     """Load the newest checkpoint of a run, if there is one, and say where the run stands.
 
+    What an earlier start left half written or half removed is swept away.
+
     Args:
         learner: the learner that goes on from the checkpoint.
         run: the directory of the run.
@@ -129,7 +133,12 @@ def resume(learner: Learner, run: Path, newest: Path | None) -> None:
 
     Raises:
         ValueError: the checkpoint belongs to another model.
+        OSError: lines of metrics that the checkpoint carries cannot be written.
     """
+    if learner.accelerator.is_main_process:
+        checkpoint.sweep(run, *directory.LEFT)
+        if newest is not None:
+            restore_metrics(run, newest)
     if newest is not None:
         learner.load(newest)
         learner.accelerator.print(f"resuming from {newest}")
@@ -194,14 +203,14 @@ class Session:
             facts |= {"fsdp": sharded, "changed": list(changed)}
             directory.begin(run, config, learner.state.step, facts, shards)
         accelerator.wait_for_everyone()
-        start_trackers(accelerator, options.trackers, run, config)
+        self.trackers = Trackers(accelerator, options.trackers, run, config)
         parameters = sum(p.numel() for p in learner.model.parameters()) / 1e6
         accelerator.print(
             f"{title} with {parameters:.1f} M parameters, {learner.samples} images,"
             f" {learner.total} steps of {learner.config.batch_size}"
             f" on {world} x {accelerator.device.type}{' (FSDP2)' if sharded else ''}"
         )
-        self.writer = checkpoint.Writer(run, options.keep, options.keep_every)
+        self.writer = Writer(run, options.keep, options.keep_every)
         self.stop = Stop(options.timeout)
         self.progress = Progress(
             run,
@@ -255,7 +264,7 @@ class Session:
             self.progress.note(step, learner.norm.to(learner.device))
         loss = self.progress.mean_loss(learner.loss, learner.lr)
         for sample in self.bad.add(gather_object(self.met)):  # every process stops where one does
-            self.accelerator.print(f"skipped {sample}")
+            self._say(f"skipped {sample}")
         self.met = []
         if not self.logging:
             return None
@@ -276,37 +285,41 @@ class Session:
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl, show it in the terminal, and hand it to the trackers."""
         self.progress.log(line)
-        if self.options.trackers:
-            self.accelerator.log(as_scalars(line), step=line["step"])
+        self.trackers.log(line)
 
     def save(self) -> None:
         """Start to write a checkpoint after a step for which one is due, or that a signal ends.
 
         Raises:
-            OSError: the checkpoint before it could not be written.
+            OSError: the checkpoint before it could not be written; the message says what is kept.
         """
         if self.saving:
             self.saved_at = time.monotonic()
             is_main = self.accelerator.is_main_process
             state, files = self.learner.snapshot(keep=is_main)
             if is_main:
-                self.writer.write(state, files, self.config_yaml)
+                waiting = self.progress.metrics.waiting
+                self.writer.write(state, files, self.config_yaml, waiting)
 
     def end(self) -> None:
         """Wait until the last checkpoint is written, and end the trackers of this run.
 
         Raises:
-            OSError: a checkpoint could not be written.
+            OSError: a checkpoint could not be written; the message says what is kept.
             SystemExit: a signal stopped the run, which is saved; the exit status tells which.
         """
-        self.writer.wait()
-        self.accelerator.wait_for_everyone()
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-        self.accelerator.trackers = []  # of this run; the program may start another
+        try:
+            self.writer.wait()
+            self.accelerator.wait_for_everyone()
+        finally:
+            self.progress.metrics.write()  # there may be room again
+            self.trackers.finish()
         if self.signalled:
             name = signal.Signals(self.signalled).name
-            step = self.learner.state.step
-            self.accelerator.print(f"{name}: stopped and saved at step {step}")
+            self._say(f"{name}: stopped and saved at step {self.learner.state.step}")
             self.accelerator.end_training()
             sys.exit(STATUS[self.signalled])
+
+    def _say(self, line: str) -> None:
+        if self.accelerator.is_main_process:
+            tell(line)

@@ -7,7 +7,6 @@ all, at moments that differ between processes.
 """
 
 import signal
-import sys
 from datetime import timedelta
 from types import FrameType
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from fcmae.run.outages import tell
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, started again, goes on
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -49,7 +50,7 @@ class Stop:
         self.noted = number
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+            tell("stopping after this step; Ctrl-C again stops at once", error=True)
 
     def agreed(self, due: bool) -> tuple[int, bool]:
         """Return the signal on which all processes stop now, or 0, and whether all save now.

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from fcmae.run.config import flatten, to_tree
+from fcmae.run.metrics import as_scalars
+from fcmae.run.outages import Outage
 
 PLAIN = (bool, int, float, str)  # the types of values that trackers take
 MLFLOW_STORE = "MLFLOW_TRACKING_URI"  # in the environment: where mlflow keeps runs
@@ -28,16 +31,65 @@ def check_installed(trackers: Sequence[str]) -> None:
             )
 
 
+class Trackers:
+    """The trackers of a run, of which none can stop it once they have started.
+
+    One that fails is tried again with the next line, and after further failures with ever fewer:
+    it misses 1, 3, 7, 15 ... of them, since a server that does not answer costs its time-out each
+    time. metrics.jsonl has all lines.
+
+    Args:
+        accelerator: the accelerator, which was made with these trackers.
+        names: their names; none starts nothing.
+        run: the directory of the run, whose path names the run for wandb.
+        config: the resolved config, which trackers get as a flat dictionary.
+
+    Raises:
+        ConnectionError: a tracker cannot start.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, names: Sequence[str], run: Path, config: Any
+    ) -> None:
+        self.accelerator = accelerator
+        start_trackers(accelerator, names, run, config)
+        if "tensorboard" in names:
+            threading.excepthook = _show_unless_raised_again
+        mine = accelerator.trackers if accelerator.is_main_process else []
+        self.outages = {tracker.name: Outage("and metrics.jsonl has all lines") for tracker in mine}
+        self.misses = dict.fromkeys(self.outages, 0)  # lines that each does not get before a try
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Hand a line of metrics to each tracker."""
+        for tracker in self.accelerator.trackers if self.outages else []:
+            outage = self.outages[tracker.name]
+            if self.misses[tracker.name]:
+                self.misses[tracker.name] -= 1
+                continue
+            with outage.spared(f"logging to {tracker.name}"):
+                tracker.log(as_scalars(line), step=line["step"])
+            self.misses[tracker.name] = 2 ** max(outage.failures - 1, 0) - 1
+
+    def finish(self) -> None:
+        """Let each tracker write what it still holds; the program may start another run then."""
+        for tracker in self.accelerator.trackers if self.outages else []:
+            with self.outages[tracker.name].spared(f"finishing the run of {tracker.name}"):
+                tracker.finish()
+        self.accelerator.trackers = []
+
+
+def _show_unless_raised_again(met: threading.ExceptHookArgs) -> None:
+    """Show the error that ends a thread. What ends tensorboard's, the next line meets, too."""
+    if not type(met.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(met)
+
+
 def start_trackers(
     accelerator: Accelerator, trackers: Sequence[str], run: Path, config: Any
 ) -> None:
     """Start the trackers of a run. Unless the environment says where, mlflow writes beside the run.
 
-    Args:
-        accelerator: the accelerator, which was made with these trackers.
-        trackers: their names; none starts nothing.
-        run: the directory of the run, whose path names the run for wandb.
-        config: the resolved config, which trackers get as a flat dictionary.
+    `Trackers` tells the arguments.
 
     Raises:
         ConnectionError: a tracker cannot start.

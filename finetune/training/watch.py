@@ -1,5 +1,6 @@
 """What is measured of a pretraining run beside its loss: pictures, collapse, online k-NN."""
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,19 @@ from fcmae import FCMAE, collapse
 from fcmae.reconstruct import reconstruct, save_views
 from fcmae.run import checkpoint
 from fcmae.run.learner import Learner
+from fcmae.run.outages import Outage
 from fcmae.run.session import Session
 from finetune.training.pretraining import PretrainConfig
 
 SHOWN = 8  # images in a picture
+MOST_WAITING = 4  # pictures; the oldest go where more cannot be written
 
 
 class Watch:
     """Looks at the last micro-batch of a step, and at the encoder; changes no number.
+
+    A picture that cannot be drawn or written is told of, and stops nothing. The last few of those
+    that cannot be written wait, and are tried again with the next line of metrics.
 
     Args:
         config: of the run, with the data's mean and standard deviation.
@@ -47,6 +53,9 @@ class Watch:
         self.session = session
         self.learner = learner
         self.normalise = normalise
+        self.waiting = deque[tuple[Path, Tensor]](maxlen=MOST_WAITING)
+        self.drawing = Outage("without this picture")
+        self.writing = Outage("and the next line of metrics tries again")
 
     def look(
         self,
@@ -61,17 +70,27 @@ class Watch:
 
     def draw(self) -> None:
         """Draw reconstructions of the remembered images after a step for which they are due."""
+        if not self.session.accelerator.is_main_process:
+            return
         every = self.config.run.picture_every
         step = self.learner.state.step
         due = every and (self.session.last or step % every == 0)
-        if due and self.session.accelerator.is_main_process:
-            views = reconstruct(
-                self.images[:SHOWN],
-                self.visible[:SHOWN],
-                self.prediction[:SHOWN],
-                self.model.patch_size,
-            )
-            save_views(self.normalise.inverse(views), self.pictures / f"step_{step:07d}.png")
+        if due:
+            path = self.pictures / f"step_{step:07d}.png"
+            with self.drawing.spared(f"drawing {path}"):
+                views = reconstruct(
+                    self.images[:SHOWN],
+                    self.visible[:SHOWN],
+                    self.prediction[:SHOWN],
+                    self.model.patch_size,
+                )
+                self.waiting.append((path, self.normalise.inverse(views).cpu()))
+        if self.waiting and (due or self.session.logging):
+            with self.writing.spared(f"writing {self.waiting[0][0]}"):
+                while self.waiting:
+                    path, views = self.waiting[0]
+                    save_views(views, path)
+                    self.waiting.popleft()
 
     def measure(self) -> dict[str, Any]:
         """What goes into a line of metrics: what has fallen due since the line before.

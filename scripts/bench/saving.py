@@ -14,7 +14,8 @@ import torch
 
 from fcmae import FCMAE, draw_visible
 from fcmae.run import checkpoint
-from fcmae.run.checkpoint import TrainState, Writer
+from fcmae.run.checkpoint import TrainState
+from fcmae.run.writer import Writer
 from scripts.bench.timing import Work
 
 STEPS = 3

@@ -7,7 +7,6 @@ import pytest
 import yaml
 from accelerate import Accelerator
 
-from fcmae.run import metrics
 from fcmae.run.metrics import read_metrics
 from fcmae.weights.conversion import convert
 from finetune.frozen.neighbours import knn_accuracy
@@ -128,17 +127,6 @@ def test_metrics_reach_tensorboard_wandb_and_mlflow(tmp_path: Path) -> None:
     content = offline.read_bytes()
     assert b"grad_norm" in content
     assert b"convnextv2_atto" in content
-
-
-def test_lists_and_mappings_of_a_line_become_names_for_trackers() -> None:
-    line = {"step": 3, "loss": 0.5, "collapse": [0.1, 0.2], "bad_samples": {"a.tar": 1}}
-    assert metrics.as_scalars(line) == {
-        "step": 3,
-        "loss": 0.5,
-        "collapse/0": 0.1,
-        "collapse/1": 0.2,
-        "bad_samples/a.tar": 1,
-    }
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.ema import Ema
 from tests.support.models import after_a_step
-from tests.support.programs import run
 
 
 def save(run: Path, *steps: int) -> tuple[FCMAE, torch.optim.Optimizer]:
@@ -57,15 +56,6 @@ def test_what_a_kill_left_behind_is_swept_away(tmp_path: Path) -> None:
     (tmp_path / "step_0000009.tmp").mkdir()
     save(tmp_path, 1)
     assert names(tmp_path) == ["step_0000001"]
-
-
-def test_the_newest_are_kept_and_those_of_every_so_many_steps(tmp_path: Path) -> None:
-    model, optimizer = after_a_step()
-    writer = checkpoint.Writer(tmp_path, keep=2, keep_every=4)
-    for step in (2, 4, 6, 8, 10, 12):
-        writer.write(TrainState(step, 0), checkpoint.snapshot(model, optimizer), "{}")
-    writer.wait()
-    assert [checkpoint.step_of(p) for p in checkpoint.checkpoints(tmp_path)] == [4, 8, 10, 12]
 
 
 @pytest.mark.parametrize("file", [checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE])
@@ -120,33 +110,6 @@ def test_the_sums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
         capture_output=True,
     )
     assert done.returncode == 0
-
-
-FILL = """
-import resource, sys
-from pathlib import Path
-from fcmae.run import checkpoint
-from fcmae.run.checkpoint import TrainState
-from tests.support.models import after_a_step
-run = Path(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
-writer = checkpoint.Writer(run, keep=1)
-writer.write(TrainState(2, 16), checkpoint.snapshot(*after_a_step()), "{}")
-try:
-    writer.wait()
-except OSError as error:
-    sys.exit(f"error: {error}")
-"""
-
-
-def test_a_disk_that_takes_no_more_leaves_older_checkpoints_whole(tmp_path: Path) -> None:
-    save(tmp_path, 1)
-    done = run("-c", FILL, tmp_path)
-    assert done.returncode == 1
-    assert f"checkpoint {tmp_path}/step_0000002 cannot be written" in done.stderr
-    assert "older ones are untouched: make room, and restart the same command" in done.stderr
-    assert names(tmp_path) == ["step_0000001"]  # and the half of it makes room
-    checkpoint.check(tmp_path / "step_0000001")
 
 
 def test_the_state_is_readable_text(tmp_path: Path) -> None:

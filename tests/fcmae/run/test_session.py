@@ -23,6 +23,7 @@ from fcmae.run.optim import OptimConfig
 from fcmae.run.options import RunConfig
 from fcmae.run.session import Session, distribute, newest_checkpoint, resume
 from fcmae.run.stopping import STATUS
+from tests.support.disks import files_end_at
 from tests.support.learners import assert_equal, learner_of, train
 
 
@@ -90,6 +91,17 @@ def go(session: Session, *, kill_at: int | None = None, bad: list[BadSample] | N
 
 def steps_of(run: Path) -> list[int]:
     return [line["step"] for line in read_metrics(run)]
+
+
+def losses_of(run: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(run)]
+
+
+def resumed(run: Path) -> Learner:
+    """A new learner, from the newest whole checkpoint."""
+    learner = learner_of()
+    resume(learner, run, newest_checkpoint(run, learner.accelerator))
+    return learner
 
 
 def test_a_run_logs_and_saves_when_it_is_due(tmp_path: Path) -> None:
@@ -196,12 +208,60 @@ def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
         go(session_of(tmp_path, learner_of()), bad=samples)
 
 
-def test_a_checkpoint_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
-    session = session_of(tmp_path, learner_of())
-    (tmp_path / "step_0000002.tmp").write_text("a file where a directory is to be")
-    with pytest.raises(OSError, match=r"checkpoint .*step_0000002 cannot be written"):
-        go(session)
-    assert checkpoint.checkpoints(tmp_path) == []
+def test_a_checkpoint_that_cannot_be_written_stops_the_run_and_names_what_is_kept(
+    tmp_path: Path,
+) -> None:
+    go(session_of(tmp_path / "whole", whole := learner_of()))
+    run, kept = tmp_path / "run", "run/step_0000001 is kept: make room, or let it be written, and"
+    with pytest.raises(SystemExit):
+        go(session_of(run, learner_of()), kill_at=0)
+    learner = resumed(run)
+    with files_end_at(4000), pytest.raises(OSError, match=rf"step_0000002 cannot be .*{kept}"):
+        go(session_of(run, learner))
+    assert [path.name for path in checkpoint.checkpoints(run)] == ["step_0000001"]
+    learner = resumed(run)
+    go(session_of(run, learner))
+    assert_equal(learner, whole)
+    assert losses_of(run) == losses_of(tmp_path / "whole")
+
+
+def test_lines_that_wait_are_not_lost_where_the_run_is_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go(session_of(tmp_path / "whole", learner_of()))
+    run = tmp_path / "run"
+    learner = learner_of()
+    session = session_of(run, learner)
+    (run / "metrics.jsonl").mkdir()  # in the way, until after the end
+    go(session)
+    assert capsys.readouterr().out.count("warning: ") == 1
+    (run / "metrics.jsonl").rmdir()
+    assert resumed(run).finished
+    assert losses_of(run) == losses_of(tmp_path / "whole")
+
+
+def test_a_signal_saves_beside_damaged_checkpoints_of_later_steps(tmp_path: Path) -> None:
+    config = Config(run=RunConfig(save_every=1, log_every=1, keep=4))
+    go(session_of(tmp_path, learner_of(), config))
+    for step in (2, 3, 4):
+        (tmp_path / f"step_000000{step}" / checkpoint.MODEL).write_bytes(b"")
+    learner = resumed(tmp_path)
+    config = Config(run=RunConfig(save_every=9, log_every=1, keep=1))
+    with pytest.raises(SystemExit):
+        go(session_of(tmp_path, learner, config), kill_at=1)
+    assert newest_checkpoint(tmp_path, learner.accelerator) == tmp_path / "step_0000002"
+
+
+def test_what_a_kill_left_is_swept_away_at_the_start_and_others_files_are_not(
+    tmp_path: Path,
+) -> None:
+    go(session_of(tmp_path, learner_of()))
+    left = ("step_0000002.tmp", "step_0000004.old.tmp", ".config.yaml.ab12.tmp")
+    left += ("pictures/.step_0000003.png.ab12.tmp", ".encoder.safetensors.ab12.tmp")
+    for name in left:
+        (tmp_path / name).mkdir(parents=True)
+    resumed(tmp_path)
+    assert sorted(tmp_path.rglob("*.tmp")) == [tmp_path / left[-1]]  # which a converter may write
 
 
 def test_one_process_trains_the_model_itself() -> None:
