@@ -9,17 +9,18 @@ echo "== ruff"
 ruff format --check --quiet .
 ruff check --quiet .
 # Types are checked in one thread, beside the tests, which wait for disks and each other at times.
-types=$(mktemp)
-basedpyright >"$types" 2>&1 &
+told=$(mktemp -d)
+basedpyright >"$told/types" 2>&1 &
 checking=$!
-trap 'kill "$checking" 2>/dev/null || true; rm -f "$types"' EXIT
+trap 'kill "$checking" 2>/dev/null || true; rm -rf "$told"' EXIT
 echo "== pytest"
 # One process a core, each with one thread. Tests of a file stay together: they share its
 # runs; their order is that of tests/conftest.py.
 status=0
 OMP_NUM_THREADS=1 python -m pytest -q -n "$OMP_NUM_THREADS" --dist loadfile \
-    --no-loadscope-reorder ${tests[@]+"${tests[@]}"} || status=$?
+    --no-loadscope-reorder ${tests[@]+"${tests[@]}"} | tee "$told/tests" || status=$?
 echo "== basedpyright"
 wait "$checking" || status=$?
-cat "$types"
+cat "$told/types"
+tail -n 1 "$told/tests" # how the tests ended, once more, as the last line
 exit "$status"
