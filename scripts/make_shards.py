@@ -12,10 +12,9 @@ that are all whole numbers, of folders as in tables, are the labels themselves.
 The bytes of files are copied, and not encoded again unless --max-side shrinks them.
 
 Shards are made in parallel. A command that was killed can be repeated: it makes the missing shards,
-with the same bytes as without the kill.
+with the same bytes as without the kill; one that has finished finds all of them there.
 """
 
-import shlex
 import shutil
 import sys
 from collections import Counter
@@ -23,26 +22,28 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
 
 from data.config import MEASURED, Encoding
 from data.making.aspects import describe_aspects
-from data.making.build import Built, ShardJob, build_shards, plan_shards
+from data.making.build import PLAN, Built, ShardJob, build_shards, plan_shards
 from data.making.entries import Entry, Listing
 from data.making.equal_images import equal_images
+from data.making.finished import finished, record_of
 from data.making.labels import label_entries, listed, refuse_numbered
 from data.making.listing import find_entries
 from data.making.masks import describe_masks, values_of, with_masks
 from data.making.splitting import by_prefix, shuffle
+from data.making.summary import report, report_parts
 from data.making.tables.arrow import unpack
 from data.making.tables.hub import fetched
-from data.making.walking import described, suffix_of
+from data.making.walking import suffix_of
 from data.making.workers import Engine, cores
 from data.shards.class_names import CLASSES, read_names
-from data.shards.index import Shard, merged_moments, statistics, write_index
+from data.shards.index import Shard, merged_moments, write_index
 from data.shards.index_lock import index_lock
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
@@ -118,8 +119,10 @@ def channels_of_first(entries: list[Entry]) -> int:
     raise ValueError(f"none of the {len(entries)} images can be decoded; the first is {first}")
 
 
-def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, list[Built]]:
-    """Build the shards of each part, and return them by prefix, each sorted by URL.
+def build(
+    args: MakeShards, planned: Mapping[str, Sequence[ShardJob]], options: Mapping[str, Any]
+) -> dict[str, list[Built]]:
+    """Build the shards that are planned by prefix, and return them, each part sorted by URL.
 
     Raises:
         ChildProcessError: a worker was killed.
@@ -127,15 +130,10 @@ def build(args: MakeShards, parts: Mapping[str, Sequence[Entry]]) -> dict[str, l
         ValueError: too many images are broken, the masks have one class alone, or the shards there
             are of another command.
     """
-    planned = {
-        prefix: plan_shards(part, args.out_dir, prefix, args.shard_size, args.encoding)
-        for prefix, part in parts.items()
-    }
     jobs = [job for part in planned.values() for job in part]
-    images = sum(map(len, parts.values()))
+    images = sum(len(job.entries) for job in jobs)
     finished: list[Built] = []
     broken = 0
-    options = {name: getattr(args, name) for name in PLANNED}
     with (
         # closed, so that no worker writes any more when the shards are taken back
         closing(build_shards(jobs, options, args.staging, args.workers, args.engine)) as shards,
@@ -171,13 +169,6 @@ def take_back(jobs: Sequence[ShardJob], staging: Path) -> None:
     for job in jobs:
         job.path.unlink(missing_ok=True)
     shutil.rmtree(staging)
-
-
-def pattern_of(shards: Sequence[Shard]) -> str:
-    """The pattern that names these shards, whose numbers run from 0 on, quoted for a shell."""
-    first, _, suffix = shards[0].url.rpartition("000000")
-    every = f"{{000000..{len(shards) - 1:06d}}}" if len(shards) > 1 else "000000"
-    return shlex.quote(f"{first}{every}{suffix}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -220,7 +211,17 @@ def main(argv: Sequence[str]) -> None:
     if args.encoding.in_chans is None:
         encoding = replace(args.encoding, in_chans=channels_of_first(entries))
         args = replace(args, encoding=encoding)
-    finished = build(args, parts)
+    planned = {
+        prefix: plan_shards(part, args.out_dir, prefix, args.shard_size, args.encoding)
+        for prefix, part in parts.items()
+    }
+    options = {name: getattr(args, name) for name in PLANNED}
+    known = already_there(args, planned, options)
+    if known is not None:
+        print(f"all shards are there already, of the same images and options: {args.out_dir}")
+        report_parts(known)
+        return
+    made = build(args, planned, options)
     if classes:
         with index_lock(args.out_dir):
             if (now := read_names(file)) not in (stored, classes):
@@ -229,12 +230,35 @@ def main(argv: Sequence[str]) -> None:
                     " shards again, one command after the other"
                 )
             write_json(file, classes, compact=True)
-    shards = {prefix: [built.shard for built in part] for prefix, part in finished.items()}
-    write_index([shard for part in shards.values() for shard in part])
+    shards = {prefix: [built.shard for built in part] for prefix, part in made.items()}
+    record = {args.prefix: record_of(args.staging / PLAN, made)}
+    write_index([shard for part in shards.values() for shard in part], record)
     shutil.rmtree(args.staging)
-    report(args, shards, skipped(listing, finished))
-    for line in (*of_pixels(args, finished), *equal_images(finished)):
+    report(shards, skipped(listing, made), args.out_dir)
+    for line in (*of_pixels(args, made), *equal_images(made)):
         print(line)
+
+
+def already_there(
+    args: MakeShards, planned: Mapping[str, Sequence[ShardJob]], options: Mapping[str, Any]
+) -> dict[str, list[Shard]] | None:
+    """The shards by prefix, if the same command has finished them; see `finished`.
+
+    What a kill at its end, or this start, has left of their making is removed.
+
+    Raises:
+        OSError, ValueError: See `finished`.
+    """
+    if (args.staging / PLAN).exists():  # they are being made
+        return None
+    try:
+        known = finished(planned, options, args.out_dir, args.prefix)
+    except FileExistsError:
+        shutil.rmtree(args.staging, ignore_errors=True)
+        raise
+    if known is not None:
+        shutil.rmtree(args.staging, ignore_errors=True)
+    return known
 
 
 def skipped(listing: Listing, finished: Mapping[str, Sequence[Built]]) -> Counter[tuple[str, str]]:
@@ -258,24 +282,6 @@ def of_pixels(args: MakeShards, finished: Mapping[str, Sequence[Built]]) -> list
     depth = merged_moments([built.shard for built in every]).depth
     advised = depth is not None and args.encoding.range is None and depth.advice()
     return [*lines, advised] if advised else lines
-
-
-def report(
-    args: MakeShards, shards: Mapping[str, Sequence[Shard]], skipped: Counter[tuple[str, str]]
-) -> None:
-    """Print what was written, what was not, and the flags that name the shards."""
-    samples = {prefix: sum(shard.samples for shard in part) for prefix, part in shards.items()}
-    print(
-        f"{sum(samples.values())} images in {sum(map(len, shards.values()))} shards,"
-        f" {skipped.total()} skipped: {args.out_dir}"
-    )
-    for line in described(skipped):
-        print(f"  {line}")
-    for prefix, part in shards.items():
-        side = "test" if prefix in ("val", "test") else "train"
-        print(f"  {prefix}: {samples[prefix]} images, --data.{side} {pattern_of(part)}")
-    mean, std = statistics(next(iter(shards.values())))
-    print(f"mean {' '.join(f'{x:.4f}' for x in mean)}  std {' '.join(f'{x:.4f}' for x in std)}")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,11 @@ from data.making.workers import Engine, over
 from data.shards.index import MOST_BYTES, Shard, from_entry, to_entry
 from data.shards.writing import checked, refuse_existing, write_shard
 from fcmae.run.config import plain
-from fcmae.run.files import replacing, write_json
+from fcmae.run.files import file_sha256, replacing, text_sha256, write_json
 from fcmae.run.json_files import read_json
+
+PLAN = "plan.json"  # in the folder of notes
+UNREADABLE = "unreadable"  # in place of the sum of a file
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Built:
         pixels: The number of pixels of each class in the masks.
         remarks: What was assumed of how many of them; see `data.formats.opened.Opened`.
         aspects: How many of them have each aspect; see `data.making.aspects`.
+        sources: See `sources_sha256`; empty in a note of an earlier version.
     """
 
     shard: Shard
@@ -56,6 +60,7 @@ class Built:
     pixels: Counter[int]
     remarks: Mapping[str, int]
     aspects: Mapping[str, int]
+    sources: str
 
 
 def plan_shards(
@@ -105,7 +110,7 @@ def build_shards(
         ValueError: `staging` holds a different plan, or no image of a shard can be read.
         Exception: See `over`.
     """
-    plan = staging / "plan.json"
+    plan = staging / PLAN
     wanted = fingerprint(jobs, options)
     if plan.exists():
         begun = read_json(plan, dict)
@@ -148,6 +153,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
     job, staging = job_and_staging
     broken: list[tuple[str, str]] = []
     digests: list[tuple[str, str]] = []
+    sources: list[str] = []
     pixels: Counter[int] = Counter()
     values = values_of(job.encoding.mask_values)
     measure = Measure(job.encoding)
@@ -156,17 +162,26 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
 
     def samples() -> Iterator[dict[str, Any]]:
         for entry in job.entries:
+            digest = UNREADABLE
             try:
-                encoded = encode(entry.path, job.encoding)
+                content = entry.path.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()
+                encoded = encode(content, entry.path.suffix.lower()[1:], job.encoding)
                 measure.add(encoded.stored)
             except (OSError, ValueError) as error:
                 broken.append((str(entry.path), str(error)))
                 continue
+            finally:
+                sources.append(digest)
+                if entry.mask is not None:
+                    sources.append(sum_of(entry.mask))
             remarks.update(encoded.remarks)
             aspects[aspect_of(*encoded.stored.shape[:2])] += 1
             # an image of a cell has a file only as long as shards are made
             name = entry.key if staging in entry.path.parents else str(entry.path)
-            digests.append((hashlib.sha256(encoded.content).hexdigest()[:32], name))
+            if encoded.content is not content:
+                digest = hashlib.sha256(encoded.content).hexdigest()
+            digests.append((digest[:32], name))
             sample: dict[str, Any] = {"__key__": entry.key, encoded.suffix: encoded.content}
             if entry.label is not None:
                 sample["cls"] = entry.label
@@ -187,7 +202,9 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                 f" {why}; remove them, or raise --shard-size"
             )
         shard = replace(shard, url=str(job.path), moments=measure.moments())
-        built = Built(shard, len(job.entries), broken, digests, pixels, remarks, aspects)
+        images = len(job.entries)
+        sums = text_sha256(" ".join(sources))
+        built = Built(shard, images, broken, digests, pixels, remarks, aspects, sums)
         note = {
             "shard": to_entry(shard),
             "images": built.images,
@@ -196,6 +213,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
             "pixels": sorted(pixels.items()),
             "remarks": remarks,
             "aspects": aspects,
+            "sources": sums,
         }
         write_json(note_path(job.path, staging), note, compact=True)
     return built
@@ -213,7 +231,8 @@ def read_note(shard: Path, note: Path) -> Built:
     pixels = Counter(dict(content["pixels"]))
     known = from_entry(str(shard), content["shard"])
     counts = (content[name] for name in ("remarks", "aspects"))
-    return Built(known, content["images"], broken, digests, pixels, *counts)
+    sources = content.get("sources", "")
+    return Built(known, content["images"], broken, digests, pixels, *counts, sources)
 
 
 def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,6 +252,20 @@ def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[st
         **plain(asdict(jobs[0].encoding)),
         "listing": digest.hexdigest(),
     }
+
+
+def sources_sha256(entries: Sequence[Entry]) -> str:
+    """A SHA-256 of the content of the files that images and masks are read from, in their order."""
+    files = ((entry.path, entry.mask) for entry in entries)
+    return text_sha256(" ".join(sum_of(path) for pair in files for path in pair if path))
+
+
+def sum_of(path: Path) -> str:
+    """The SHA-256 of a file, or a word for one that cannot be read, such as a link to nothing."""
+    try:
+        return file_sha256(path)
+    except OSError:
+        return UNREADABLE
 
 
 def size_of(path: Path) -> int | None:

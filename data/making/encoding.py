@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import simplejpeg
@@ -33,15 +32,17 @@ class Encoded:
     remarks: tuple[str, ...]
 
 
-def encode(path: Path, encoding: Encoding) -> Encoded:
-    """Read an image and encode it as a shard stores it.
+def encode(content: bytes, suffix: str, encoding: Encoding) -> Encoded:
+    """Encode an image as a shard stores it.
+
+    Args:
+        content: The bytes of its file.
+        suffix: That of the file, in small letters, without the dot.
+        encoding: How it is stored.
 
     Raises:
-        OSError: The file cannot be read.
         ValueError: The image cannot be decoded.
     """
-    content = path.read_bytes()
-    suffix = path.suffix.lower()[1:]
     config = PixelConfig(pixels="float32", background=encoding.background)
     picture = open_image(content, suffix, encoding.in_chans, config)
     stored = picture.whole()

@@ -1,12 +1,13 @@
 """Where the samples of a shard lie, kept in `index.json` beside it.
 
 The index lists the size and SHA-256 of every shard and the byte offset of every sample. The order
-of samples, resuming and every read rely on it.
+of samples, resuming and every read rely on it. It may say, too, what a command made the shards of,
+so that its repetition finds them done.
 """
 
 import re
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import lt, sub
@@ -22,6 +23,7 @@ from fcmae.run.json_files import as_object, field_of, is_page, parse_json, read_
 INDEX = "index.json"
 MOST_BYTES = 2**30  # of an index, which has some 11 for each sample
 SHA256 = re.compile("[0-9a-f]{64}")
+MADE = "made"  # in the index: what the shards of a command were made of, by its prefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,17 @@ def shards_in(index: dict[str, object], directory: str) -> dict[str, Shard]:
     return shards
 
 
+def made_of(directory: Path) -> dict[str, object]:
+    """What the index of a directory says that its shards were made of, by the prefix of a command.
+
+    Raises:
+        ValueError: The file is no JSON.
+    """
+    file = directory / INDEX
+    made = read_json(file, dict, MOST_BYTES).get(MADE) if file.exists() else None
+    return cast("dict[str, object]", made) if isinstance(made, dict) else {}
+
+
 def to_entry(shard: Shard) -> dict[str, Any]:
     """Turn a shard into its entry in index.json."""
     entry = {"size": shard.size, "sha256": shard.sha256, "offsets": shard.offsets.tolist()}
@@ -171,11 +184,15 @@ def merged_moments(shards: Sequence[Shard]) -> Moments:
     return Moments.merge(known)
 
 
-def write_index(shards: Iterable[Shard]) -> None:
+def write_index(shards: Iterable[Shard], made: Mapping[str, Any] | None = None) -> None:
     """Write shards into the `index.json` beside them, which is replaced in one step.
 
     Entries of other shards stay as long as their files exist, also those that another program adds
     meanwhile.
+
+    Args:
+        shards: The shards.
+        made: What they were made of, by the prefix of the command, if it is to be kept.
 
     Raises:
         ValueError: The present index is damaged.
@@ -190,4 +207,7 @@ def write_index(shards: Iterable[Shard]) -> None:
                 for name, shard in (read_index(str(directory)) | new).items()
                 if Path(shard.url).is_file()
             }
-            write_json(directory / INDEX, {"shards": entries}, compact=True)
+            index: dict[str, Any] = {"shards": entries}
+            if known := made_of(directory) | dict(made or {}):
+                index[MADE] = known
+            write_json(directory / INDEX, index, compact=True)

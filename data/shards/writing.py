@@ -67,8 +67,13 @@ def write_shards(
     return shards
 
 
-def refuse_existing(directory: Path, prefix: str) -> None:
+def refuse_existing(directory: Path, prefix: str, why: str = "") -> None:
     """Check that a directory has no shards with this prefix.
+
+    Args:
+        directory: The directory.
+        prefix: The first part of the names of shards.
+        why: What else is to be said, if it has some.
 
     Raises:
         FileExistsError: It has some.
@@ -76,7 +81,7 @@ def refuse_existing(directory: Path, prefix: str) -> None:
     existing = sorted(directory.glob(f"{prefix}-*.tar*"))
     if existing:
         raise FileExistsError(
-            f"{existing[0]} exists and shards are never overwritten; "
+            f"{existing[0]} exists and shards are never overwritten{why}; "
             f"delete {directory}/{prefix}-*.tar* or choose another directory or prefix"
         )
 

@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from data.shards.reading import open_shards, read_sample
 from data.shards.samples import ShardSamples
 from data.shards.scanning import index_shard
 from data.transforms import Crop
+from scripts.make_shards import main
 from tests.support.images import FORMATS, make_image, write_images
 from tests.support.programs import run, start, wait_for
 
@@ -406,3 +408,68 @@ def test_an_error_on_a_ray_cluster_is_one_line_and_too_many_broken_leave_nothing
     done = make(tmp_path / "in", tmp_path / "b", "--shard-size", 4, *common)
     assert_fails(done, "images cannot be decoded, more than the share")
     assert list((tmp_path / "b").iterdir()) == []
+
+
+def files_in(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_finished_command_is_repeated_without_a_write(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = [str(labelled), str(out), "--shard-size", "4", "--val", "0.2", "--workers", "1"]
+    main(command)
+    first = capsys.readouterr().out
+    before = files_in(out)
+    main(command)
+    again = capsys.readouterr().out
+    assert f"all shards are there already, of the same images and options: {out}\n" in again
+    assert again.endswith(first[first.index("  train: ") : first.index("median aspect")])
+    left = out / ".train.plan" / "cells"
+    left.mkdir(parents=True)  # by a kill after all was done
+    main([*command[:-1], "2", "--max-broken", "0.5"])
+    assert files_in(out) == before
+    assert not left.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "change", "why"),
+    [
+        (["--seed", "1"], None, "seed: 0 -> 1"),
+        (["--max-side", "9"], None, "max_side: None -> 9"),
+        ([], lambda source, _: make_image(source / "ant" / "new.png", seed=9), "images: 30 -> 31"),
+        ([], lambda source, _: next(source.rglob("no.1.*")).unlink(), "images: 30 -> 29"),
+        ([], lambda _, out: next(out.glob("train-*")).unlink(), "is not that of the index"),
+        ([], lambda _, out: (out / "index.json").unlink(), "; delete"),
+    ],
+)
+def test_shards_that_were_made_otherwise_are_kept_and_refused(
+    flags: list[str],
+    change: Callable[[Path, Path], object] | None,
+    why: str,
+    labelled: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    command = [str(labelled), str(out), "--shard-size", "20", "--workers", "1"]
+    main(command)
+    if change is not None:
+        change(labelled, out)
+    before = files_in(out)
+    with pytest.raises(FileExistsError, match=f"exists and shards are never overwritten.*{why}"):
+        main([*command, *flags])
+    assert files_in(out) == before
+
+
+def test_other_images_of_the_same_names_and_sizes_are_refused(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 1)):
+        for i in range(4):
+            make_image(tmp_path / name / "cat" / f"{i}.png", seed=10 * seed + i)
+    main([str(tmp_path / "a"), str(tmp_path / "out"), "--workers", "1"])
+    with pytest.raises(FileExistsError, match=r"made otherwise \(images have other"):
+        main([str(tmp_path / "b"), str(tmp_path / "out"), "--workers", "1"])
