@@ -107,13 +107,21 @@ class SourceConfig:
     """Directory of fetched shards, and of the indexes of shards that have none beside them. The
     processes of a node share it."""
     cache_gb: Positive = 50.0
-    """Bound on the fetched shards, in 10^9 bytes; the least recently used ones go."""
+    """Bound on the fetched shards and on those that are being fetched, in 10^9 bytes; the least
+    recently used ones go."""
     attempts: Count = 6
     """Times that a read is tried before the run stops."""
     backoff: NotNegative = 1.0
-    """Seconds before the second attempt, doubled for each further one, up to 60."""
+    """Seconds before the second attempt, doubled for each further one, up to 60. A server that asks
+    for a longer pause gets it, up to 60, too."""
     timeout: Seconds = 30.0
-    """Seconds that a server may take to accept a connection, and to send the next bytes."""
+    """Seconds that a server may take to accept a connection and begin its answer, and then to send
+    the next bytes."""
+    total_timeout: Seconds = 21600.0
+    """Seconds that one answer may take in all."""
+    min_speed: NotNegative = 10.0
+    """Thousand bytes a second that an answer must bring once it has taken longer than the timeout;
+    a slower one is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)

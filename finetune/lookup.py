@@ -23,6 +23,7 @@ import tyro
 
 from fcmae.run.config import run_program
 from fcmae.run.ranges import Count, CountFrom0, ShareAbove0, checked
+from fcmae.run.secrets import public
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,8 @@ def lines_of(args: Neighbours | Duplicates) -> tuple[str, list[dict[str, Any]]]:
         )
     else:
         if args.key is not None and (args.image, args.weights) == (None, None):
-            row = table.find(args.key, args.url, args.tile)
+            url = None if args.url is None else public(args.url)  # as embed wrote it
+            row = table.find(args.key, url, args.tile)
             query = table.feature(row)
         elif args.image is not None and args.weights is not None and args.key is args.url is None:
             row = None

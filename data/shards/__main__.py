@@ -56,9 +56,9 @@ def main(argv: Sequence[str]) -> None:
     # here: the images are decoded with torch, which the help text does without
     from data.making.indexing import index_shards
     from data.making.verify import verify
+    from data.shards.addresses import is_remote
     from data.shards.index import read_index, statistics, write_index
     from data.shards.patterns import expand
-    from data.shards.sources import is_remote
 
     urls = expand(config.shards)
     if any(is_remote(url) for url in urls):

@@ -8,7 +8,7 @@ so that its repetition finds them done.
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import lt, sub
 from pathlib import Path
@@ -31,12 +31,13 @@ class Shard:
     """One tar file, and where its samples lie in it.
 
     Attributes:
-        url: A path or a URL.
+        url: A path or a URL, which shows no secrets, see `data.shards.addresses`.
         size: The size of the file in bytes.
         sha256: The hash of the file, as 64 hexadecimal digits.
         offsets: The first byte of each sample, then the end of the last sample. This is an array
             because millions of Python integers would fill the memory of every worker.
         moments: The sums behind the mean and standard deviation of all pixels, if they are known.
+        version: What the server calls the version of the file since it was opened.
     """
 
     url: str
@@ -44,6 +45,7 @@ class Shard:
     sha256: str
     offsets: "array[int]"
     moments: Moments | None = None
+    version: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from data.shards.sources import is_remote
+from data.shards.addresses import Address, is_remote, refuse_cut_off
+from fcmae.run.secrets import public
 
 LISTED = 10  # how many missing shards an error names
 
@@ -38,10 +39,11 @@ def expand(spec: str | Sequence[str]) -> list[str]:
     refuse_missing([Path(url) for url in urls if not is_remote(url)], spec)
     places: set[str] = set()
     for url in urls:
-        place = url if is_remote(url) else str(Path(url).resolve())
+        place = Address(url) if is_remote(url) else str(Path(url).resolve())
         if place in places:
             raise ValueError(
-                f"shard {url} is named twice in {in_words(spec)}; name every shard once"
+                f"shard {public(url)} is named twice in {in_words(spec)}; name every shard once, by"
+                " its path: what follows a ? in a URL names no shard"
             )
         places.add(place)
     return urls
@@ -51,20 +53,21 @@ def matching(pattern: str) -> list[str]:
     """The paths that match a pattern without braces, sorted; itself if it has no wildcard.
 
     Raises:
-        ValueError: The pattern is a URL with a wildcard.
+        ValueError: The pattern is a URL with a wildcard, or with a password that ends it.
         FileNotFoundError: Nothing matches.
     """
     if not pattern:
         return []
-    if not glob.has_magic(pattern) or Path(pattern).exists():
-        return [pattern]
     if is_remote(pattern):
-        if "*" not in pattern:  # "?" begins the query of a URL
+        if "*" not in pattern.partition("?")[0]:
+            refuse_cut_off(pattern)
             return [pattern]
         raise ValueError(
-            f"{pattern} has a wildcard, and servers do not list their shards; give the numbers in"
-            " braces, like 'train-{000000..000003}.tar'"
+            f"{public(pattern)} has a wildcard, and servers do not list their shards; give the"
+            " numbers in braces, like 'train-{000000..000003}.tar'"
         )
+    if not glob.has_magic(pattern) or Path(pattern).exists():
+        return [pattern]
     found = sorted(glob.glob(pattern))  # noqa: PTH207  # a pattern may be absolute
     if not found:
         raise FileNotFoundError(f"no shard matches {pattern!r}; check the folder and the pattern")
@@ -73,7 +76,8 @@ def matching(pattern: str) -> list[str]:
 
 def in_words(spec: str | Sequence[str]) -> str:
     """Patterns of shards as a message shows them."""
-    return " ".join(map(repr, [spec] if isinstance(spec, str) else spec)) or "nothing"
+    patterns = [spec] if isinstance(spec, str) else spec
+    return " ".join(repr(public(pattern)) for pattern in patterns) or "nothing"
 
 
 def refuse_missing(paths: Sequence[Path], spec: str | Sequence[str]) -> None:

@@ -11,24 +11,28 @@ better to write `.tar.gz`. Other readers see one ordinary gzip stream, but it is
 sample (Z_FULL_FLUSH of zlib), so the bytes of one sample can be decompressed alone.
 """
 
+import json
 import os
 import zlib
 from array import array
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from data.config import SourceConfig
+from data.shards.addresses import Address, directory_of, identity, is_remote, within
 from data.shards.cache import locked, open_cached, rename_cached
 from data.shards.headers import DamagedTar
+from data.shards.http import RemoteInfo
 from data.shards.index import INDEX, MOST_BYTES, Shard, from_entry, read_index, to_entry
 from data.shards.members import unpack
 from data.shards.patterns import expand, not_found
 from data.shards.scanning import index_shard, scan
-from data.shards.sources import info, is_remote, read_all, read_range
+from data.shards.sources import info, read_all, read_range
 from data.shards.tar import INFLATED
 from fcmae.run.files import file_sha256, text_sha256, write_json
 from fcmae.run.json_files import read_json
@@ -65,7 +69,7 @@ def open_shards(
         ValueError: A shard or an index is damaged.
         OSError: A server does not answer, see `data.shards.sources`.
     """
-    urls = expand(spec)
+    urls = [Address(url) if is_remote(url) else url for url in expand(spec)]
     directories = {directory_of(url) for url in urls}
     indexes = {directory: open_index(directory, source) for directory in directories}
     listed = [indexes[directory_of(url)].get(url.rpartition("/")[2]) for url in urls]
@@ -74,7 +78,7 @@ def open_shards(
         try:
             if shard is None:
                 return index_unlisted(url, source, image)
-            return check_shard(shard, verify, source)
+            return check_shard(replace(shard, url=url), verify, source)
         except FileNotFoundError:  # on a server; all of them are named together
             return None
 
@@ -117,7 +121,7 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
     start, end = shard.offsets[i : i + 2]
     remote = is_remote(shard.url)
     if remote and source.read == "range":
-        content = read_range(shard.url, start, end, source)
+        content = read_range(shard.url, start, end, source, shard.version)
     else:
         file = open_cached(shard, source) if remote else os.open(shard.url, os.O_RDONLY)
         try:
@@ -170,7 +174,7 @@ def index_unlisted(url: str, config: SourceConfig, image: str = "") -> Shard:
     remote = is_remote(url)
     if remote:
         answer = info(url, config)
-        where = url
+        where = identity(url)
         size = answer.size
         version = answer.version
     else:
@@ -181,24 +185,29 @@ def index_unlisted(url: str, config: SourceConfig, image: str = "") -> Shard:
     name = text_sha256(f"{where} {size} {version}")[:24]
     file = config.cache.expanduser() / "indexes" / f"{name}.json"
     with locked(file.with_suffix(".lock")):
-        with suppress(FileNotFoundError, ValueError):  # one that is damaged is made again
-            known = from_entry(url, read_json(file, dict, MOST_BYTES))
-            if known.size == size:
-                return known
+        kept = read_scan(file, url)
+        if kept is not None:
+            return replace(kept, version=version)
         if remote:
-            unknown = Shard(url=url, size=size, sha256="", offsets=array("q"))
+            unknown = Shard(url=url, size=size, sha256="", offsets=array("q"), version=version)
             with os.fdopen(open_cached(unknown, config), "rb") as copy:
-                shard = scan(copy, url, image).shard
+                shard = replace(scan(copy, url, image).shard, version=version)
             rename_cached(unknown, shard, config)
         else:
             shard = index_shard(Path(url), image)
-        write_json(file, to_entry(shard), compact=True)
+        entry = to_entry(shard)
+        write_json(file, {"sha256": text_sha256(json.dumps(entry)), "entry": entry}, compact=True)
     return shard
 
 
-def directory_of(url: str) -> str:
-    """The directory of a shard, as a URL or path like the shard itself."""
-    return url.rpartition("/")[0] if is_remote(url) else str(Path(url).parent)
+def read_scan(file: Path, url: str) -> Shard | None:
+    """Read the result of a scan that the cache keeps; None if there is none, or it is damaged."""
+    with suppress(FileNotFoundError, ValueError):
+        kept = read_json(file, dict, MOST_BYTES)
+        shard = from_entry(url, kept.get("entry"))
+        if text_sha256(json.dumps(to_entry(shard))) == kept.get("sha256"):
+            return shard
+    return None
 
 
 def open_index(directory: str, source: SourceConfig) -> dict[str, Shard]:
@@ -222,15 +231,16 @@ def read_beside(
         OSError, ModuleNotFoundError: See `data.shards.sources.read_all`.
         ValueError: It has more than `most` bytes.
     """
+    path = within(directory, name)
     try:
-        if is_remote(directory):
-            return read_all(f"{directory}/{name}", source)
-        with Path(directory, name).open("rb") as file:
+        if is_remote(path):
+            return read_all(path, most, source)
+        with Path(path).open("rb") as file:
             content = file.read(most + 1)
     except FileNotFoundError:
         return None
     if len(content) > most:
-        raise ValueError(f"{directory}/{name} has more than {most} bytes, which none of ours has")
+        raise ValueError(f"{path} has more than {most} bytes, which none of ours has")
     return content
 
 
@@ -248,11 +258,13 @@ def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
         "it is truncated, damaged or was replaced: restore it, or if it is meant to differ, "
         f"run python -m data.shards index {path}"
     )
-    size = info(path, source).size if remote else Path(path).stat().st_size
-    if size != shard.size:
-        raise ValueError(f"shard {path} has {size} bytes, {INDEX} says {shard.size}; {way_out}")
+    found = info(path, source) if remote else RemoteInfo(Path(path).stat().st_size, "")
+    if found.size != shard.size:
+        raise ValueError(
+            f"shard {path} has {found.size} bytes, {INDEX} says {shard.size}; {way_out}"
+        )
     if verify and not remote and (sha256 := file_sha256(Path(path))) != shard.sha256:
         raise ValueError(
             f"shard {path} has SHA-256 {sha256}, {INDEX} says {shard.sha256}; {way_out}"
         )
-    return shard
+    return replace(shard, version=found.version)

@@ -7,8 +7,9 @@ from itertools import accumulate
 
 from data.bad_samples import BadSample
 from data.config import SourceConfig
+from data.shards.addresses import directory_of
 from data.shards.index import Shard
-from data.shards.reading import LOCAL, directory_of, read_sample
+from data.shards.reading import LOCAL, read_sample
 
 DIGITS = 20  # of a class that are read: there are not as many classes
 

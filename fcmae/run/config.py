@@ -21,6 +21,7 @@ import yaml
 from safetensors import SafetensorError
 
 from fcmae.run.ranges import checked
+from fcmae.run.secrets import public
 from fcmae.run.yaml_files import Texts, leaves, parse_yaml, read_yaml
 
 T = TypeVar("T")
@@ -151,12 +152,12 @@ def to_yaml(config: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Turn tuples into lists and paths into text, as YAML holds them."""
+    """Turn tuples into lists and paths into text, as YAML holds them, and hide secrets of URLs."""
     if isinstance(value, dict):
         return {k: plain(v) for k, v in cast("dict[str, Any]", value).items()}
     if isinstance(value, list | tuple):
         return [plain(v) for v in cast("Sequence[Any]", value)]
-    return str(value) if isinstance(value, Path) else value
+    return public(str(value)) if isinstance(value, Path | str) else value
 
 
 def completed(
@@ -173,7 +174,7 @@ def completed(
         The config with dotted keys, and with the default of each field that it does not have: what
         the fields stand for today is what their defaults do.
     """
-    whole = dict(defaults(config)) | flatten(tree)
+    whole = dict(defaults(config)) | plain(flatten(tree))  # secrets were written once, too
     return whole | {key: plain(v) for key, v in (told or {}).items() if whole[key] is None}
 
 
@@ -234,9 +235,12 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
     An error out of `EXPECTED`, or a lost data worker, ends in one line on standard error and exit
     status 1; `python -X dev PROGRAM` shows its traceback. If nobody reads standard output any more,
     as after `| head`, the program ends silently; if its disk is full, with one more such line.
+    Passwords and signatures of URLs are taken out of `sys.argv`, which trackers and others record.
     """
+    arguments = sys.argv[1:]
+    sys.argv[1:] = map(public, arguments)
     try:
-        main(sys.argv[1:])
+        main(arguments)
         flush_output()
     except Exception as error:
         if not isinstance(error, EXPECTED) and not lost_worker(error):
@@ -263,9 +267,9 @@ def line_of(error: Exception) -> str:
     """What an error says, in one line.
 
     The error of a data worker has the worker's whole traceback in its text, and the message last.
-    The number of an OSError, and pydantic's links, tell nobody anything.
+    The number of an OSError, and pydantic's links, tell nobody anything. URLs show no secrets.
     """
-    text = str(error).strip()
+    text = public(str(error).strip())
     if lost_worker(error):
         cause = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error
         return f"{str(cause).strip('. ')}; if memory has run out, give fewer --data.workers, or 0"

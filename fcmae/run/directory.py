@@ -16,6 +16,7 @@ from fcmae.run import checkpoint
 from fcmae.run.config import completed, differences, to_tree, to_yaml
 from fcmae.run.files import write_text
 from fcmae.run.metrics import drop_metrics_after
+from fcmae.run.secrets import public
 from fcmae.run.training_data import Shard, check_data, write_data
 from fcmae.run.yaml_files import read_yaml
 
@@ -117,7 +118,7 @@ def environment() -> dict[str, Any]:
 
     status = git("status", "--porcelain")
     return {
-        "command": sys.argv,
+        "command": [public(argument) for argument in sys.argv],
         "commit": git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
         "python": platform.python_version(),

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from fcmae.run.hub import snapshot
 from fcmae.run.yaml_files import parse_yaml
 from fcmae.weights.contents import WHOLE, holds_weights, told_by
 
@@ -34,17 +35,14 @@ def fetch(source: str) -> tuple[Path, str]:
         OSError: it can neither be fetched nor is it in the cache.
         ValueError: there is no such name, or no weights are under it.
     """
-    from huggingface_hub import snapshot_download  # it takes a second
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError  # it takes a second
 
     named = hub_name(source) if source.startswith(TIMM) else source.removeprefix(HUB)
     name, _, revision = named.partition("@")
     try:
         for patterns in (SAFETENSORS, PICKLED):
-            directory = Path(
-                snapshot_download(
-                    name, revision=revision or None, allow_patterns=[*BESIDE, *patterns]
-                )
+            directory = snapshot(
+                name, revision=revision or None, allow_patterns=[*BESIDE, *patterns]
             )
             if holds_weights(directory):
                 return directory, f"{source} is {name}, licence {licence_of(directory)}"

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from fcmae.run.ranges import Batch, Count
+from fcmae.run.secrets import public
 from finetune.labels.config import InferenceConfig, LabelledData
 from finetune.models.config import Pool, RandomConfig
 
@@ -38,7 +39,7 @@ class ProbeConfig:
         if self.weights == "none":
             return ""
         shards = f"--data.train {' '.join(self.data.train)} --data.test {' '.join(self.data.test)}"
-        return (
+        return public(
             "python -m finetune.train scripts/recipes/finetune/small.yaml --weights"
             f" {self.weights} {shards} --out {self.out.with_name('tuned.json')}"
         )

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.pipeline import ShardImages
-from data.shards.sources import is_remote
+from data.shards.addresses import is_remote
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.feature_cache import keep, read_kept

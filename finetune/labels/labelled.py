@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples
 from data.pipeline import CLASS, ShardImages, next_whole
+from data.shards.addresses import directory_of, is_remote
 from data.shards.index import Shard
 from data.shards.patterns import expand
-from data.shards.reading import directory_of, open_shards
+from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
-from data.shards.sources import is_remote
 from data.targets import Target, as_integers, group_of, is_row, read_field, read_record
 from finetune.labels.config import InferenceConfig, LabelledData
 from finetune.labels.names import numbers_of

@@ -7,9 +7,10 @@ from functools import cache
 from accelerate import PartialState
 
 from data.config import SourceConfig
+from data.shards.addresses import directory_of
 from data.shards.class_names import CLASSES, parse_names
 from data.shards.index import Shard
-from data.shards.reading import directory_of, read_beside
+from data.shards.reading import read_beside
 from data.shards.samples import ShardSamples
 
 

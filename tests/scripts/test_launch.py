@@ -24,7 +24,7 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
 
-from data.shards.sources import is_remote
+from data.shards.addresses import is_remote
 from fcmae.run import checkpoint
 from fcmae.run.config import field_names, parse
 from fcmae.run.metrics import read_metrics

@@ -1,9 +1,9 @@
-"""A real HTTP server that misbehaves as told."""
+"""A real HTTP server that misbehaves as told, and asks for passwords and signatures."""
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Lock, Thread
@@ -11,7 +11,11 @@ from typing import Any
 
 
 class Server(ThreadingHTTPServer):
-    """Serves a folder, with ranges; `faults` are used up by the next GETs of shards, one each."""
+    """Serves a folder, with ranges; `faults` are used up by the next GETs of shards, one each.
+
+    `scripts` has, by the names of files, what to do in place of the next answers, HEAD included.
+    `allows` says of a request whether it is allowed; others are answered 403.
+    """
 
     daemon_threads = True
 
@@ -20,6 +24,8 @@ class Server(ThreadingHTTPServer):
         self.folder, self.lock = folder, Lock()
         self.faults: list[str] = []
         self.gets: list[tuple[str, int, int]] = []  # name, first byte, end
+        self.scripts: dict[str, list[Callable[[Handler], object]]] = {}
+        self.allows: Callable[[Handler], bool] = lambda _: True
 
     @property
     def url(self) -> str:
@@ -43,7 +49,13 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(body=True)
 
     def answer(self, body: bool) -> None:
-        path = self.server.folder / self.path.lstrip("/")
+        path = self.server.folder / self.path.partition("?")[0].lstrip("/")
+        if script := self.server.scripts.get(path.name):
+            script.pop(0)(self)
+            return
+        if not self.server.allows(self):
+            self.send_error(403)
+            return
         if not path.is_file():
             self.send_error(404)
             return
@@ -81,6 +93,36 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(30 if fault == "stall" else 1)
             content = content[len(content) // 2 :]
         self.wfile.write(content)
+
+
+def status(code: int, content: bytes = b"", **headers: str) -> Callable[[Handler], None]:
+    """Answer with a status, headers and a body, whose length is told unless a header does."""
+
+    def answer(handler: Handler) -> None:
+        handler.send_response(code)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in ({"Content-Length": str(len(content))} | named).items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(content)
+        handler.close_connection = True
+
+    return answer
+
+
+def raw(content: bytes, times: int = 1, pause: float = 0.0) -> Callable[[Handler], None]:
+    """Send these bytes as they are, some times, and hang up."""
+
+    def answer(handler: Handler) -> None:
+        handler.close_connection = True
+        with suppress(OSError):
+            for _ in range(times):
+                handler.wfile.write(content)
+                handler.wfile.flush()
+                time.sleep(pause)
+
+    return answer
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from fcmae.run.hub import snapshot
+
 ADDRESS = re.compile(r"hf:/+datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?")  # a Path drops one /
 
 
@@ -22,20 +24,17 @@ def fetched(source: Path) -> Path:
         return source
     name, revision, part = address.groups()
     try:
-        from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         message = "data sets of the hub need its library: pip install huggingface_hub"
         raise ModuleNotFoundError(message) from error
     wanted = [part, f"{part}/**"] if part else None
     try:
-        folder = snapshot_download(
-            name, repo_type="dataset", revision=revision, allow_patterns=wanted
-        )
+        folder = snapshot(name, repo_type="dataset", revision=revision, allow_patterns=wanted)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ConnectionError(
             f"hf://datasets/{name} is not in the cache and cannot be fetched"
             f" ({str(error).splitlines()[0]}); where the network is, run 'hf download --repo-type"
             f" dataset {name} --local-dir DIR', and name DIR"
         ) from error
-    return Path(folder, part or "")
+    return folder / (part or "")

@@ -27,6 +27,7 @@ class Hub(BaseHTTPRequestHandler):
     """What a client of the hub asks for: the files of a repository, and each of them."""
 
     folder: Path
+    busy: list[int]  # statuses of the next answers
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -42,7 +43,9 @@ class Hub(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         name = path.rpartition("/")[2]
         repo = self.folder / "/".join(path.removeprefix("/api/models").split("/")[1:3])
-        if not repo.is_dir():
+        if self.busy:
+            body, status = b"{}", self.busy.pop(0)
+        elif not repo.is_dir():
             body, status = b'{"error": "Repository not found"}', 404
         elif "/tree/" in path:
             files = [
@@ -69,7 +72,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[str]:
     """The address of a hub that serves `tmp_path/served/ORG/NAME/FILE`."""
-    handler = type("Served", (Hub,), {"folder": tmp_path / "served"})
+    handler = type("Served", (Hub,), {"folder": tmp_path / "served", "busy": [503, 429]})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
