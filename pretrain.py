@@ -57,12 +57,13 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator
     from finetune.training import start
     from finetune.training.batches import batches_left, names_of_step
-    from finetune.training.watch import Watch
+    from finetune.training.watch import Watch, check_watched
 
     accelerator = start_accelerator(processes, run.trackers, run.dir)
     device = accelerator.device
     shards = open_shards(config.data.train, run.verify, config.data.source, config.data.image)
     config = start.with_statistics(config, shards, accelerator.print)
+    check_watched(config, processes.world)
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
     bad = BadSamples(order.samples, config.data.max_bad_fraction)
     newest = newest_checkpoint(run.dir, accelerator)

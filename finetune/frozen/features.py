@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.pipeline import ShardImages
-from data.shards.addresses import is_remote
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.feature_cache import keep, read_kept
@@ -96,19 +95,14 @@ class Side:
     cached: dict[str, Tensor] | None = None
 
     def known_classes(self, data: LabelledData) -> Int[Tensor, " m"] | None:
-        """The classes of its samples before an image is decoded, those of broken ones included.
-
-        None for shards on servers, which are read but once.
+        """The classes of its samples as far as they are known before an image is decoded.
 
         Raises:
             OSError, ValueError: see `read_classes`.
         """
         if self.cached is not None:
             return self.cached["y"][self.cached["whole"]]
-        samples = self.images.samples
-        if any(is_remote(shard.url) for shard in samples.shards):
-            return None
-        return read_classes(samples, data.group, data.max_bad_fraction)
+        return read_classes(self.images.samples, data.group, data.max_bad_fraction)
 
 
 def look_up(

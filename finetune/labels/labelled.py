@@ -105,8 +105,10 @@ def read_labelled(samples: ShardSamples, target: Target, group: str, bad: BadSam
     return Labelled(torch.stack(labels), torch.tensor(kept), numbered(groups, samples, kept, group))
 
 
-def read_classes(samples: ShardSamples, group: str, share: float) -> Int[Tensor, " n"]:
+def read_classes(samples: ShardSamples, group: str, share: float) -> Int[Tensor, " n"] | None:
     """The classes of the samples that have one, to be checked before any image is decoded.
+
+    None for shards on servers, which are read but once.
 
     Args:
         samples: all that there are.
@@ -117,6 +119,8 @@ def read_classes(samples: ShardSamples, group: str, share: float) -> Int[Tensor,
         OSError: a shard cannot be read.
         ValueError: more samples than may be broken lack a label, or the field.
     """
+    if any(is_remote(shard.url) for shard in samples.shards):
+        return None
     classes = list[int]()
     kept = list[int]()
     unlabelled = list[int]()

@@ -17,6 +17,8 @@ from fcmae.run import checkpoint
 from fcmae.run.learner import Learner
 from fcmae.run.outages import Outage
 from fcmae.run.session import Session
+from finetune.labels.config import LabelledData
+from finetune.labels.labelled import read_classes, samples_of
 from finetune.training.pretraining import PretrainConfig
 
 SHOWN = 8  # images in a picture
@@ -128,27 +130,63 @@ class Watch:
         from fcmae.weights.metadata import Metadata
         from fcmae.weights.timm_models import as_timm  # timm: a tenth of the time of a start
         from finetune.frozen.neighbours import knn_accuracy
-        from finetune.labels.config import LabelledData
 
-        watch = self.config.watch
         metadata = Metadata.of(
             self.config.model,
             mean=self.config.data.mean,
             std=self.config.data.std,
             step=self.learner.state.step,
         )
-        data = LabelledData(
-            train=watch.knn_train,
-            test=watch.knn_test,
-            workers=worker_count(self.config.data.workers, self.session.accelerator.num_processes),
-            max_bad_fraction=self.config.data.max_bad_fraction,
-            pixels=self.config.data.pixels,
-            range=self.config.data.range,
-            nodata=self.config.data.nodata,
-            background=self.config.data.background,
-            image=self.config.data.image,
-            source=self.config.data.source,
-        )
+        accelerator = self.session.accelerator
+        data = labelled_data(self.config, accelerator.num_processes)
         weights = checkpoint.whole(self.model.encoder.state_dict(), keep=True)
         encoder = as_timm(weights, metadata)
-        return knn_accuracy(encoder, metadata, data, watch.knn_k, self.session.accelerator)
+        return knn_accuracy(encoder, metadata, data, self.config.watch.knn_k, accelerator)
+
+
+def labelled_data(config: PretrainConfig, world: int) -> LabelledData:
+    """The labelled shards that a run watches, read as its images are.
+
+    Args:
+        config: of the run.
+        world: the number of processes.
+    """
+    return LabelledData(
+        train=config.watch.knn_train,
+        test=config.watch.knn_test,
+        workers=worker_count(config.data.workers, world),
+        max_bad_fraction=config.data.max_bad_fraction,
+        pixels=config.data.pixels,
+        range=config.data.range,
+        nodata=config.data.nodata,
+        background=config.data.background,
+        image=config.data.image,
+        source=config.data.source,
+    )
+
+
+def check_watched(config: PretrainConfig, world: int) -> None:
+    """Check the labelled shards to watch before training: they would end it hours later.
+
+    Args:
+        config: of the run.
+        world: the number of processes.
+
+    Raises:
+        OSError: a shard cannot be read.
+        ValueError: the same; there is nothing to classify, there are fewer samples than neighbours,
+            or see `read_classes`.
+    """
+    watch = config.watch
+    if not watch.knn_train:
+        return
+    if not watch.knn_test:
+        raise ValueError("watch.knn_train is there to classify watch.knn_test: give both, or none")
+    data = labelled_data(config, world)
+    train, test = (samples_of(spec, data) for spec in (data.train, data.test))
+    if not 1 <= watch.knn_k <= len(train):
+        raise ValueError(
+            f"watch.knn_k={watch.knn_k} must lie between 1 and the {len(train)} training samples"
+        )
+    for samples in (train, test):
+        read_classes(samples, data.group, data.max_bad_fraction)

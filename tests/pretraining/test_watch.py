@@ -7,12 +7,15 @@ import pytest
 import yaml
 from accelerate import Accelerator
 
+from data.config import DataConfig
 from fcmae.run.metrics import read_metrics
 from fcmae.weights.conversion import convert
 from finetune.frozen.neighbours import knn_accuracy
 from finetune.labels.config import LabelledData
 from finetune.models.backbone import backbone
 from finetune.models.config import RandomConfig
+from finetune.training.pretraining import PretrainConfig, PretrainRun, WatchConfig
+from finetune.training.watch import check_watched
 from tests.support.programs import run
 from tests.support.runs import command, losses, pretrain
 from tests.support.shards import write_colours
@@ -141,3 +144,20 @@ def test_a_longer_run_is_a_resumed_one(tmp_path: Path) -> None:
     assert [start["step"] for start in starts] == [0, 6]
     assert starts[1]["changed"] == ["optim.steps: 6 -> 8"]
     assert yaml.safe_load((run / "config.yaml").read_text())["optim"]["steps"] == 8
+
+
+def test_what_is_watched_is_checked_before_the_first_step(tmp_path: Path) -> None:
+    good = write_colours(tmp_path, "good", 9)
+    bare = write_colours(tmp_path, "bare", 6, labels=False)
+    for train, test, k, message in (
+        (good, "nowhere/a.tar", 5, "shard nowhere/a.tar does not exist"),
+        (good, bare, 5, r"bare-000000\.tar: sample 's0' has no label"),
+        (good, "", 5, "watch.knn_train is there to classify watch.knn_test"),
+        (bare, good, 20, r"watch\.knn_k=20 must lie between 1 and the 6 training samples"),
+    ):
+        watch = WatchConfig(knn_train=(train,), knn_test=(test,) if test else (), knn_k=k)
+        config = PretrainConfig(
+            data=DataConfig(train=(good,)), run=PretrainRun(dir=tmp_path / "run"), watch=watch
+        )
+        with pytest.raises((OSError, ValueError), match=message):
+            check_watched(config, 1)
