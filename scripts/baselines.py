@@ -20,7 +20,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.shards.reading import open_shards, read_sample
-from data.targets import read_record
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 from fcmae.run.ranges import checked
@@ -67,7 +66,9 @@ def extract(spec: str) -> Features:
         OSError: a shard cannot be read.
         ValueError: a shard is damaged, or a sample has no image or no label.
     """
-    from skimage.feature import hog  # here, as below: a help text needs no classifier
+    from skimage.feature import hog  # here, as below: a help text needs no classifier and no torch
+
+    from data.targets import read_record
 
     raw_pixels = []
     hogs = []
