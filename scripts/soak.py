@@ -1,6 +1,7 @@
 """Kill short runs at random moments a thousand times, and compare each bit for bit; see soak.sh."""
 
 import json
+import signal
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ def main(argv: Sequence[str]) -> None:
     from scripts.kills.forked import server
     from scripts.kills.soaking import LOG, Soak, read_log
 
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background, too: starts end with it
+        signal.signal(number, signal.default_int_handler)
     folder = config.dir.resolve()
     forking = server()
     kills, rest = divmod(config.kills, len(config.modes))
