@@ -43,7 +43,7 @@ from data.making.tables.hub import fetched
 from data.making.walking import suffix_of
 from data.making.workers import Engine, cores
 from data.shards.class_names import CLASSES, read_names
-from data.shards.index import Shard, merged_moments, write_index
+from data.shards.index import INDEX, Shard, merged_moments, write_index
 from data.shards.index_lock import index_lock
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
@@ -223,7 +223,7 @@ def main(argv: Sequence[str]) -> None:
         return
     made = build(args, planned, options)
     if classes:
-        with index_lock(args.out_dir):
+        with index_lock(args.out_dir / INDEX):
             if (now := read_names(file)) not in (stored, classes):
                 raise ValueError(
                     f"{file} was written meanwhile, with the classes {listed(now)}: make these"

@@ -203,7 +203,7 @@ def write_index(shards: Iterable[Shard], made: Mapping[str, Any] | None = None) 
     for shard in shards:
         by_directory.setdefault(Path(shard.url).parent, {})[shard.name] = shard
     for directory, new in by_directory.items():
-        with index_lock(directory):
+        with index_lock(directory / INDEX):
             entries = {
                 name: to_entry(shard)
                 for name, shard in (read_index(str(directory)) | new).items()

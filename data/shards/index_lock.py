@@ -7,38 +7,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fcmae.run.files import writing
+
 LOCK = ".index.lock"
 
 
 @contextmanager
-def index_lock(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory's index, and wait where another program has it.
+def index_lock(index: Path) -> Iterator[None]:
+    """Hold the lock of an index, and wait where another program has it.
 
     On a file system without locks a line says so, and the index is changed without one.
+
+    Args:
+        index: The file that is changed, in a directory that exists.
 
     Raises:
         OSError: The directory cannot be written.
     """
-    path = directory / LOCK
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    path = index.with_name(LOCK)
+    while True:
+        with writing(index, path):
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
-            while not is_at(file, path):  # who had it has removed it
-                os.close(file)
-                file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-                fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             print(
-                f"{directory} is on a file system without locks ({error.strerror}): write shards"
+                f"{index.parent} is on a file system without locks ({error.strerror}): write shards"
                 " into it, or index them, with one program at a time",
                 file=sys.stderr,
             )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            break
+        if is_at(file, path):
+            break
+        os.close(file)  # who had it has removed it
+    try:
+        yield
     finally:
+        path.unlink(missing_ok=True)  # first, so that who waits for it sees that it is gone
         os.close(file)
 
 

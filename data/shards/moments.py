@@ -11,6 +11,7 @@ from jaxtyping import Float32, Float64
 from data.shards.depth import Depth
 from fcmae.run.json_files import as_dataclass, as_object, field_of
 
+ROUNDED = 1e-3  # of a sum; far more than rounding leaves
 Range = tuple[float, float]
 Numbers = tuple[float, ...]
 
@@ -66,9 +67,17 @@ class Moments:
         counts = count if isinstance(count, tuple) else (count,) * len(sums)
         if not len(sums) == len(squares) == len(counts) > 0 or min(*counts, *squares) < 0:
             raise ValueError("its moments have no count, sum and square for each channel")
+        for n, total, square in zip(counts, sums, squares, strict=True):
+            if abs(total) > math.sqrt(n) * math.sqrt(square) * (1 + ROUNDED):  # Cauchy and Schwarz
+                raise ValueError(f"no {n} pixels have the sum {total} and the squares {square}")
         own, given = (field_of(fields, name, Range | None) for name in ("own", "range"))
+        for low, high in (own or (0, 1), given or (0, 1)):
+            if low >= high:
+                raise ValueError(f"its range from {low} to {high} does not go up")
         nodata = field_of(fields, "nodata", float | None)
-        depth = fields.get("depth")
+        depth = None if fields.get("depth") is None else as_dataclass(Depth, fields["depth"])
+        if depth is not None and not all(map(str.isidentifier, depth.types)):
+            raise ValueError("its depth has types that are none of arrays")
         return cls(
             counts,
             sums,
@@ -76,7 +85,7 @@ class Moments:
             own,
             given,
             nodata,
-            None if depth is None else as_dataclass(Depth, depth),
+            depth,
         )
 
     def to_entry(self) -> dict[str, Any]:

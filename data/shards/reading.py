@@ -235,13 +235,11 @@ def read_beside(
     try:
         if is_remote(path):
             return read_all(path, most, source)
-        with Path(path).open("rb") as file:
-            content = file.read(most + 1)
+        if Path(path).stat().st_size > most:
+            raise ValueError(f"{path} has more than {most} bytes, which none of ours has")
+        return Path(path).read_bytes()
     except FileNotFoundError:
         return None
-    if len(content) > most:
-        raise ValueError(f"{path} has more than {most} bytes, which none of ours has")
-    return content
 
 
 def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:

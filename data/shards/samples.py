@@ -59,13 +59,13 @@ class ShardSamples:
         numbers = self.numbers.get(directory_of(shard.url))
         label = members.get("cls", b"")
         if numbers is not None and label.strip().isdigit():
-            digits = label.strip()[:DIGITS].decode()
-            if int(digits) >= len(numbers):
+            number = int(label.strip()[:DIGITS])
+            if number >= len(numbers):
                 raise ValueError(
-                    f"{shard.url}: sample {members['__key__']!r} is of class {int(digits)}, but"
+                    f"{shard.url}: sample {members['__key__']!r} is of class {number}, but"
                     f" classes.json beside it names {len(numbers)} classes"
                 )
-            members["cls"] = str(numbers[int(digits)]).encode()
+            members["cls"] = str(numbers[number]).encode()
         return members
 
     def name(self, sample: int) -> str:

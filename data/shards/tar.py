@@ -79,9 +79,11 @@ def members_of(read: Read, length: int | None) -> Iterator[Member]:
         while more:
             more = read(start, BLOCK)[504:505] not in (b"", b"\0")
             start += BLOCK
+            if start - at > LONGEST:
+                raise DamagedTar(f"the header at byte {at} has a map of more than {LONGEST} bytes")
         size = int(said.get("size") or header.size)
         member = Member(
-            said.get("path", "").rstrip("/") or header.name,
+            said.get(f"{SPARSE}name") or said.get("path", "").rstrip("/") or header.name,
             *judged(header, said),
             first,
             start,

@@ -80,11 +80,10 @@ def read_json(path: Path, kind: type[T], most: int = MOST_BYTES) -> T:
         OSError: the file cannot be read.
         ValueError: it is too large; or see `parse_json`.
     """
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path} has more than {most} bytes, which is no JSON that is read")
-    return parse_json(content, str(path), kind)
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"{path} has {size} bytes, and JSON that is read has {most} at most")
+    return parse_json(path.read_bytes(), str(path), kind)
 
 
 def is_page(content: str | bytes) -> bool:
@@ -163,7 +162,7 @@ def typed(value: object, hint: Any) -> Any:
     elif hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
         most = 2**63 - 1 if hint is int else sys.float_info.max
         if (hint is float or isinstance(value, int)) and abs(value) <= most:
-            return value
+            return hint(value)
     raise ValueError(f"{shortened(value)}, and not {in_words(hint)}")
 
 

@@ -179,7 +179,9 @@ def metadata_beside(content: Content, architecture: Architecture) -> Metadata | 
                 f"{name}={values} beside the weights is not for in_chans={architecture.in_chans}:"
                 " give the file of weights alone, with flags"
             )
-    return Metadata.of(architecture, mean=told.mean, std=told.std, step=None)
+    metadata = Metadata.of(architecture, mean=told.mean, std=told.std, step=None)
+    metadata.check()
+    return metadata
 
 
 def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str, Tensor], Metadata]:

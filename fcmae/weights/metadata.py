@@ -99,17 +99,25 @@ class Metadata:
         Raises:
             ValueError: the text is no JSON, or has other fields or values.
         """
-        metadata = as_dataclass(Metadata, parse_json(text, "it", dict))
-        if not all(0 < n <= MOST for n in (*metadata.image_size, metadata.in_chans)):
-            raise ValueError(f"sides and channels of images are 1 to {MOST}")
-        for name, values in (("mean", metadata.mean), ("std", metadata.std)):
-            if len(values) not in (1, metadata.in_chans):
-                raise ValueError(
-                    f"{name} has {len(values)} values for {metadata.in_chans} channels"
-                )
-        if min(metadata.std) < 0:
-            raise ValueError(f"std has the value {min(metadata.std)}, below 0")
+        metadata = as_dataclass(Metadata, parse_json(text, "it", object))
+        metadata.check()
         return metadata
+
+    def check(self) -> None:
+        """Check what others have told of images, whose values are finite numbers.
+
+        Raises:
+            ValueError: a side, a number of channels, mean, std or range is none that images have.
+        """
+        if not all(0 < n <= MOST for n in (*self.image_size, self.in_chans)):
+            raise ValueError(f"sides and channels of images are 1 to {MOST}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.in_chans):
+                raise ValueError(f"{name} has {len(values)} values for {self.in_chans} channels")
+        if min(self.std) <= 0:
+            raise ValueError(f"std has the value {min(self.std)}, which is not above 0")
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError(f"range is {self.range}, which does not go up")
 
 
 def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def class_names(extra_header: Mapping[str, str], count: int) -> tuple[str, ...]:
     if CLASSES not in extra_header:
         return tuple(map(str, range(count)))
     try:
-        names = typed(parse_json(extra_header[CLASSES], "it", list), tuple[str, ...])
+        names = typed(parse_json(extra_header[CLASSES], "it", object), tuple[str, ...])
     except ValueError as error:
         raise ValueError(f"the metadata under {CLASSES!r} are damaged: {error}") from error
     if len(names) != count:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fcmae.run.config import extra
+from fcmae.weights.finite import refuse_not_finite
 from fcmae.weights.metadata import HEADER
 from fcmae.weights.weight_names import FINAL_NORM
 
@@ -22,7 +23,7 @@ def read_onnx(path: Path) -> tuple[dict[str, Tensor], dict[str, str], tuple[str,
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is damaged, or not ours.
+        ValueError: the file is damaged, or not ours, or has values that are no finite floats.
         ModuleNotFoundError: the extra `export` is missing.
     """
     with extra("export", f"reading {path} needs"):
@@ -39,13 +40,18 @@ def read_onnx(path: Path) -> tuple[dict[str, Tensor], dict[str, str], tuple[str,
             f"{path} is an ONNX file of another program, whose exporter may have renamed, merged or"
             " transposed the weights: give what it was exported from"
         )
-    stored = {
-        initialiser.name.removeprefix(WEIGHTS): torch.from_numpy(
-            numpy_helper.to_array(initialiser).copy()
-        )
-        for initialiser in model.graph.initializer
-        if initialiser.name.startswith(WEIGHTS)
-    }
+    stored = dict[str, Tensor]()
+    for initialiser in model.graph.initializer:
+        if not initialiser.name.startswith(WEIGHTS):
+            continue
+        name = initialiser.name.removeprefix(WEIGHTS)
+        try:
+            if initialiser.data_location == onnx.TensorProto.EXTERNAL:
+                raise ValueError("it lies in another file, and ours have all in one")
+            stored[name] = torch.from_numpy(numpy_helper.to_array(initialiser).copy())
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise ValueError(f"{path} has the damaged tensor {name}: {error}") from error
+    refuse_not_finite(stored, path)
     notes = list[str]()
     if any(tensor.dtype == torch.float16 for tensor in stored.values()):
         notes.append("the ONNX file has its weights in half precision: taken as float32")

@@ -17,7 +17,7 @@ from data.making.entries import Entry
 from data.making.tables.files import Rows, refuse_twins
 from fcmae.run.config import extra
 from fcmae.run.files import writing
-from fcmae.run.json_files import parse_json
+from fcmae.run.json_files import as_object, field_of, parse_json
 
 BLOCK = 64  # rows that are read at a time
 
@@ -76,17 +76,17 @@ def class_names(schema: Any) -> dict[str, list[str]]:
         ValueError: What it has stored is damaged.
     """
     stored = (schema.metadata or {}).get(b"huggingface", b"{}")
-    info = parse_json(stored, "what datasets says of it", dict).get("info")
-    features = info.get("features") if isinstance(info, dict) else None
-    found = {
-        column: feature.get("names")
-        for column, feature in (features if isinstance(features, dict) else {}).items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }
-    for column, names in found.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"what datasets says of it has no list of names for {column!r}")
-    return found
+    try:
+        said = as_object(parse_json(stored, "it", object))
+        features = as_object(as_object(said.get("info") or {}).get("features") or {})
+        kinds = {column: as_object(f) for column, f in features.items() if isinstance(f, dict)}
+        return {
+            column: list(field_of(kind, "names", tuple[str, ...]))
+            for column, kind in kinds.items()
+            if kind.get("_type") == "ClassLabel"
+        }
+    except ValueError as error:
+        raise ValueError(f"what datasets says of its columns is damaged: {error}") from error
 
 
 def read_columns(table: Path) -> Rows:

@@ -52,7 +52,9 @@ def test_a_file_has_a_bound(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"a": 1}')
     assert read_json(path, dict, 8) == {"a": 1}
-    with pytest.raises(ValueError, match=r"a\.json has more than 7 bytes"):
+    with pytest.raises(
+        ValueError, match=r"a\.json has 8 bytes, and JSON that is read has 7 at most"
+    ):
         read_json(path, dict, 7)
 
 

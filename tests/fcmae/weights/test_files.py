@@ -442,7 +442,9 @@ def test_weights_of_other_types_than_floats_are_refused_by_tensor(
     [
         ({"mean": [float("nan")]}, "'mean' is nan, and not a finite number"),
         ({"std": [10**400]}, "'std' is 1000"),
-        ({"std": [-0.5]}, "std has the value -0.5, below 0"),
+        ({"std": [-0.5]}, "std has the value -0.5, which is not above 0"),
+        ({"std": [0]}, "std has the value 0.0, which is not above 0"),
+        ({"range": [1, 1]}, "range is .*, which does not go up"),
         ({"mean": []}, "mean has 0 values for 3 channels"),
         ({"in_chans": 10**9}, "sides and channels of images are 1 to 65536"),
         ({"image_size": [32, True]}, "'image_size' is True"),

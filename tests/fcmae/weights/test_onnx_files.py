@@ -11,7 +11,7 @@ from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
 from fcmae.weights.conversion import convert
 from fcmae.weights.files import Weights, load_encoder, read_weights
-from fcmae.weights.metadata import Metadata
+from fcmae.weights.metadata import HEADER, Metadata
 from fcmae.weights.timm_models import as_timm, save_timm
 from fcmae.weights.weight_names import complete
 from tests.support.models import metadata_of, trained
@@ -100,3 +100,24 @@ def test_reading_without_the_extra_names_it(
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModuleNotFoundError, match=r"x\.onnx needs .* 'fcmae\[export\]'$"):
         read_weights(tmp_path / "x.onnx")
+
+
+@pytest.mark.parametrize("kind", ["text", "whole", "short", "elsewhere", "nan"])
+def test_a_damaged_tensor_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    types = onnx.TensorProto
+    tensor = {
+        "text": onnx.helper.make_tensor("model.a", types.STRING, [1], [b"a"]),
+        "whole": onnx.helper.make_tensor("model.a", types.INT8, [1], [7]),
+        "nan": onnx.helper.make_tensor("model.a", types.FLOAT, [1], [float("nan")]),
+    }.get(kind, types(name="model.a", data_type=types.FLOAT, dims=[2**40], raw_data=b"1234"))
+    if kind == "elsewhere":
+        tensor.data_location = types.EXTERNAL
+        tensor.external_data.add(key="location", value="/etc/hostname")
+    graph = onnx.helper.make_graph([], "g", [], [], [tensor])
+    model = onnx.helper.make_model(graph)
+    model.metadata_props.add(key=HEADER, value="{}")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"m\.onnx .*\ba\b"):
+        read_weights(path)

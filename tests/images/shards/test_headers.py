@@ -2,8 +2,11 @@
 
 import io
 import itertools
+import os
 import re
 import resource
+import shutil
+import subprocess
 import tarfile
 import zlib
 from array import array
@@ -84,6 +87,30 @@ def test_headers_of_old_programs_are_read() -> None:
 def test_times_of_gnu_are_no_part_of_a_name() -> None:
     block = header()[:257] + b"ustar  \0" + header()[265:345] + b"14712345670\0" + bytes(155)
     assert read_header(with_sum(block), 0).name == "a.png"
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs GNU tar")
+@pytest.mark.parametrize("format", ["v7", "oldgnu", "gnu", "ustar", "posix"])
+def test_tars_of_gnu_are_read_as_their_files(format: str, tmp_path: Path) -> None:
+    folder = tmp_path / "d" / "ünï"
+    folder.mkdir(parents=True)
+    longer = "n" * 150 if format in ("gnu", "oldgnu", "posix") else "n" * 60
+    for number, name in enumerate(("a.png", "b.png", f"{longer}.png")):
+        (folder / name).write_bytes(png(number))
+        (folder / name).with_suffix(".cls").write_text(str(number))
+    (folder / "sparse.png").touch()
+    tar = ["tar", f"--format={format}", "--sort=name", "-C", str(tmp_path)]
+    subprocess.run([*tar, "-cf", str(tmp_path / "s.tar"), "d"], check=True)
+    shard = index_shard(tmp_path / "s.tar")
+    same_as_tarfile((tmp_path / "s.tar").read_bytes())
+    for number, name in enumerate(("a", "b", longer)):
+        sample = {"__key__": f"d/ünï/{name}", "png": png(number), "cls": str(number).encode()}
+        assert read_sample(shard, number) == sample
+    if format in ("gnu", "posix"):
+        os.truncate(folder / "sparse.png", 2**22)
+        subprocess.run([*tar, "--sparse", "-cf", str(tmp_path / "h.tar"), "d"], check=True)
+        with pytest.raises(ValueError, match=r"'d/ünï/sparse\.png' is a file with holes"):
+            index_shard(tmp_path / "h.tar")
 
 
 HUGE = base256(2**40)

@@ -56,6 +56,8 @@ def indexed(folder: Path) -> tuple[str, dict[str, Any]]:
         ({"moments": MEASURED | {"sums": []}}, "no count, sum and square for each channel"),
         ({"moments": MEASURED | {"squares": [-1.0]}}, "no count, sum and square"),
         ({"moments": MEASURED | {"sums": [float("nan")]}}, "'sums' is nan"),
+        ({"moments": MEASURED | {"sums": [1e300]}}, "no 9 pixels have the sum 1e.300"),
+        ({"moments": MEASURED | {"own": [1, 1]}}, "range from 1.0 to 1.0 does not go up"),
         ({"moments": MEASURED | {"range": [1]}}, r"'range' is \[1\]"),
         ({"moments": MEASURED | {"nodata": float("inf")}}, "'nodata' is inf"),
         ({"moments": MEASURED | {"depth": {"types": "u"}}}, "'types' is 'u'"),
@@ -113,7 +115,7 @@ def test_a_program_waits_while_another_changes_the_index(tmp_path: Path) -> None
     path = write_tar(tmp_path / "s.tar", [("a.png", png(0))])
     other = index_shard(write_tar(tmp_path / "o.tar", [("a.png", png(0))]))
     with ThreadPoolExecutor(1) as pool:
-        with index_lock(tmp_path):
+        with index_lock(tmp_path / INDEX):
             waiting = pool.submit(run, "-m", "data.shards", "index", path)
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=8)
