@@ -26,12 +26,14 @@ def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched."""
     config = parse(PretrainConfig, argv, description=str(__doc__))
     run = config.run
-    from fcmae.run.processes import Processes  # torch takes seconds, and a help text needs none
+    from fcmae.run.lock import sole_writer  # torch takes seconds, and a help text needs none
+    from fcmae.run.processes import Processes
 
     processes = Processes(run.timeout)
     with processes.naming_the_lost():
         if not config.dry_run:
-            train(config, run, processes)
+            with sole_writer(run.dir, processes, run.timeout / 2):
+                train(config, run, processes)
             return
         with tempfile.TemporaryDirectory() as folder:
             scratch = replace(run, dir=Path(folder), log_every=1, trackers=())
@@ -68,7 +70,13 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     bad = BadSamples(order.samples, config.data.max_bad_fraction)
     newest = newest_checkpoint(run.dir, accelerator)
     changed = compare(
-        run.dir, config, accelerator.print, free=MAY_CHANGE, length=LENGTH, shards=shards
+        run.dir,
+        config,
+        accelerator.print,
+        free=MAY_CHANGE,
+        length=LENGTH,
+        shards=shards,
+        newest=newest,
     )
     model = start.make_model(config, newest, accelerator)
     learner = start.make_learner(config, model, accelerator, order.samples)

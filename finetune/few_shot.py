@@ -22,12 +22,14 @@ def main(argv: Sequence[str]) -> None:
     if config.task.kind != "class":
         raise ValueError(f"task.kind={config.task.kind}: few-shot learning is of classes")
     # torch and timm take seconds, and a help text needs neither
+    from fcmae.run.lock import sole_writer
     from fcmae.run.processes import Processes
     from fcmae.run.session import start_accelerator
     from finetune.training.few_labels import few_shot
 
     processes = Processes(config.run.timeout)
-    with processes.naming_the_lost():
+    alone = sole_writer(directory, processes, config.run.timeout / 2)
+    with processes.naming_the_lost(), alone:
         accelerator = start_accelerator(processes, config.run.trackers, directory)
         curves = few_shot(config, processes, accelerator)
         if accelerator.is_main_process:

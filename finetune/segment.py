@@ -25,13 +25,15 @@ def main(argv: Sequence[str]) -> None:
             " mask: leave it out"
         )
     # torch and timm take seconds, and a help text needs neither
+    from fcmae.run.lock import sole_writer
     from fcmae.run.processes import Processes
     from fcmae.run.session import start_accelerator
     from finetune.labels.results import report
     from finetune.training.segmentation import WEIGHTS, segment
 
     processes = Processes(config.run.timeout)
-    with processes.naming_the_lost():
+    alone = sole_writer(directory, processes, config.run.timeout / 2)
+    with processes.naming_the_lost(), alone:
         accelerator = start_accelerator(processes, config.run.trackers, directory)
         result, draw = segment(config, processes, accelerator)
         if accelerator.is_main_process:

@@ -19,6 +19,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(TrainConfig, argv, description=str(__doc__))
     directory = run_of(config.out)
     # torch and timm take seconds, and a help text needs neither
+    from fcmae.run.lock import sole_writer
     from fcmae.run.processes import Processes
     from fcmae.run.session import start_accelerator
     from finetune.frozen.held_out import sides
@@ -27,7 +28,8 @@ def main(argv: Sequence[str]) -> None:
 
     data = config.data
     processes = Processes(config.run.timeout)
-    with processes.naming_the_lost():
+    alone = sole_writer(directory, processes, config.run.timeout / 2)
+    with processes.naming_the_lost(), alone:
         accelerator = start_accelerator(processes, config.run.trackers, directory)
         labelled = read(
             data,

@@ -1,8 +1,9 @@
 """Print the closing table of the quickstart: `python scripts/report.py runs/quickstart`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fcmae.run.config import run_program
+from fcmae.run.json_files import read_json
 from fcmae.run.ranges import checked
 
 
@@ -23,15 +25,37 @@ class Report:
 
 
 def cell(path: Path) -> str:
-    """Format the mean and the standard deviation of a test accuracy over the probe's seeds."""
-    accuracy = json.loads(path.read_text())["test_accuracy"]
-    return f"{accuracy['mean']:.3f} ± {accuracy['std']:.3f}"
+    """Format the mean and the standard deviation of a test accuracy over the probe's seeds.
+
+    Raises:
+        ValueError: the result is damaged.
+        OSError: it is missing.
+    """
+    mean, std = numbers(path, ("test_accuracy", "mean"), ("test_accuracy", "std"))
+    return f"{mean:.3f} ± {std:.3f}"
+
+
+def numbers(path: Path, *places: tuple[str, ...]) -> list[float]:
+    """Read numbers of a result, each by the keys that lead to it.
+
+    Raises:
+        ValueError: the result is damaged.
+        OSError: it is missing.
+    """
+    result = read_json(path, dict)
+    try:
+        return [float(reduce(getitem, place, result)) for place in places]
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged: it lacks numbers of a result; make it again"
+        ) from error
 
 
 def main(argv: Sequence[str]) -> None:
     """Print the table.
 
     Raises:
+        ValueError: a result is damaged.
         OSError: a result is missing.
     """
     run = checked(tyro.cli(Report, description=Report.__doc__, args=list(argv))).run
@@ -42,13 +66,9 @@ def main(argv: Sequence[str]) -> None:
         table.add_row(
             f"{name} encoder", *(cell(run / f"{name}-{p}.json") for p in ("linear_probe", "knn"))
         )
-    baselines = json.loads((run / "baselines.json").read_text())
-    for key, name in (
-        ("raw_pixels", "raw pixels, 32 px"),
-        ("hog", "HOG"),
-        ("majority", "majority"),
-    ):
-        table.add_row(name, f"{baselines[key]:.3f}", "")
+    baselines = numbers(run / "baselines.json", ("raw_pixels",), ("hog",), ("majority",))
+    for name, accuracy in zip(("raw pixels, 32 px", "HOG", "majority"), baselines, strict=True):
+        table.add_row(name, f"{accuracy:.3f}", "")
     console = Console()
     console.print(table)
     console.print("Mean ± standard deviation over 3 probe seeds; the lower rows are linear too.")

@@ -10,7 +10,6 @@ and seeds. All runs are in runs/reproduce/. The table of a data set goes between
 README; the old one stays while nothing is measured.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import tyro
 
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json, write_text
+from fcmae.run.json_files import read_json
 from fcmae.run.ranges import checked
 
 ROOT = Path(__file__).parents[1]
@@ -136,8 +136,12 @@ def command(program: Sequence[str], run: Path, name: str) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a JSON file; the result is empty if there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """Read a JSON object; the result is empty if there is no such file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    return read_json(path, dict) if path.is_file() else {}
 
 
 def make(data: DataSet) -> None:

@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from fcmae.run.config import line_of
 from fcmae.run.files import file_sha256, move_into_place
+from fcmae.run.json_files import as_dataclass, read_json
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"
@@ -32,6 +33,7 @@ EMA = "ema.safetensors"
 STATE = "state.json"
 CONFIG = "config.yaml"
 SUMS = "SHA256SUMS"
+SUM = re.compile(r"([0-9a-f]{64})  ([^/]+)")  # a line of it
 WAITING = "metrics.jsonl"  # lines that could not be written to the run's file
 
 
@@ -178,19 +180,28 @@ def latest(run: Path) -> Path | None:
 
 
 def check(path: Path) -> None:
-    """Compare the files of a checkpoint with their SHA-256.
+    """Compare the files of a checkpoint with their SHA-256, of which none may lack.
 
     Raises:
-        ValueError: a file is missing or differs; the message names it.
+        ValueError: a file is missing, not listed, or differs; the message names it.
     """
     try:
-        lines = (path / SUMS).read_text().splitlines()
-        for line in lines:
-            expected, name = line.split("  ")
+        lines = (path / SUMS).read_text(errors="replace").splitlines()
+        sums = {found[2]: found[1] for found in map(SUM.fullmatch, lines) if found}
+        if len(sums) < len(lines):
+            raise ValueError(f"{SUMS} has lines that are none of a sum and a name")
+        held = [
+            MODEL,
+            OPTIMIZER,
+            STATE,
+            CONFIG,
+            *(name for name in (EMA, WAITING) if (path / name).exists()),
+        ]
+        if unlisted := [name for name in held if name not in sums]:
+            raise ValueError(f"{SUMS} does not list {', '.join(unlisted)}")
+        for name, expected in sums.items():
             if file_sha256(path / name) != expected:
                 raise ValueError(f"{name} differs from its SHA-256")
-        if not lines:
-            raise ValueError(f"{SUMS} is empty")
     except (OSError, ValueError) as error:
         raise ValueError(f"checkpoint {path} is damaged: {error}") from error
 
@@ -206,18 +217,42 @@ def newest_whole(run: Path, warn: Callable[[str], object]) -> Path | None:
         ValueError: there are checkpoints, and all are damaged.
     """
     complete = checkpoints(run)
+    damages = list[str]()
     for path in reversed(complete):
         try:
             check(path)
-            return path
         except ValueError as error:
-            warn(f"{error}; going back to the one before")
-    if complete:
+            damages.append(str(error))
+        else:
+            for damage in damages:
+                warn(f"{damage}; going back to the one before")
+            return path
+    if damages:
         raise ValueError(
             f"all {len(complete)} checkpoints of {run} are damaged: restore one, or delete them to"
-            " start from step 0"
+            f" start from step 0 ({damages[0]})"
         )
     return None
+
+
+def read_state(path: Path) -> TrainState:
+    """Read the state of a run at a checkpoint.
+
+    Args:
+        path: directory of the checkpoint.
+
+    Raises:
+        ValueError: it is no state.
+        OSError: it cannot be read.
+    """
+    try:
+        needed = {"step": None, "samples_seen": None}
+        state = as_dataclass(TrainState, needed | read_json(path / STATE, dict))
+        if min(state.step, state.samples_seen) < 0:
+            raise ValueError("it counts below 0")
+    except ValueError as error:
+        raise ValueError(f"{STATE} holds no state of a run: {error}") from error
+    return state
 
 
 def load(
@@ -241,8 +276,8 @@ def load(
         tensors = load_file(path / MODEL)
         optimizer_state = load_file(path / OPTIMIZER)
         averaged = {} if averages is None else load_file(path / EMA)
-        state = TrainState(**json.loads((path / STATE).read_text()))
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        state = read_state(path)
+    except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(
             f"checkpoint {path} is damaged ({error}); delete it to go on from the one before"
         ) from error
@@ -250,6 +285,10 @@ def load(
     if averages is not None:
         fill(averages, averaged, path / EMA)
     parameters = dict(model.named_parameters())
+    if others := [key for key in optimizer_state if key.rpartition(":")[0] not in parameters]:
+        raise ValueError(
+            f"{path / OPTIMIZER} holds another model: {others[0]} is of none of its own"
+        )
     for key, value in optimizer_state.items():
         name, entry = key.rsplit(":", 1)
         parameter = parameters[name]

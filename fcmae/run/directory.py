@@ -15,9 +15,11 @@ import torch
 from fcmae.run import checkpoint
 from fcmae.run.config import completed, differences, to_tree, to_yaml
 from fcmae.run.files import write_text
+from fcmae.run.json_files import read_json
 from fcmae.run.metrics import drop_metrics_after
+from fcmae.run.records import read_or_set_aside
 from fcmae.run.secrets import public
-from fcmae.run.training_data import Shard, check_data, write_data
+from fcmae.run.training_data import DATA, Shard, check_data, read_data, write_data
 from fcmae.run.yaml_files import read_yaml
 
 ENVIRONMENT = "environment.json"
@@ -40,18 +42,21 @@ def compare(
     length: tuple[str, ...] = (),
     told: Mapping[str, Any] | None = None,
     shards: Sequence[Shard] = (),
+    newest: Path | None = None,
 ) -> list[str]:
     """Compare the config of a restart with the one that the run was started with.
 
     Args:
-        run: the directory of the run; without checkpoints there is nothing to compare with.
+        run: the directory of the run; without a config there is nothing to compare with.
         config: the resolved config of this start.
-        say: prints a sentence about each change of the length.
+        say: prints a sentence about each change of the length, and about damaged files.
         free: names of fields, and of sections such as `run.`, that change no number.
         length: names of fields that only say how long the run is.
         told: what fields of the earlier config stand for that are None, by dotted keys.
         shards: the training data; their paths, data.train, may change where their contents are
             known to be the same. None are not compared.
+        newest: the checkpoint that the run goes on from, if there is one. Its config is compared,
+            which cannot be damaged as that of the directory can.
 
     Returns:
         What the restart changes of the length, as lines `field: old -> new`.
@@ -60,18 +65,23 @@ def compare(
         ValueError: fields or shards differ that change numbers; the message lists them. The
             written config is no YAML.
     """
-    written = run / checkpoint.CONFIG
-    if checkpoint.latest(run) is None or not written.exists():
+    try:
+        tree = read_yaml((run if newest is None else newest) / checkpoint.CONFIG)
+    except FileNotFoundError:
         return []
-    if shards and check_data(run, shards):
+    except ValueError as error:
+        say(f"{error}; this start is compared with nothing")
+        return []
+    if shards and check_data(run, shards, say):
         free = (*free, "data.train")
-    old = completed(read_yaml(written), type(config), told)
+    old = completed(tree, type(config), told)
     new = to_tree(config)
     refused = differences(old, new, ignore=free + length)
     if refused:
+        removed = ", or remove this one, which has no checkpoint" if newest is None else ""
         raise ValueError(
             f"{run} holds a run with another config ({'; '.join(refused)});"
-            " take these values back, or choose another --run.dir"
+            f" take these values back, or choose another --run.dir{removed}"
         )
     changed = differences(old, new, ignore=free)
     for change in changed:
@@ -84,6 +94,8 @@ def begin(
 ) -> None:
     """Record a start: write config.yaml and data.json, extend environment.json, cut metrics.
 
+    Damaged files of earlier starts are kept under another name, which a line tells.
+
     Args:
         run: the directory of the run, which is made if it does not exist.
         config: the resolved config.
@@ -95,14 +107,27 @@ def begin(
         OSError: the directory is not writable.
     """
     run.mkdir(parents=True, exist_ok=True)
+    read_or_set_aside(run / checkpoint.CONFIG, read_yaml)
     write_text(run / checkpoint.CONFIG, to_yaml(config))
     if shards:
+        read_or_set_aside(run / DATA, read_data)
         write_data(run, shards)
-    starts = run / ENVIRONMENT
-    earlier = json.loads(starts.read_text()) if starts.exists() else []
+    earlier = read_or_set_aside(run / ENVIRONMENT, read_starts) or []
+    if step and not earlier:
+        print(f"{run / ENVIRONMENT} has no record of the {step} steps before this start")
     start = {"step": step, **environment(), **facts}
-    write_text(starts, json.dumps([*earlier, start], indent=2))
+    write_text(run / ENVIRONMENT, json.dumps([*earlier, start], indent=2))
     drop_metrics_after(run, step)
+
+
+def read_starts(path: Path) -> list[Any]:
+    """Read the record of the starts of a run.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    return read_json(path, list)
 
 
 def environment() -> dict[str, Any]:

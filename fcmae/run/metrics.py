@@ -15,7 +15,9 @@ import torch
 
 from fcmae.run.checkpoint import WAITING, latest
 from fcmae.run.files import write_text
+from fcmae.run.json_files import field_of, parse_json
 from fcmae.run.outages import Outage
+from fcmae.run.records import set_aside
 
 METRICS = "metrics.jsonl"
 MOST_WAITING = 100_000  # lines, some 50 MB; the oldest go where more cannot be written
@@ -85,17 +87,37 @@ def restore_metrics(run: Path, checkpoint: Path) -> None:
     carried = checkpoint / WAITING
     if not carried.exists():
         return
-    metrics = run / METRICS
-    lines = metrics.read_text().splitlines(keepends=True) if metrics.exists() else []
-    by_step = {json.loads(line)["step"]: line for line in lines if line.endswith("\n")}
-    for line in carried.read_text().splitlines(keepends=True):
-        by_step.setdefault(json.loads(line)["step"], line)
-    write_text(metrics, "".join(by_step[step] for step in sorted(by_step)))
+    by_step = lines_by_step(run / METRICS)
+    for text in carried.read_bytes().split(b"\n")[:-1]:
+        if (line := line_in(text)) is not None:
+            by_step.setdefault(line["step"], f"{text.decode()}\n")
+    write_text(run / METRICS, "".join(by_step[step] for step in sorted(by_step)))
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read all lines of the run's metrics.jsonl, one object for each logged step."""
-    return [json.loads(line) for line in (run / METRICS).read_text().splitlines()]
+    """Read all complete lines of the run's metrics.jsonl, one object for each logged step.
+
+    Raises:
+        ValueError: a line is none of metrics; the message names it.
+        OSError: the file cannot be read.
+    """
+    metrics = run / METRICS
+    found = list[dict[str, Any]]()
+    for number, text in enumerate(metrics.read_bytes().split(b"\n")[:-1], 1):
+        line = line_in(text)
+        if line is None:
+            raise ValueError(f"{metrics} is damaged: line {number} is none of metrics")
+        found.append(line)
+    return found
+
+
+def line_in(text: bytes) -> dict[str, Any] | None:
+    """Read a line of metrics; None if it is no object with the number of a step."""
+    with suppress(ValueError):
+        line = parse_json(text.decode(), "the line", dict)
+        field_of(line, "step", int)
+        return line
+    return None
 
 
 def count_metrics(run: Path) -> int:
@@ -105,12 +127,47 @@ def count_metrics(run: Path) -> int:
 
 
 def drop_metrics_after(run: Path, step: int) -> None:
-    """Remove lines of steps after `step`, which will run again, and one that a kill cut short."""
+    """Remove lines of steps after `step`, which will run again, and one that a kill cut short.
+
+    Args:
+        run: the directory of the run.
+        step: the number of steps that were taken before this start.
+
+    Raises:
+        OSError: the file cannot be read or written.
+    """
     metrics = run / METRICS
-    if metrics.exists():
-        lines = metrics.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = [text for at, text in lines_by_step(metrics).items() if at <= step]
+    if step and not kept:
+        print(f"{metrics} has no line of the {step} steps before this start")
+    if kept or metrics.exists():
         write_text(metrics, "".join(kept))
+
+
+def lines_by_step(metrics: Path) -> dict[int, str]:
+    """Read the complete lines of metrics, which a run is about to write again, by their steps.
+
+    A file with lines that are none of metrics, or of steps that were there before, is kept under
+    another name, which is told.
+
+    Raises:
+        OSError: the file cannot be read or renamed.
+    """
+    texts = metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []
+    kept = dict[int, str]()
+    damaged = list[int]()
+    for number, text in enumerate(texts, 1):
+        line = line_in(text)
+        if line is None or line["step"] <= next(reversed(kept), 0):
+            damaged.append(number)
+        else:
+            kept[line["step"]] = f"{text.decode()}\n"
+    if damaged:
+        print(
+            f"{metrics} is damaged: {len(damaged)} lines, the first of them line {damaged[0]}, are"
+            f" none of later steps; it is kept as {set_aside(metrics)}"
+        )
+    return kept
 
 
 def as_scalars(line: Mapping[str, Any]) -> dict[str, int | float | None]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Thread
 
+import torch
 from torch import distributed as dist
 from torch.distributed import DistError, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
@@ -66,6 +67,22 @@ class Processes:
                 f"{self.world} processes were launched but accelerate sees {seen} on {device}:"
                 " launch one, or set ACCELERATE_USE_CPU=1"
             )
+
+    def stop_together(self, error: Exception | None) -> None:
+        """Raise the error that rank 0 has, if any, on every process; each of them has to call it.
+
+        Args:
+            error: of this process; only that of rank 0 counts.
+
+        Raises:
+            Exception: the error of rank 0.
+        """
+        errors = [error]
+        if self.world > 1:
+            dist.broadcast_object_list(errors, src=0, device=torch.device("cpu"))
+        if errors[0] is not None:
+            self.store = None  # nobody has to ask whom it lost
+            raise errors[0]
 
     @contextmanager
     def naming_the_lost(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from fcmae.run.lock import say_stopping
 from fcmae.run.outages import tell
 
 PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, started again, goes on
@@ -48,6 +49,7 @@ class Stop:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.noted = number
+        say_stopping()
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             tell("stopping after this step; Ctrl-C again stops at once", error=True)
@@ -71,4 +73,6 @@ class Stop:
         work, noted = before
         work.wait()
         number, some_due = noted.tolist()
+        if number:  # perhaps of another process
+            say_stopping()
         return number, bool(some_due)

@@ -4,12 +4,12 @@ The order of samples is a function of the sizes and the order of the shards, and
 no more than how many samples were seen. So a run can only go on as it began on the same data.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fcmae.run.files import text_sha256, write_json
+from fcmae.run.json_files import field_of, read_json
 
 DATA = "data.json"
 LISTED = 5  # how many shards of a kind an error names
@@ -57,7 +57,21 @@ def write_data(run: Path, shards: Sequence[Shard]) -> None:
     write_json(run / DATA, {"shards": records(shards)}, compact=True)
 
 
-def check_data(run: Path, shards: Sequence[Shard]) -> bool:
+def read_data(path: Path) -> list[Record]:
+    """Read the record of the shards of a run.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    shards = read_json(path, dict)
+    try:
+        return list(field_of(shards, "shards", tuple[Record, ...]))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def check_data(run: Path, shards: Sequence[Shard], say: Callable[[str], object]) -> bool:
     """Compare the shards of a restart with those that the run has trained on.
 
     Shards may have moved, or have other names, if their contents are the same in the same order.
@@ -65,17 +79,22 @@ def check_data(run: Path, shards: Sequence[Shard]) -> bool:
     Args:
         run: the directory of the run.
         shards: those of this start.
+        say: prints a sentence about a record that cannot be compared.
 
     Returns:
-        Whether the run has a record; those of earlier versions have none.
+        Whether the run has a whole record; those of earlier versions have none.
 
     Raises:
         ValueError: shards differ; the message names them.
     """
-    written = run / DATA
-    if not written.exists():
+    try:
+        old = read_data(run / DATA)
+    except FileNotFoundError:
+        say(f"{run / DATA} is missing: this start records its shards, and compares their paths")
         return False
-    old: list[Record] = [(*record,) for record in json.loads(written.read_text())["shards"]]
+    except ValueError as error:
+        say(f"{error}; only the paths of the shards are compared")
+        return False
     new = records(shards)
     if [sha256 for *_, sha256 in old] != [sha256 for *_, sha256 in new]:
         raise ValueError(

@@ -5,6 +5,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from fcmae.architecture import Architecture, sides_of
 from fcmae.encoder import Encoder
 from fcmae.run import checkpoint
+from fcmae.run.json_files import as_object
 from fcmae.run.yaml_files import read_yaml
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
 from fcmae.weights.fetching import fetch, is_remote
@@ -26,7 +28,6 @@ from fcmae.weights.metadata import (
     READING,
     SEGMENTER,
     Metadata,
-    as_tuples,
     class_names,
     header_for,
 )
@@ -34,6 +35,8 @@ from fcmae.weights.recognition import canonical, infer, recognise
 from fcmae.weights.safetensors_files import extra_part
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, count_classes
 from fcmae.weights.wrappings import choose
+
+ARCHITECTURE = [field.name for field in fields(Architecture)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,23 +72,39 @@ class Weights:
         return self.metadata
 
 
-def find_checkpoint(source: Path) -> Path:
-    """Find the step directory that `source` names.
+def find_checkpoint(source: Path, warn: Callable[[str], object] = print) -> Path:
+    """Find the step directory that `source` names, all of whose files are as they were written.
 
     Args:
-        source: a run, whose newest step is taken; a step directory; or a weights file in one.
+        source: a run, whose newest undamaged step is taken; a step directory; or a weights file in
+            one.
+        warn: prints a sentence about each damaged step of a run that is passed over.
 
     Raises:
         FileNotFoundError: `source` holds no checkpoint.
+        ValueError: the checkpoint is damaged, or all of the run are.
     """
     step = source.parent if source.name in (checkpoint.MODEL, checkpoint.EMA) else source
-    step = step if (step / checkpoint.MODEL).is_file() else checkpoint.latest(step)
-    if step is None:
+    if is_checkpoint(step):
+        checkpoint.check(step)
+        return step
+    newest = checkpoint.newest_whole(source, warn)
+    if newest is None:
         raise FileNotFoundError(
             f"{source} holds no checkpoint; give a run, a step_* directory or the"
             f" {checkpoint.MODEL} in one, or a .safetensors or .pt file"
         )
-    return step
+    return newest
+
+
+def is_checkpoint(directory: Path) -> bool:
+    """Whether a directory is a checkpoint of ours, perhaps a damaged one.
+
+    timm's hub calls its files model.safetensors, too.
+    """
+    if directory in checkpoint.checkpoints(directory.parent):
+        return directory.is_dir()
+    return any((directory / name).is_file() for name in (checkpoint.STATE, checkpoint.OPTIMIZER))
 
 
 def read_weights(source: str | Path, key: str | None = None) -> Weights:
@@ -150,16 +169,15 @@ def read_content(path: Path) -> Content:
         OSError: a file cannot be read.
         ValueError: a file is damaged, or of another kind.
     """
-    # timm's hub calls its files model.safetensors, too; only a checkpoint has a state next to it
-    has_state = (path.parent / checkpoint.STATE).is_file()
-    in_checkpoint = has_state and path.name in (checkpoint.MODEL, checkpoint.EMA)
-    if path.is_file() and not in_checkpoint:
+    weights = path.name in (checkpoint.MODEL, checkpoint.EMA)
+    if path.is_file() and not (weights and is_checkpoint(path.parent)):
         return read_file(path)
-    if holds_weights(path) and not (path / checkpoint.STATE).is_file():
+    if holds_weights(path) and not is_checkpoint(path):
         return read_directory(path)
     file = checkpoint.EMA if path.name == checkpoint.EMA else checkpoint.MODEL
-    tensors, metadata = read_checkpoint(find_checkpoint(path), file)
-    return Content(sets={"": tensors}, header=header_for(metadata, {}))
+    notes = list[str]()
+    tensors, metadata = read_checkpoint(find_checkpoint(path, notes.append), file)
+    return Content(sets={"": tensors}, header=header_for(metadata, {}), notes=tuple(notes))
 
 
 def metadata_beside(content: Content, architecture: Architecture) -> Metadata | None:
@@ -193,7 +211,7 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
     """
     try:
         config = read_yaml(step / checkpoint.CONFIG)
-        state: dict[str, int] = json.loads((step / checkpoint.STATE).read_text())
+        state = checkpoint.read_state(step)
         tensors = load_file(step / file)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"checkpoint {step} is damaged: {error}") from error
@@ -201,15 +219,27 @@ def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str,
         raise ValueError(
             f"checkpoint {step} is of fine-tuning: give {step.parent / 'weights.safetensors'}"
         )
-    tree: dict[str, Any] = config["model"]
-    model = {field.name: tree[field.name] for field in fields(Architecture)}
-    model["image_size"] = sides_of(model["image_size"])  # YAML has lists
-    architecture = Architecture(**model)
-    data: dict[str, Any] = config["data"]
-    mean, std = (tuple(data[name]) for name in ("mean", "std"))
-    metadata = Metadata.of(architecture, mean=mean, std=std, step=state["step"])
-    values = {name: data[name] for name in READING if name in data}  # earlier runs have fewer
-    return tensors, replace(metadata, **as_tuples(values))
+    try:
+        return tensors, metadata_in(config, state.step)
+    except ValueError as error:
+        raise ValueError(f"checkpoint {step} is damaged: {checkpoint.CONFIG}: {error}") from error
+
+
+def metadata_in(config: dict[str, Any], step: int) -> Metadata:
+    """Make the metadata of the encoder of a pretraining run at a step out of its config.
+
+    Raises:
+        ValueError: the config is none of pretraining.
+    """
+    model, data = (as_object(config.get(section)) for section in ("model", "data"))
+    told = {"model" if name == "name" else name: model.get(name) for name in ARCHITECTURE}
+    if isinstance(told["image_size"], int):
+        told["image_size"] = sides_of(told["image_size"])
+    # earlier runs tell less of how images are read
+    told |= {name: data[name] for name in ("mean", "std", *READING) if name in data}
+    metadata = Metadata.of_json(json.dumps(told | {"step": step}))
+    metadata.architecture.check()
+    return metadata
 
 
 def load_encoder(encoder: Encoder, source: str | Path, architecture: Architecture) -> str:
@@ -248,7 +278,7 @@ def load_decoder(decoder: nn.Module, source: str | Path) -> str:
         OSError: there is no checkpoint, or it cannot be read.
         ValueError: the checkpoint is damaged, or its decoder is another one, or not finite.
     """
-    path = find_checkpoint(Path(source))
+    path = find_checkpoint(Path(source), lambda _: None)  # the encoder has told what is damaged
     tensors, _ = read_checkpoint(path)
     prefix = "decoder."
     kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

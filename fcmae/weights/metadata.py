@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from typing import Literal
 
 from fcmae.architecture import Architecture
 from fcmae.run.json_files import as_dataclass, parse_json, typed
@@ -118,14 +118,6 @@ class Metadata:
             raise ValueError(f"std has the value {min(self.std)}, which is not above 0")
         if self.range is not None and self.range[0] >= self.range[1]:
             raise ValueError(f"range is {self.range}, which does not go up")
-
-
-def as_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn the lists that JSON and YAML give back into the tuples that they were."""
-    return {
-        name: tuple(cast("list[Any]", value)) if isinstance(value, list) else value
-        for name, value in values.items()
-    }
 
 
 def header_for(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:

@@ -76,6 +76,7 @@ def fit(
         free=MAY_CHANGE,
         told=reading_of(metadata, "data."),
         shards=shards,
+        newest=newest,
     )
     to_device(model, device)
     learner = make_learner(model, config, accelerator, samples=len(images))

@@ -42,12 +42,9 @@ READING: dict[str, Any] = {"pixels": "float32", "range": (LOW, HIGH), "nodata": 
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on grey images of 16 bits whose values lie in a narrow range."""
     path = tmp_path_factory.mktemp("run")
-    step = saved_run(path, trained("convnextv2_atto", 1, 1), name="convnextv2_atto", stem_stride=1,
-                     in_chans=1)  # fmt: skip
-    config = json.loads((step / checkpoint.CONFIG).read_text())
-    config["data"] |= {name: READING.get(name) for name in READING} | {"background": [0, 0, 0]}
-    config["data"]["range"] = list(READING["range"])
-    (step / checkpoint.CONFIG).write_text(json.dumps(config))
+    reading = READING | {"background": [0, 0, 0]}
+    model = trained("convnextv2_atto", 1, 1)
+    saved_run(path, model, name="convnextv2_atto", stem_stride=1, in_chans=1, reading=reading)
     return path
 
 

@@ -217,3 +217,47 @@ def test_an_unwritable_directory_ends_in_one_line_and_loses_nothing(tmp_path: Pa
     assert f"checkpoint {run}/step_0000004 cannot be written" in line
     after = load_file(run / "step_0000002" / checkpoint.MODEL)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "trial", [0, *(pytest.param(i, marks=pytest.mark.slow) for i in range(1, 5))]
+)
+def test_of_two_starts_at_once_one_goes_on(trial: int, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    programs = [start_pretraining(run, *LONG) for _ in range(2)]
+    told = [program.communicate(timeout=120)[0] for program in programs]
+    assert sorted(program.returncode for program in programs) == [0, 1], told
+    winner, loser = sorted(programs, key=lambda program: program.returncode)
+    (line,) = told[programs.index(loser)].splitlines()
+    assert line.startswith(f"error: {run} is in use by {winner.pid} on ")
+    assert_same_bits(run, finished)
+
+
+@pytest.mark.slow
+def test_the_next_start_waits_for_one_that_is_saving(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = start_pretraining(run, *LONG)
+    wait_for(logged(run, 4), first)
+    os.kill(first.pid, signal.SIGSTOP)
+    second = start_pretraining(run, *LONG, "--run.timeout", "1")
+    output, _ = second.communicate(timeout=60)
+    assert f"{run} is in use by {first.pid}" in output  # nobody has told it to stop yet
+    os.kill(first.pid, signal.SIGTERM)
+    os.kill(first.pid, signal.SIGCONT)
+    wait_for(lambda: "stopping" in (run / "run.lock").read_text(), first)
+    second = start_pretraining(run, *LONG)
+    assert second.wait(timeout=120) == 0
+    assert first.wait() == PREEMPTED
+    assert_same_bits(run, finished)
+
+
+@pytest.mark.slow
+def test_a_kill_of_rank_0_alone_leaves_the_run_free(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start_pretraining(run, *LONG, "--data.workers", "2")
+    wait_for(logged(run, 4), process)
+    os.kill(process.pid, signal.SIGKILL)  # its workers live on for seconds
+    process.wait()
+    result = pretrain(run, *LONG)
+    assert result.returncode == 0, result.stderr
+    assert_same_bits(run, finished)

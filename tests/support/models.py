@@ -1,6 +1,7 @@
 """Small models with weights that matter, and what is saved of them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,8 +60,17 @@ def metadata_of(model: FCMAE, name: str, stem_stride: int, in_chans: int) -> Met
     )
 
 
-def saved_run(run: Path, model: FCMAE, *, name: str, stem_stride: int, in_chans: int) -> Path:
-    """The checkpoint of step 7 in a run directory; returns its path."""
+def saved_run(
+    run: Path,
+    model: FCMAE,
+    *,
+    name: str,
+    stem_stride: int,
+    in_chans: int,
+    step: int = 7,
+    reading: Mapping[str, Any] | None = None,
+) -> Path:
+    """A checkpoint in a run directory, with what its config says of the reading of images."""
     size = list(model.image_size)
     config = {
         "model": {
@@ -69,11 +79,11 @@ def saved_run(run: Path, model: FCMAE, *, name: str, stem_stride: int, in_chans:
             "in_chans": in_chans,
             "stem_stride": stem_stride,
         },
-        "data": {"mean": [0.5], "std": [0.25]},
+        "data": {"mean": [0.5], "std": [0.25], **(reading or {})},
     }
     optimizer = torch.optim.AdamW(model.parameters())
     files = checkpoint.snapshot(model, optimizer)
-    return checkpoint.save(run, TrainState(7, 56), files, json.dumps(config))
+    return checkpoint.save(run, TrainState(step, 8 * step), files, json.dumps(config))
 
 
 def timm_features(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

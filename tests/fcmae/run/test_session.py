@@ -47,15 +47,6 @@ class Config:
     """A field whose name begins like another one."""
 
 
-@pytest.fixture(autouse=True)
-def _signals() -> Iterator[None]:
-    """Put the handlers of signals back that a session exchanges."""
-    handlers = {number: signal.getsignal(number) for number in STATUS}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 def names(step: int, rank: int) -> list[str]:
     return [f"step {step} of rank {rank}"]
 

@@ -16,6 +16,7 @@ from tests.support.disks import files_end_at
 
 MODEL = nn.Linear(16, 16)
 FILES = {checkpoint.MODEL: {name: p.detach() for name, p in MODEL.named_parameters()}}
+FILES[checkpoint.OPTIMIZER] = {}  # has to be there
 
 
 def write(writer: Writer, *steps: int) -> None:
