@@ -1,8 +1,9 @@
 """Samples that cannot be read: each is named once and counted, and too many stop the run."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 LISTED = 20  # how many bad samples an error names
 
@@ -11,17 +12,23 @@ LISTED = 20  # how many bad samples an error names
 class BadSample:
     """A sample that cannot be read. As text it is `SHARD: sample 'KEY': WHY`.
 
+    Two are equal if they are the same sample: keys may come twice, and reasons differ by crop.
+
     Attributes:
         shard: The name of its shard, or the URL if several shards share the name.
+        number: The place of the sample in its shard.
         key: The key of the sample.
-        why: The reason.
+        why: The reason; "" if an earlier start of the run met it, and did not keep its name.
     """
 
     shard: str
-    key: str
-    why: str
+    number: int
+    key: str = field(compare=False)
+    why: str = field(compare=False)
 
     def __str__(self) -> str:
+        if not self.why:
+            return f"{self.shard}: sample number {self.number}, met before"
         return f"{self.shard}: sample {self.key!r}: {self.why}"
 
 
@@ -67,6 +74,23 @@ class BadSamples:
                 f" {names}{more}"
             )
         return new
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs: numbers by shard, and the first LISTED with name and reason."""
+        numbers: dict[str, list[int]] = {}
+        for sample in self.met:
+            numbers.setdefault(sample.shard, []).append(sample.number)
+        return {
+            "named": [astuple(sample) for sample in list(self.met)[:LISTED]],
+            "numbers": numbers,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take in the bad samples that an earlier start has met; an empty state has none."""
+        named = [BadSample(*sample) for sample in state.get("named", ())]
+        numbers = state.get("numbers", {})
+        others = [BadSample(shard, i, "", "") for shard, many in numbers.items() for i in many]
+        self.met |= dict.fromkeys(self.new([*named, *others]))
 
     def by_shard(self) -> dict[str, int]:
         """The number of bad samples in each shard, by its name."""

@@ -1,5 +1,6 @@
 """Settings for data that help texts show. This file does not import torch."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,6 +28,7 @@ IMAGE_SUFFIXES = (
 # mean and standard deviation of the channels on the scale 0 to 1
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+EACH_CHANNEL = {"each": "channel"}  # what each number of a field is for, in errors
 IGNORED = 255  # in a mask, the value of pixels that belong to no class
 Pixels = Literal["uint8", "float32"]
 Fit = Literal["crop", "pad", "squash", "tiles"]
@@ -124,6 +126,23 @@ class SourceConfig:
     a slower one is given up."""
 
 
+def check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Check the mean and the standard deviation of each channel.
+
+    Raises:
+        ValueError: One is not finite, or a deviation is not above 0; the message names its channel.
+    """
+    for name, values in (("mean", mean), ("std", std)):
+        for i, value in enumerate(values):
+            if not math.isfinite(value):
+                raise ValueError(f"data.{name} has {value:g} for channel {i}: it must be finite")
+            if name == "std" and value <= 0:
+                raise ValueError(
+                    f"data.std has {value:g} for channel {i}: it must be above 0; 1 leaves a"
+                    " constant channel as it is"
+                )
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(PixelConfig):
     """Where the images come from and how they become tensors."""
@@ -142,10 +161,10 @@ class DataConfig(PixelConfig):
     """Share of the image's area that a random crop keeps: from, to."""
     flip: bool = True
     """Mirror half of the images left to right."""
-    mean: tuple[Real, ...] = IMAGENET_MEAN
+    mean: tuple[Real, ...] = field(default=IMAGENET_MEAN, metadata=EACH_CHANNEL)
     """Mean of each channel on the scale 0 to 1, or one value for all; none: the shards' own, which
     scripts/make_shards.py keeps in their index."""
-    std: tuple[NotNegative, ...] = IMAGENET_STD
+    std: tuple[NotNegative, ...] = field(default=IMAGENET_STD, metadata=EACH_CHANNEL)
     """Standard deviation of each channel, or one value for all; none: the shards' own."""
     workers: Workers | None = 2
     """Processes that decode images, for each training process; they change no number. None takes

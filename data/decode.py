@@ -18,7 +18,7 @@ from data.formats.openers import OPENERS
 from data.formats.orientation import Box, stored_box, upright
 from data.formats.sniffing import kind_of
 from data.shards.members import image_suffix
-from data.values import to_channels, to_type
+from data.values import Statistics, to_channels, to_floats, to_type
 
 
 def encoded_image(members: Mapping[str, str | bytes], image: str = "") -> tuple[bytes, str]:
@@ -48,11 +48,14 @@ class Picture:
     Attributes:
         opened: The image as its file stores it.
         in_chans, config: See `open_image`.
+        statistics: Of the pixels, which tell values of floats that cannot be measured ones; None
+            takes all.
     """
 
     opened: Opened
     in_chans: int | None
     config: PixelConfig
+    statistics: Statistics | None = None
 
     @property
     def height(self) -> int:
@@ -63,6 +66,11 @@ class Picture:
     def width(self) -> int:
         """The width in pixels."""
         return self.opened.height if self.opened.turn > 4 else self.opened.width
+
+    @property
+    def box(self) -> Box:
+        """All of the image: top, left, height and width in pixels."""
+        return (0, 0, self.height, self.width)
 
     def read(
         self, box: Box, size: tuple[int, int] = (0, 0)
@@ -77,9 +85,17 @@ class Picture:
             size: Height and width in pixels; (0, 0) for the exact pixels, without a reduction.
 
         Raises:
-            ValueError: The pixels cannot be decoded, or not to these channels and this type.
+            ValueError: The pixels cannot be decoded, or not to these channels and this type; none
+                of the whole image was measured; or see `Statistics.check`.
         """
-        pixels = to_type(self.stored(box, size), self.config)
+        stored = self.stored(box, size)
+        pixels = to_type(stored, self.config)
+        if pixels.dtype == np.float32 and np.isnan(pixels[0, 0, 0]) and np.isnan(pixels).all():
+            whole = pixels if box == self.box else to_floats(self.whole(), self.config)
+            if np.isnan(whole).all():  # a box of a map may be
+                raise ValueError("all pixels are missing, NaN or the value of --data.nodata")
+        if self.statistics is not None and stored.dtype.kind == "f" and self.config.range is None:
+            self.statistics.check(pixels)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def stored(self, box: Box, size: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -107,7 +123,7 @@ class Picture:
 
     def whole(self) -> np.ndarray:
         """Decode the whole image to exact pixels, [h, w, c] of the type of the file."""
-        return self.stored((0, 0, self.height, self.width))
+        return self.stored(self.box)
 
 
 def open_image(
@@ -154,4 +170,4 @@ def decode(
         ValueError, ModuleNotFoundError: See `open_image` and `Picture.read`.
     """
     picture = open_image(encoded, suffix, in_chans, config)
-    return picture.read((0, 0, picture.height, picture.width))
+    return picture.read(picture.box)

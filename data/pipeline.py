@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -17,6 +18,7 @@ from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.targets import ClassTarget, Members, Target, Unlabelled, group_of
 from data.transforms import Crop, Image
+from data.values import Statistics
 from data.worker_signals import outlive_signals
 from fcmae.run.config import LOST_WORKER
 
@@ -43,6 +45,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         size: Height and width in pixels.
         in_chans: The number of channels.
         pixels: How stored values become pixels.
+        statistics: See `data.decode.Picture`.
         seed: The seed, which determines crop and flip together with epoch and sample.
         crop: What is cut out of a picture: a random crop, or `Fitted`.
         joint_crop: Crops image and label together where labels have pixels; used instead of `crop`.
@@ -63,6 +66,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         size: tuple[int, int],
         in_chans: int,
         pixels: PixelConfig = EIGHT_BITS,
+        statistics: Statistics | None = None,
         seed: int = 0,
         crop: Crops = CENTRE,
         joint_crop: JointCrops | None = None,
@@ -75,6 +79,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         self.size = size
         self.in_chans = in_chans
         self.pixels = pixels
+        self.statistics = statistics
         self.seed = seed
         self.crop = crop
         self.joint_crop = joint_crop
@@ -128,7 +133,8 @@ class ShardImages(Dataset[dict[str, Any]]):
         Raises:
             ValueError: The sample is bad.
         """
-        picture = open_image(*encoded_image(members, self.image), self.in_chans, self.pixels)
+        opened = open_image(*encoded_image(members, self.image), self.in_chans, self.pixels)
+        picture = replace(opened, statistics=self.statistics)
         if self.joint_crop is not None:
             return self.joint_crop(picture, self.target(members), self.size, rng)
         return self.crop(picture, self.size, rng), self.target(members)
@@ -189,6 +195,7 @@ def train_loader(
         size=size,
         in_chans=in_chans,
         pixels=config,
+        statistics=Statistics(config.mean, config.std),
         seed=batches.order.seed,
         crop=Crop(config.scale, config.flip),
         target=Unlabelled(),

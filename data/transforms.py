@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.config import check_statistics
 from data.decode import Box, Picture
 
 LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
@@ -100,8 +101,8 @@ class Normalise(nn.Module):
         in_chans: The number of channels.
 
     Raises:
-        ValueError: There is neither one value, nor one for each channel; or a deviation is not
-            above 0.
+        ValueError: There is neither one value, nor one for each channel; or see
+            `check_statistics`.
     """
 
     mean: Tensor
@@ -110,17 +111,12 @@ class Normalise(nn.Module):
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], in_chans: int) -> None:
         super().__init__()
+        check_statistics(mean, std)
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, in_chans):
                 raise ValueError(
                     f"data.{name} has {len(values)} values for in_chans={in_chans}:"
                     " give one, or one a channel"
-                )
-            if name == "std" and not all(value > 0 for value in values):
-                i = next(i for i, value in enumerate(values) if not value > 0)
-                raise ValueError(
-                    f"data.std has {values[i]:g} for channel {i}: it must be above 0; 1 leaves a"
-                    " constant channel as it is"
                 )
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
         self.register_buffer("scale", 1 / self.std)

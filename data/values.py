@@ -1,12 +1,16 @@
 """Stored values of any depth to pixels: the channels, the range and the type that are asked for."""
 
+from dataclasses import dataclass
+
 import numpy as np
+from jaxtyping import Float32
 from PIL import Image
 
 from data.config import PixelConfig, StoredConfig
 from data.formats.pil import MODES
 
 Range = tuple[float, float]
+FAR = 5000  # standard deviations: measured values are nearer, and marks such as -9999 beyond
 
 
 def to_channels(image: np.ndarray, in_chans: int | None) -> np.ndarray:
@@ -33,6 +37,37 @@ def own_range(dtype: np.dtype) -> Range:
     return (0.0, 65535.0) if dtype == np.uint16 else (0.0, 1.0)
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """Which values of floats are too far from a mean to be measured ones.
+
+    Attributes:
+        mean: Of each channel, or one value for all, on the scale of the pixels.
+        std: The standard deviations, likewise.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def check(self, floats: Float32[np.ndarray, "h w c"]) -> None:
+        """Check that no value is more than FAR deviations from the mean; NaN is missing, not far.
+
+        Raises:
+            ValueError: One is.
+        """
+        mean = np.array(self.mean, np.float32)
+        std = np.array(self.std, np.float32)
+        low, high = mean - FAR * std, mean + FAR * std
+        far = (floats < low) | (floats > high)
+        if far.any():
+            i, value = int(far.nonzero()[2][0]), float(floats[far][0])
+            raise ValueError(
+                f"the value {value!r} of channel {i} is more than {FAR} standard deviations from"
+                " the mean: if it marks pixels that were not measured, give"
+                f" --data.nodata={value!r}"
+            )
+
+
 def to_floats(image: np.ndarray, config: StoredConfig) -> np.ndarray:
     """Scale stored values to float32, where NaN stands for values that are missing.
 
@@ -40,14 +75,19 @@ def to_floats(image: np.ndarray, config: StoredConfig) -> np.ndarray:
     floats and other integers stay as they are.
 
     Raises:
-        ValueError: Some values are infinite.
+        ValueError: Some values are infinite, or too large for float32.
     """
     low, high = config.range or own_range(image.dtype)
-    floats = image.astype(np.float32)
-    if image.dtype.kind == "f" and np.isinf(floats).any():
-        raise ValueError("some pixels are infinite: store NaN where nothing was measured")
+    with np.errstate(over="ignore"):
+        floats = image.astype(np.float32)
     if config.nodata is not None:
         floats[image == config.nodata] = np.nan
+    if image.dtype.kind == "f" and (infinite := np.isinf(floats)).any():
+        value = float(image[infinite][0])
+        raise ValueError(
+            f"some pixels are infinite in 32 bits, such as {value!r}: store NaN where nothing was"
+            " measured, or give the value that marks it as --data.nodata"
+        )
     if low:
         floats -= np.float32(low)
     if high - low != 1:

@@ -87,7 +87,7 @@ def moments_of(
             stored = open_image(encoded, suffix, in_chans, opening).whole()
             measure.add(stored)
         except ValueError as error:
-            bad = BadSample(shard.url, str(members["__key__"]), str(error))
+            bad = BadSample(shard.url, i, str(members["__key__"]), str(error))
             first = first or bad
             tqdm.write(f"left out of the statistics: {bad}", file=sys.stderr)
             continue

@@ -7,6 +7,7 @@ from itertools import accumulate
 
 from data.bad_samples import BadSample
 from data.config import SourceConfig
+from data.formats.damaged import one_line
 from data.shards.addresses import directory_of
 from data.shards.index import Shard
 from data.shards.reading import LOCAL, read_sample
@@ -74,11 +75,11 @@ class ShardSamples:
         return f"{shard.url}: sample {self.members(sample)['__key__']!r}"
 
     def bad(self, sample: int, key: str, why: ValueError) -> BadSample:
-        """Record that the sample with this number and key cannot be used, and why."""
-        shard, _ = self.locate(sample)
+        """Record that the sample with this number and key cannot be used, and why, in one line."""
+        shard, i = self.locate(sample)
         # shards in different directories may share a name: their samples must not look the same
         named = shard.name if self.names[shard.name] == 1 else shard.url
-        return BadSample(named, key, str(why))
+        return BadSample(named, i, key, one_line(str(why)))
 
     def from_here_on(self, sample: int) -> Iterator[int]:
         """Yield all samples of a sample's shard: itself, the later ones, then the earlier ones."""

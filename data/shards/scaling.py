@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Callable, Sequence
 
-from data.config import IMAGENET_MEAN, DataConfig
+from data.config import IMAGENET_MEAN, DataConfig, check_statistics
 from data.shards.depth import ODD, Depth
 from data.shards.index import Shard, merged_moments
 from data.shards.moments import Moments
@@ -25,6 +25,7 @@ def statistics_for(
         ValueError: The index of a shard has no statistics, or those of other pixels; or the config
             or the pixels are on another scale than the mean.
     """
+    check_statistics(config.mean, config.std)
     check_scale(config)
     depths = [s.moments.depth for s in shards if s.moments is not None and s.moments.depth]
     if depths:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -39,11 +40,13 @@ WAITING = "metrics.jsonl"  # lines that could not be written to the run's file
 
 @dataclass(frozen=True)
 class TrainState:
-    """The numbers of steps taken and of samples seen, and the state of fp16's loss scaler."""
+    """The numbers of steps taken and of samples seen, the state of fp16's loss scaler, and the
+    samples that could not be read, as the run's counter of them gives its state."""
 
     step: int = 0
     samples_seen: int = 0
     scaler: dict[str, float] = field(default_factory=dict)
+    bad: dict[str, Any] = field(default_factory=dict)
 
 
 Files = dict[str, dict[str, Tensor]]  # file name -> tensors

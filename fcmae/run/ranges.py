@@ -8,7 +8,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Annotated, Any, TypeVar
 
@@ -31,6 +31,9 @@ class Range(PrimitiveConstructorSpec[Any]):
     """Whether `high` itself is out."""
     interval: bool = False
     """Whether both bounds are said, since both have a meaning: other numbers just have an end."""
+
+    place: str = ""
+    """What the number is for, among others of its field, as " for channel 0"."""
 
     def __repr__(self) -> str:
         return self.metavar  # as messages of tyro have it
@@ -110,12 +113,15 @@ def checked(config: T) -> T:
     """
     for name, value, bounds in numbers_of(config):
         if rule := bounds.broken(value):
-            raise ValueError(f"{name}={value} {rule}")
+            raise ValueError(f"{name}={value} {rule}{bounds.place}")
     return config
 
 
 def numbers_of(config: Any, prefix: str = "") -> Iterator[tuple[str, int | float, Range]]:
-    """Iterate over the numbers in a config: dotted names, values and ranges."""
+    """Iterate over the numbers in a config: dotted names, values and ranges.
+
+    Where the metadata of a field say what `each` number is for, such as "channel", ranges have it.
+    """
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -124,8 +130,10 @@ def numbers_of(config: Any, prefix: str = "") -> Iterator[tuple[str, int | float
             told = any(getattr(part, "name", None) == "" for part in typing.get_args(hint))
             yield from numbers_of(value, prefix if told else f"{prefix}{field.name}.")
         else:
-            for number, bounds in ranged(hint, value, prefix + field.name):
-                yield prefix + field.name, number, bounds
+            each = field.metadata.get("each", "")
+            for i, (number, bounds) in enumerate(ranged(hint, value, prefix + field.name)):
+                of_this = replace(bounds, place=f" for {each} {i}") if each else bounds
+                yield prefix + field.name, number, of_this
 
 
 def ranged(hint: Any, value: Any, name: str) -> Iterator[tuple[int | float, Range]]:

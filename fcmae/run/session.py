@@ -17,7 +17,8 @@ A program sets a run up by the functions of this module, and its loop reads
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -51,6 +52,14 @@ class BadSamples(Protocol):
 
     def add(self, records: Iterable[Any], /) -> list[Any]:
         """Count the records of all processes, and return those that are new."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Return, for a checkpoint, all that `restore` needs."""
+        ...
+
+    def restore(self, state: Mapping[str, Any], /) -> None:
+        """Count what an earlier start has met; the state may be empty."""
         ...
 
     def by_shard(self) -> dict[str, int]:
@@ -188,6 +197,7 @@ class Session:
         self.options = options
         self.learner = learner
         self.bad = bad
+        bad.restore(learner.state.bad)
         self.config_yaml = to_yaml(config)
         self.met = list[Any]()  # bad samples of this process since the last line of metrics
         self.signalled = 0
@@ -299,6 +309,7 @@ class Session:
             state, files = self.learner.snapshot(keep=is_main)
             if is_main:
                 waiting = self.progress.metrics.waiting
+                state = replace(state, bad=self.bad.state())
                 self.writer.write(state, files, self.config_yaml, waiting)
 
     def end(self) -> None:

@@ -110,9 +110,16 @@ def unfinished(
 
 
 def left_out(part: Path) -> list[BadSample]:
-    """The bad samples that a part has no features of."""
+    """The bad samples that a part has no features of.
+
+    Raises:
+        ValueError: an earlier version wrote the part, without the numbers of samples.
+    """
     metadata = arrow().parquet.read_schema(part).metadata
-    return [BadSample(*sample) for sample in json.loads(metadata[BAD.encode()])]
+    samples = json.loads(metadata[BAD.encode()])
+    if any(len(sample) == 3 for sample in samples):
+        raise ValueError(f"{part} is of an earlier version: delete {part.parent}, and start again")
+    return [BadSample(*sample) for sample in samples]
 
 
 def write_part(table: Any, piece: Piece) -> None:

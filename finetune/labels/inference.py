@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from data.pipeline import CLASS, Crops, JointCrops, Samples, ShardImages, eval_l
 from data.shards.samples import ShardSamples
 from data.targets import Target
 from data.transforms import Normalise
+from data.values import Statistics
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import InferenceConfig
 
@@ -53,6 +54,7 @@ def images_for(
         size=metadata.image_size,
         in_chans=metadata.in_chans,
         pixels=config.fitted(metadata),
+        statistics=Statistics(metadata.mean, metadata.std),
         image=config.image,
         seed=seed,
         crop=crop or Fitted(config.fit, metadata.mean),
@@ -207,7 +209,8 @@ def open_file(path: Path, metadata: Metadata, config: FittedConfig) -> Picture:
         ValueError: it is no image.
     """
     try:
-        return open_image(path.read_bytes(), path.suffix.lower()[1:], metadata.in_chans, config)
+        opened = open_image(path.read_bytes(), path.suffix.lower()[1:], metadata.in_chans, config)
+        return replace(opened, statistics=Statistics(metadata.mean, metadata.std))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

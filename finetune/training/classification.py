@@ -14,7 +14,7 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Int
 from torch import Tensor
 
-from data.bad_samples import BadSamples
+from data.bad_samples import BadSample, BadSamples
 from data.pipeline import Crops, ShardImages
 from data.shards.samples import ShardSamples
 from fcmae.run.processes import Processes
@@ -43,9 +43,13 @@ CONFUSION = "confusion.png"
 
 @dataclass(frozen=True)
 class TrainingSamples(Labelled):
-    """The training samples whose labels can be read, and what there is to learn of them."""
+    """The training samples whose labels can be read, and what there is to learn of them.
+
+    `unlabelled` are those whose labels cannot be read.
+    """
 
     task: Task
+    unlabelled: tuple[BadSample, ...] = ()
 
 
 def read(
@@ -83,6 +87,8 @@ def read(
         found = read_training(samples, data, task)
         if found.task.rows:
             accelerator.print(f"json field {task.field!r} is read as a zero or one for each label")
+        for sample in found.unlabelled:
+            accelerator.print(f"skipped {sample}")
         if test is not None:
             check_labels(test, found.task, data.max_bad_fraction)
     (found,) = broadcast_object_list([found])
@@ -109,6 +115,7 @@ def read_training(samples: ShardSamples, data: LabelledData, task: TaskConfig) -
         labelled.samples,
         labelled.groups,
         make_task(task, named, labelled.labels, " ".join(data.train), rows=rows),
+        tuple(bad.met),
     )
 
 
@@ -187,6 +194,7 @@ def train(
         "model": metadata.model,
         "image_size": metadata.image_size,
         "train_samples": len(chosen),
+        "skipped_train_samples": len(labelled.unlabelled),
         f"{config.report_on}_samples": len(labels),
         "skipped_samples": int((~outputs.whole).sum()),
         **measure(task, answers, labels),

@@ -1,12 +1,16 @@
 """Broken samples: passed over, counted, named once; too many stop the run on every rank."""
 
+import io
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from data.bad_samples import BadSample, BadSamples
+from data.config import PixelConfig
 from data.order import GlobalBatches, Order
 from data.pipeline import ShardImages, eval_loader
 from data.shards.index import Shard
@@ -15,6 +19,7 @@ from data.shards.scanning import index_shard
 from data.shards.writing import write_shards
 from data.targets import ClassTarget
 from data.transforms import Crop
+from data.values import Statistics
 from tests.support.images import png
 from tests.support.programs import start_ranks
 from tests.support.shards import write_tar
@@ -35,7 +40,8 @@ def test_the_next_sample_of_the_shard_takes_the_place_of_a_broken_one(tmp_path):
     images = ShardImages(ShardSamples(shards), size=(16, 16), in_chans=3, crop=CROP, replace=True)
     item = images[(2, 3)]
     why = "8 bytes cannot be decoded as an image (no known format, though its name ends in .png)"
-    assert item["bad"] == tuple(BadSample("train-000000.tar", key, why) for key in ("s3", "s4"))
+    assert item["bad"] == tuple(BadSample("train-000000.tar", i, f"s{i}", why) for i in (3, 4))
+    assert [bad.why for bad in item["bad"]] == [why, why]
     assert item["whole"]
     assert item["sample"] == 3
     # s15 is the last of its shard: s0 takes its place
@@ -104,17 +110,78 @@ def test_broken_samples_of_shards_of_one_name_count_each(tmp_path):
 
 def test_each_broken_sample_counts_once():
     bad = BadSamples(100, 0.03)
-    a, b, c = BadSample("t", "a", "x"), BadSample("t", "b", "x"), BadSample("u", "c", "x\ny")
+    a, b, c = BadSample("t", 0, "a", "x"), BadSample("t", 1, "a", "x"), BadSample("u", 1, "c", "x")
     assert str(a) == "t: sample 'a': x"
     assert bad.new([a, b, a]) == [a, b]
     assert bad.add([a, c, a]) == [a, c]
     assert bad.new([a]) == []
+    assert bad.add([BadSample("t", 0, "a", "another reason, of another crop")]) == []
     assert bad.by_shard() == {"t": 1, "u": 1}
     assert len(bad) == 2
     with pytest.raises(ValueError, match=r"4 of 100 samples are broken, more than the share"):
-        bad.add(BadSample("t", key, "x") for key in "de")
+        bad.add(BadSample("t", i, "d", "x") for i in (2, 3))
     with pytest.raises(ValueError, match=r"max_bad_fraction=2.0 must be a share"):
         BadSamples(100, 2.0)
+
+
+def test_a_counter_goes_on_from_its_state():
+    bad = BadSamples(100, 0.3)
+    bad.add(BadSample("t" if i < 20 else "u", i, f"s{i}", "x") for i in range(25))
+    state = json.loads(json.dumps(bad.state()))
+    again = BadSamples(100, 0.3)
+    again.restore({})  # a checkpoint of an earlier version
+    assert len(again) == 0
+    again.restore(state)
+    assert again.by_shard() == bad.by_shard() == {"t": 20, "u": 5}
+    assert again.state() == bad.state()
+    assert again.new([BadSample("u", 24, "s24", "y")]) == []
+    with pytest.raises(
+        ValueError, match=r"31 of 100 samples are broken.*sample 's0': x; .*11 more"
+    ):
+        again.add(BadSample("v", i, "k", "x") for i in range(6))
+    assert str(list(again.met)[24]) == "u: sample number 24, met before"
+
+
+def floats(tmp_path, *images: np.ndarray) -> ShardSamples:
+    samples = ({"__key__": f"s{i}", "npy": array(image)} for i, image in enumerate(images))
+    return ShardSamples(write_shards(samples, tmp_path, "train", len(images)))
+
+
+def array(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, image)
+    return file.getvalue()
+
+
+def test_values_that_cannot_be_measured_ones_make_a_sample_broken(tmp_path):
+    image = np.random.default_rng(0).normal(size=(20, 20)).astype(np.float32)
+    kinds = {}
+    for value in (np.nan, np.inf, -9999.0, 1e20, -3.4028234663852886e38):
+        kinds[value] = image.copy()
+        kinds[value][3, 4] = value
+    kinds[1e300] = np.where(image == image[5, 5], 1e300, image.astype(np.float64))
+    samples = floats(tmp_path, *kinds.values(), np.full((20, 20), np.nan, np.float32))
+    options: dict[str, Any] = {"size": (20, 20), "in_chans": 1}
+    statistics = Statistics((0.0,), (1.0,))
+    images = ShardImages(
+        samples, pixels=PixelConfig(pixels="float32"), statistics=statistics, **options
+    )
+    whys = ["; ".join(bad.why for bad in images[(0, i)]["bad"]) for i in range(7)]
+    assert whys[0] == ""  # NaN is a missing pixel
+    assert whys[1].startswith("some pixels are infinite in 32 bits, such as inf: ")
+    for why, value in zip(
+        whys[2:5], ("-9999.0", "1.0000000200408773e+20", "-3.40282346"), strict=True
+    ):
+        assert why.startswith(f"the value {value}")
+        assert "is more than 5000 standard deviations" in why
+        assert f"--data.nodata={value}" in why
+    assert whys[5].startswith("some pixels are infinite in 32 bits, such as 1e+300: ")
+    assert "--data.nodata" in whys[5]
+    assert whys[6].startswith("all pixels are missing")
+    for i, nodata in ((2, -9999.0), (4, -3.4028234663852886e38), (5, 1e300)):
+        config = PixelConfig(pixels="float32", nodata=nodata)
+        images = ShardImages(samples, pixels=config, statistics=statistics, **options)
+        assert images[(0, i)]["whole"]
 
 
 def pretrain(shards: Path, directory: Path, *flags: str) -> list[tuple[int, str]]:

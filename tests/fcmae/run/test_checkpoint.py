@@ -115,7 +115,7 @@ def test_the_sums_are_those_that_sha256sum_checks(tmp_path: Path) -> None:
 def test_the_state_is_readable_text(tmp_path: Path) -> None:
     save(tmp_path, 5)
     state = json.loads((tmp_path / "step_0000005" / checkpoint.STATE).read_text())
-    assert state == {"step": 5, "samples_seen": 40, "scaler": {}}
+    assert state == {"step": 5, "samples_seen": 40, "scaler": {}, "bad": {}}
 
 
 def test_a_resumed_step_equals_an_uninterrupted_one_with_channels_last(tmp_path: Path) -> None:

@@ -119,7 +119,12 @@ for probe in (KnnConfig, LinearProbeConfig):
     [
         (PretrainConfig, "--optim.clip_grad 0", "optim.clip_grad=0.0 must be above 0"),
         (PretrainConfig, "--optim.clip_grad -1", "optim.clip_grad=-1.0 must be above 0"),
-        (PretrainConfig, "--data.std 0.2 -1 1", "data.std=-1.0 must be at least 0"),
+        (PretrainConfig, "--data.std 0.2 -1 1", "data.std=-1.0 must be at least 0 for channel 1"),
+        (
+            PretrainConfig,
+            "--data.mean 0 nan",
+            "data.mean=nan must be a finite number for channel 1",
+        ),
         (PretrainConfig, "--optim.weight_decay -.1", "optim.weight_decay=-0.1 must be at least 0"),
         (PretrainConfig, "--run.keep_every 0", "run.keep_every=0 must be at least 1"),
         (PretrainConfig, "--run.keep -1", "run.keep=-1 must be at least 1"),

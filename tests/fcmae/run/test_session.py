@@ -17,6 +17,7 @@ from data.bad_samples import BadSample, BadSamples
 from data.shards.index import Shard
 from fcmae.architecture import ModelConfig
 from fcmae.run import checkpoint, directory
+from fcmae.run.files import file_sha256
 from fcmae.run.learner import Learner
 from fcmae.run.metrics import read_metrics
 from fcmae.run.optim import OptimConfig
@@ -187,14 +188,52 @@ def test_a_complete_run_is_said_to_be_complete(
 def test_bad_samples_are_named_once_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sample = BadSample("a.tar", "7", "no image")
+    sample = BadSample("a.tar", 7, "7", "no image")
     go(session_of(tmp_path, learner_of()), bad=[sample])
     assert capsys.readouterr().out.count("skipped a.tar: sample '7': no image") == 1
     assert [line["bad_samples"] for line in read_metrics(tmp_path)] == [{"a.tar": 1}] * 4
 
 
+def test_the_count_of_bad_samples_survives_a_restart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [BadSample("a.tar", i, str(i), "no image") for i in range(5)]
+    with pytest.raises(SystemExit):
+        go(session_of(tmp_path, learner_of()), kill_at=1, bad=samples)
+    capsys.readouterr()
+    again = session_of(tmp_path, resumed(tmp_path))
+    another = [BadSample("a.tar", i, "key of another crop", "too small") for i in range(5)]
+    go(again, bad=[*another, BadSample("b.tar", 0, "0", "no image")])
+    assert capsys.readouterr().out.count("skipped") == 1
+    counted = [line["bad_samples"] for line in read_metrics(tmp_path)]
+    assert counted == [{"a.tar": 5}] * 2 + [{"a.tar": 5, "b.tar": 1}] * 2
+
+
+def test_bad_samples_of_before_a_restart_count_for_the_share_that_stops(tmp_path: Path) -> None:
+    samples = [BadSample("a.tar", i, str(i), "no image") for i in range(5)]
+    with pytest.raises(SystemExit):
+        go(session_of(tmp_path, learner_of()), kill_at=1, bad=samples)
+    more = [BadSample("b.tar", i, str(i), "no image") for i in range(4)]
+    with pytest.raises(ValueError, match=r"9 of 16 samples are broken.*'0': no image; a\.tar"):
+        go(session_of(tmp_path, resumed(tmp_path)), bad=more)
+
+
+def test_a_checkpoint_of_before_bad_samples_were_kept_resumes(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        go(session_of(tmp_path, learner_of()), kill_at=1)
+    newest = tmp_path / "step_0000002"
+    state = json.loads((newest / checkpoint.STATE).read_text())
+    del state["bad"]
+    (newest / checkpoint.STATE).write_text(json.dumps(state))
+    names = [line.split("  ")[1] for line in (newest / checkpoint.SUMS).read_text().splitlines()]
+    sums = (f"{file_sha256(newest / name)}  {name}\n" for name in names)
+    (newest / checkpoint.SUMS).write_text("".join(sums))
+    go(session_of(tmp_path, resumed(tmp_path)), bad=[BadSample("a.tar", 0, "0", "no image")])
+    assert read_metrics(tmp_path)[-1]["bad_samples"] == {"a.tar": 1}
+
+
 def test_too_many_bad_samples_stop_the_run(tmp_path: Path) -> None:
-    samples = [BadSample("a.tar", str(i), "no image") for i in range(9)]
+    samples = [BadSample("a.tar", i, str(i), "no image") for i in range(9)]
     with pytest.raises(ValueError, match="9 of 16 samples are broken"):
         go(session_of(tmp_path, learner_of()), bad=samples)
 
