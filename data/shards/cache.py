@@ -12,7 +12,6 @@ A copy is hashed again by the first process that opens it after a start, and whe
 size or its times have changed; the others rely on that. If it differs, it is fetched anew.
 """
 
-import json
 import os
 import sys
 import time
@@ -28,6 +27,7 @@ from data.shards.addresses import identity
 from data.shards.index import Shard
 from data.shards.sources import download
 from fcmae.run.files import file_sha256, move_into_place, text_sha256, write_json
+from fcmae.run.json_files import read_json
 
 STARTED = time.time()  # of this process, and of workers that it forks
 WAIT = 0.2  # seconds after which a shard asks again for room
@@ -214,9 +214,7 @@ def require_checked(copy: Path, facts: Facts) -> None:
 def read_sum(copy: Path) -> dict[str, object]:
     """Read what is known of a copy: `sha256`, `facts` and when it was `checked`; {} if nothing."""
     with suppress(OSError, ValueError):
-        known = json.loads(sum_of(copy).read_text(encoding="utf-8"))
-        if isinstance(known, dict):
-            return known
+        return read_json(sum_of(copy), dict)
     return {}
 
 

@@ -55,14 +55,21 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
     flags = list(argv)
     if flags and flags[0].endswith((".yaml", ".yml")):
         flags = recipe_flags(Path(flags[0]), config) + flags[1:]
-    made = tyro.cli(
-        config,
-        args=list(with_values(flags, config)),
-        description=description,
-        use_underscores=True,
-        config=(tyro.conf.FlagConversionOff,),
-    )
-    return checked(made)
+
+    def made(args: list[str]) -> T:
+        return tyro.cli(
+            config,
+            args=args,
+            description=description,
+            use_underscores=True,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+
+    args = list(with_values(flags, config))
+    shown = [public(arg) for arg in args]
+    if shown != args:
+        made(shown)  # tyro shows what it refuses, which are no secrets then
+    return checked(made(args))
 
 
 def recipe_flags(path: Path, config: type) -> list[str]:

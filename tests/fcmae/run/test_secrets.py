@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from data.config import DataConfig
-from fcmae.run.config import completed, differences, flatten, line_of, to_tree, to_yaml
+from fcmae.run.config import completed, differences, flatten, line_of, parse, to_tree, to_yaml
 from fcmae.run.secrets import public
 from finetune.training.pretraining import PretrainConfig, PretrainRun
 from tests.support.programs import ROOT
@@ -48,6 +48,14 @@ def test_a_config_is_written_without_secrets_and_equals_that_of_a_new_signature(
     assert not differences(old, to_tree(config("fresh")))
     with_secret = flatten(to_tree(config(""))) | {"data.train": list(config("s3cret").data.train)}
     assert not differences(completed(with_secret, PretrainConfig), to_tree(config("fresh")))
+
+
+def test_an_argument_that_is_refused_shows_no_secrets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(PretrainConfig, ["--run.dir", "a", "http://u:p@h/a.tar?sig=1"], description="")
+    said = "".join(capsys.readouterr())
+    assert "u:***@h/a.tar" in said
+    assert "sig" not in said
 
 
 def test_errors_show_no_secrets() -> None:
