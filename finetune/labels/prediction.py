@@ -70,7 +70,9 @@ def predict(
                 failures.append(str(error))
                 continue
             except OSError as error:  # such as a link to nothing, or a file that none may read
-                failures.append(f"{path}: {error.strerror or error}")
+                if error.filename is None:  # it is no image's fault: a mask cannot be written
+                    raise
+                failures.append(f"{path}: {error.strerror}")
                 continue
             yield path, ranked(task, answers, top)
 
