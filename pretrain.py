@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from fcmae.run.config import parse, run_program, to_yaml
+from fcmae.run.terminal import say
 from finetune.training.pretraining import LENGTH, MAY_CHANGE, PretrainConfig, PretrainRun
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         shards=shards,
     )
     if config.dry_run and accelerator.is_main_process:
-        print(to_yaml(config), model, sep="\n")
+        say(*f"{to_yaml(config)}{model}".splitlines())
 
     watch = Watch(config, run.dir, model, session, learner, normalise)
     micro_batches = iter(loader)
@@ -125,11 +126,11 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         session.save()
     session.end()
     if config.dry_run and accelerator.is_main_process:
-        print(dry_run_summary(run.dir, learner.total, config.optim.batch_size))
+        say(*dry_run_summary(run.dir, learner.total, config.optim.batch_size).splitlines())
     elif accelerator.is_main_process:
         weights = run.dir / "encoder.safetensors"
-        print(f"written: {latest(run.dir)}")
-        print(f"next: python -m fcmae.convert {run.dir} {weights} --to timm")
+        say(f"written: {latest(run.dir)}")
+        say(f"next: python -m fcmae.convert {run.dir} {weights} --to timm")
     accelerator.end_training()
 
 

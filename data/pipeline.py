@@ -20,7 +20,7 @@ from data.targets import ClassTarget, Members, Target, Unlabelled, group_of
 from data.transforms import Crop, Image
 from data.values import Statistics
 from data.worker_signals import outlive_signals
-from fcmae.run.config import LOST_WORKER
+from fcmae.run.terminal import LOST_WORKER
 
 Crops = Callable[[Picture, tuple[int, int], random.Random], Image | Tiles]
 JointCrops = Callable[[Picture, Any, tuple[int, int], random.Random], tuple[Image, Any]]

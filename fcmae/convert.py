@@ -19,6 +19,7 @@ import tyro
 
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Extent, NotNegative, Real
+from fcmae.run.terminal import say
 from fcmae.weights.options import Target
 
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(ConvertConfig, argv, description=str(ConvertConfig.__doc__))
     from fcmae.weights.conversion import convert  # torch and timm take seconds
 
-    print(convert(**vars(config)))
+    say(convert(**vars(config)))
 
 
 if __name__ == "__main__":

@@ -17,12 +17,10 @@ def main(argv: Sequence[str]) -> None:
     """Extract features, and say what was written."""
     config = parse(EmbedConfig, argv, description=str(EmbedConfig.__doc__))
     # torch and timm take seconds, and a help text needs neither
-    import torch
-    from accelerate import Accelerator
-
+    from fcmae.run.accelerator import LineAccelerator
     from finetune.frozen.embedding import embed
 
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = LineAccelerator()
     accelerator.print(embed(config, accelerator))
     accelerator.print(f"next: python -m finetune.lookup duplicates {config.paths[-1]}")
     accelerator.end_training()

@@ -13,6 +13,7 @@ from typing import Annotated
 import tyro
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     model, metadata, names = load(config.weights)
     header = {SEGMENTER: about(model, names)}
     difference = write_onnx(config.out, model, metadata, names, header, half=config.half)
-    print(
+    say(
         f"{config.out}: onnx, segmenter of {len(names)} classes on {metadata.model}; onnxruntime"
         f" differs from torch by at most {difference:.1e}"
     )

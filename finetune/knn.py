@@ -26,13 +26,11 @@ def main(argv: Sequence[str]) -> None:
     """Extract features, choose k, test, and report."""
     config = parse(KnnConfig, argv, description=str(KnnConfig.__doc__))
     # torch and timm take seconds, and a help text needs neither
-    import torch
-    from accelerate import Accelerator
-
+    from fcmae.run.accelerator import LineAccelerator
     from finetune.frozen.neighbours import knn
     from finetune.labels.results import report
 
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = LineAccelerator()
     result = knn(config, config.ks, config.temperature, accelerator)
     if accelerator.is_main_process:
         report("k-NN", result, config.out, then=config.next_command)

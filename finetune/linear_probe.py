@@ -35,13 +35,11 @@ def main(argv: Sequence[str]) -> None:
     """Extract features, choose, train, test, and report."""
     config = parse(LinearProbeConfig, argv, description=str(LinearProbeConfig.__doc__))
     # torch and timm take seconds, and a help text needs neither
-    import torch
-    from accelerate import Accelerator
-
+    from fcmae.run.accelerator import LineAccelerator
     from finetune.frozen.linear import linear_probe
     from finetune.labels.results import report
 
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = LineAccelerator()
     result = linear_probe(
         config,
         list(itertools.product(config.lrs, config.weight_decays)),

@@ -24,6 +24,7 @@ import tyro
 from fcmae.run.config import run_program
 from fcmae.run.ranges import Count, CountFrom0, ShareAbove0, checked
 from fcmae.run.secrets import public
+from fcmae.run.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Print the heading and the lines as a table."""
     from finetune.labels.results import print_table
 
-    print(title)
+    say(title)
     if lines:
         labelled = ([_or_none(value) for value in line.values()] for line in lines)
         print_table("", lines[0], labelled)
@@ -125,7 +126,7 @@ def main(argv: Sequence[str]) -> None:
     title, lines = lines_of(args)
     if args.json:
         for line in lines:
-            print(json.dumps(line))
+            say(json.dumps(line))
     else:
         show(title, lines)
 

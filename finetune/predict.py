@@ -13,6 +13,7 @@ import tyro
 
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Count
+from fcmae.run.terminal import say
 from finetune.labels.config import ReadingConfig
 
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
         as_json=config.json,
     )
     for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
+        say(f"error: {failure}", error=True)
     sys.exit(1 if failures else 0)
 
 

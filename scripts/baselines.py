@@ -23,6 +23,7 @@ from data.shards.reading import open_shards, read_sample
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 from fcmae.run.ranges import checked
+from fcmae.run.terminal import say
 
 PIXELS = 32  # side of the image whose pixels are the features
 HOG_PIXELS = 64  # side of the image that HOG describes
@@ -175,12 +176,12 @@ def main(argv: Sequence[str]) -> None:
     results = {kind: classify(train, test, kind) for kind in ("raw_pixels", "hog")}
     accuracies = {kind: result["accuracy"] for kind, result in results.items()}
     accuracies["majority"] = float(np.mean(test.labels == commonest))
-    print(f"{'baseline':<12} {'test accuracy':>13}")
-    for kind, accuracy in accuracies.items():
-        print(f"{kind:<12} {accuracy:>13.3f}")
     if args.out is not None:
         sizes = {"train_images": len(train.labels), "test_images": len(test.labels)}
         write_json(args.out, accuracies | sizes | {"details": results})
+    say(f"{'baseline':<12} {'test accuracy':>13}")
+    for kind, accuracy in accuracies.items():
+        say(f"{kind:<12} {accuracy:>13.3f}")
 
 
 if __name__ == "__main__":

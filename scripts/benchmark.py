@@ -22,6 +22,7 @@ import tyro
 
 from fcmae.run.config import run_program
 from fcmae.run.ranges import Count, WorkersFrom1, checked
+from fcmae.run.terminal import beside, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +57,13 @@ def main(argv: Sequence[str]) -> None:
     if args.what == "growth":
         curves = growth(args.runs, threads)
         if args.plot is not None:
-            draw(curves, args.plot)
+            with beside(args.plot, "the table"):
+                draw(curves, args.plot)
         result: dict[str, Any] = curves
     else:
         result = compare(args.what, args.only, runs=args.runs, threads=threads)
     if args.json:
-        print(json.dumps(result))
+        say(json.dumps(result))
 
 
 if __name__ == "__main__":

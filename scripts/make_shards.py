@@ -48,6 +48,7 @@ from data.shards.index_lock import index_lock
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 from fcmae.run.ranges import Count, Seed, ShareBelow1, WorkersFrom1, checked
+from fcmae.run.terminal import say, visible
 
 PLANNED = ("seed", "val", "test", "split", "group", "shard_size")  # flags that change the shards
 
@@ -144,7 +145,7 @@ def build(
             bar.update(built.images)
             broken += len(built.broken)
             for path, why in built.broken:
-                tqdm.write(f"skipped {path}: {why}", file=sys.stderr)
+                tqdm.write(visible(f"skipped {path}: {why}"), file=sys.stderr)
             if broken > args.max_broken * images:
                 break
     if broken > args.max_broken * images:
@@ -156,7 +157,7 @@ def build(
     if args.masks is not None:
         try:
             pixels = sum((built.pixels for built in finished), Counter[int]())
-            print(describe_masks(pixels, values_of(args.encoding.mask_values)))
+            say(describe_masks(pixels, values_of(args.encoding.mask_values)))
         except ValueError:
             take_back(jobs, args.staging)
             raise
@@ -199,13 +200,13 @@ def main(argv: Sequence[str]) -> None:
     if unused:
         notes.append(f"the bytes in {', '.join(unused)} are in no shard")
     for line in (*listing.notes, *notes):
-        print(line)
+        say(line)
     labels = {entry.label for entry in entries} - {None}
-    print(f"{len(entries)} images, {len(labels) or 'no'} classes", flush=True)
+    say(f"{len(entries)} images, {len(labels) or 'no'} classes", flush=True)
     if args.masks is not None:
         entries, notes = with_masks(entries, args.masks, args.source, args.staging / "masks")
         for line in notes:
-            print(line)
+            say(line)
     entries = unpack(entries, args.staging / "cells")
     parts = by_prefix(entries, args.prefix, shares, args.split, args.group)
     if args.encoding.in_chans is None:
@@ -218,7 +219,7 @@ def main(argv: Sequence[str]) -> None:
     options = {name: getattr(args, name) for name in PLANNED}
     known = already_there(args, planned, options)
     if known is not None:
-        print(f"all shards are there already, of the same images and options: {args.out_dir}")
+        say(f"all shards are there already, of the same images and options: {args.out_dir}")
         report_parts(known)
         return
     made = build(args, planned, options)
@@ -236,7 +237,7 @@ def main(argv: Sequence[str]) -> None:
     shutil.rmtree(args.staging)
     report(shards, skipped(listing, made), args.out_dir)
     for line in (*of_pixels(args, made), *equal_images(made)):
-        print(line)
+        say(line)
 
 
 def already_there(

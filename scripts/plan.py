@@ -44,6 +44,7 @@ from data.config import DataConfig
 from fcmae.architecture import ModelConfig
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Batch, Positive
+from fcmae.run.terminal import say
 from finetune.training.pretraining import PretrainConfig, PretrainRun
 
 Numbers = dict[str, int | float]
@@ -291,7 +292,7 @@ def main(argv: Sequence[str]) -> None:
     figures = plan(config)
     show(config, figures)
     if config.json:
-        print(json.dumps(figures))
+        say(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from rich.table import Table
 from fcmae.run.config import run_program
 from fcmae.run.json_files import read_json
 from fcmae.run.ranges import checked
+from fcmae.run.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +70,11 @@ def main(argv: Sequence[str]) -> None:
     baselines = numbers(run / "baselines.json", ("raw_pixels",), ("hog",), ("majority",))
     for name, accuracy in zip(("raw pixels, 32 px", "HOG", "majority"), baselines, strict=True):
         table.add_row(name, f"{accuracy:.3f}", "")
-    console = Console()
-    console.print(table)
-    console.print("Mean ± standard deviation over 3 probe seeds; the lower rows are linear too.")
+    Console().print(table)
+    say("Mean ± standard deviation over 3 probe seeds; the lower rows are linear too.")
     pictures = sorted((run / "pictures").glob("*.png"))
-    console.print(f"Reconstructions: {pictures[-1] if pictures else 'none drawn'}", soft_wrap=True)
-    console.print(f"Encoder for timm: {run / 'encoder.safetensors'}", soft_wrap=True)
+    say(f"Reconstructions: {pictures[-1] if pictures else 'none drawn'}")
+    say(f"Encoder for timm: {run / 'encoder.safetensors'}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from fcmae.run.config import run_program
 from fcmae.run.files import write_json, write_text
 from fcmae.run.json_files import read_json
 from fcmae.run.ranges import checked
+from fcmae.run.terminal import say
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/reproduce")
@@ -211,7 +212,7 @@ def with_table(readme: str, data: DataSet) -> str:
     """
     rows = list(rows_of(data))
     if not rows:
-        print(f"nothing measured in {data.run}: the table of {data.name} stays as it is")
+        say(f"nothing measured in {data.run}: the table of {data.name} stays as it is")
         return readme
     hours = sum(read(data.run / "seconds.json").values()) / 3600
     names = ["AUC" if m == "auc" else m.replace("_", " ") for m in data.metrics]

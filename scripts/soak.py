@@ -15,6 +15,7 @@ from rich.table import Table
 
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Count, Seed
+from fcmae.run.terminal import say
 
 Name = Literal["one", "two", "accumulation", "ema", "bf16", "fp16", "fsdp2", "workers"]
 
@@ -77,16 +78,16 @@ def main(argv: Sequence[str]) -> None:
         if isinstance(line, dict):
             with (folder / LOG).open("a") as log:
                 print(json.dumps(line), file=log)
-            print(sentence(line), flush=True)
+            say(sentence(line), flush=True)
             continue
         left -= 1
         if line is not None:
             errors.append(line)
-            print(f"error: {line}", flush=True)
+            say(f"error: {line}", flush=True)
     Console(highlight=False).print(table(read_log(folder)))
     if errors:
         raise ValueError(f"{len(errors)} of {len(config.modes)} modes failed, first: {errors[0]}")
-    print("every run equals, to the last bit, the one of its mode that was left alone")
+    say("every run equals, to the last bit, the one of its mode that was left alone")
 
 
 def sentence(line: Mapping[str, Any]) -> str:

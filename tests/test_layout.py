@@ -16,7 +16,16 @@ ROOMS = ("fcmae", "data", "finetune", "scripts")
 PROGRAMS = {"pretrain", "fcmae.convert"}  # and every file that lies right in finetune/ or scripts/
 LEAVES = {
     f"fcmae.run.{leaf}"
-    for leaf in ("config", "files", "hub", "json_files", "ranges", "secrets", "yaml_files")
+    for leaf in (
+        "config",
+        "files",
+        "hub",
+        "json_files",
+        "ranges",
+        "secrets",
+        "terminal",
+        "yaml_files",
+    )
 }
 # In fcmae a module imports from its own level or lower ones. `run` stands beside the method: it
 # imports nothing of it.

@@ -15,6 +15,7 @@ from data.shards.index import Shard
 from data.shards.moments import Moments
 from data.shards.reading import LOCAL, check_shard, read_sample
 from data.shards.scanning import Scanned, report, scan
+from fcmae.run.terminal import visible
 
 
 def index_shards(
@@ -89,7 +90,7 @@ def moments_of(
         except ValueError as error:
             bad = BadSample(shard.url, i, str(members["__key__"]), str(error))
             first = first or bad
-            tqdm.write(f"left out of the statistics: {bad}", file=sys.stderr)
+            tqdm.write(visible(f"left out of the statistics: {bad}"), file=sys.stderr)
             continue
         in_chans = stored.shape[2]
     if not measure.parts:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.making.walking import described
 from data.shards.index import Shard, statistics
+from fcmae.run.terminal import say
 
 
 def report(
@@ -20,12 +21,12 @@ def report(
         directory: Where the shards are.
     """
     every = [shard for part in shards.values() for shard in part]
-    print(
+    say(
         f"{sum(shard.samples for shard in every)} images in {len(every)} shards,"
         f" {skipped.total()} skipped: {directory}"
     )
     for line in described(skipped):
-        print(f"  {line}")
+        say(f"  {line}")
     report_parts(shards)
 
 
@@ -34,9 +35,9 @@ def report_parts(shards: Mapping[str, Sequence[Shard]]) -> None:
     for prefix, part in shards.items():
         side = "test" if prefix in ("val", "test") else "train"
         images = sum(shard.samples for shard in part)
-        print(f"  {prefix}: {images} images, --data.{side} {pattern_of(part)}")
+        say(f"  {prefix}: {images} images, --data.{side} {pattern_of(part)}")
     mean, std = statistics(next(iter(shards.values())))
-    print(f"mean {' '.join(f'{x:.4f}' for x in mean)}  std {' '.join(f'{x:.4f}' for x in std)}")
+    say(f"mean {' '.join(f'{x:.4f}' for x in mean)}  std {' '.join(f'{x:.4f}' for x in std)}")
 
 
 def pattern_of(shards: Sequence[Shard]) -> str:

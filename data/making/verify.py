@@ -21,6 +21,7 @@ from data.shards.scanning import shown
 from data.shards.tar import INFLATED, LARGEST, check_end, members_of, reader
 from data.values import to_floats
 from fcmae.run.files import file_sha256
+from fcmae.run.terminal import say
 
 LISTED = 20  # how many faults of each kind are printed
 GZIP = b"\x1f\x8b"  # the first bytes of a compressed shard
@@ -71,7 +72,7 @@ def verify(
         for kind, what in faults:
             kinds[kind] += 1
             if kinds[kind] <= LISTED:
-                print(f"{kind}: {what}")
+                say(f"{kind}: {what}")
     return samples, kinds
 
 

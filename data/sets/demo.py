@@ -31,6 +31,7 @@ from data.shards.tar import members_of, reader
 from data.shards.writing import write_shards
 from fcmae.run.files import text_sha256, write_json
 from fcmae.run.json_files import parse_json
+from fcmae.run.terminal import say
 
 HERE = Path(__file__).parents[1] / "demo"
 TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"
@@ -225,7 +226,7 @@ def build(source: Path | None = None, out: Path = HERE) -> None:
     splits: dict[Split, list[dict[str, Any]]] = {}
     for split in ("train", "test"):
         icons = list_icons(icon_sets, split)
-        print(f"rendering {len(icons)} {split} images")
+        say(f"rendering {len(icons)} {split} images")
         splits[split] = list(tqdm(make_samples(icon_sets, icons), total=len(icons), disable=None))
     for old in (*out.glob("train-*.tar.gz"), *out.glob("test-*.tar.gz"), out / INDEX):
         old.unlink(missing_ok=True)
@@ -234,7 +235,7 @@ def build(source: Path | None = None, out: Path = HERE) -> None:
     write_shards(train, out, "train", -(-len(train) // TRAIN_SHARDS), compress=True)
     write_shards(test, out, "test", len(test), compress=True)
     write_json(out / "classes.json", CLASSES)
-    print(f"{len(train)} train and {len(test)} test images in {out}")
+    say(f"{len(train)} train and {len(test)} test images in {out}")
 
 
 def check() -> None:
@@ -245,10 +246,10 @@ def check() -> None:
         counts[split] = Counter(
             int(read_sample(shard, i)["cls"]) for shard in shards for i in range(shard.samples)
         )
-    print(f"{'class':<18} {'train':>6} {'test':>6}")
+    say(f"{'class':<18} {'train':>6} {'test':>6}")
     for label, name in enumerate(CLASSES):
-        print(f"{name:<18} {counts['train'][label]:>6} {counts['test'][label]:>6}")
-    print(f"{'all':<18} {counts['train'].total():>6} {counts['test'].total():>6}")
+        say(f"{name:<18} {counts['train'][label]:>6} {counts['test'][label]:>6}")
+    say(f"{'all':<18} {counts['train'].total():>6} {counts['test'].total():>6}")
 
 
 def download(folder: Path) -> None:

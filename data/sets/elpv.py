@@ -26,6 +26,7 @@ from data.shards.writing import write_shards
 from fcmae.run.config import extra
 from fcmae.run.files import write_json
 from fcmae.run.ranges import checked
+from fcmae.run.terminal import say
 
 CLASSES = ("functional", "defective")
 BLOCK = 36  # rows of the list, about as many as a module has cells
@@ -72,7 +73,7 @@ def build(config: Elpv) -> None:
         side = list(samples(test))
         write_shards(side, config.out, name, len(side) if test else TRAIN_SHARD)
         defective = sum(sample["cls"] for sample in side)
-        print(f"{config.out}/{name}-*.tar: {len(side)} cells, {defective} of them defective")
+        say(f"{config.out}/{name}-*.tar: {len(side)} cells, {defective} of them defective")
     write_json(config.out / "classes.json", CLASSES, compact=True)
 
 

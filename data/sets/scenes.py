@@ -35,6 +35,7 @@ from data.shards.writing import refuse_existing, write_shards
 from fcmae.run.files import write_json
 from fcmae.run.json_files import parse_json
 from fcmae.run.ranges import Count, Seed, checked
+from fcmae.run.terminal import say
 
 CLASSES = ("background", *demo.CLASSES)
 SIZE = 96  # side of a scene in pixels
@@ -197,7 +198,7 @@ def build(config: ScenesConfig) -> None:
     for split, spec, count in plan:
         samples = scenes(split, read_drawings(spec), count, config.seed)
         write_shards(samples, config.out, split, SHARD)
-        print(f"{config.out}/{split}-*.tar: {count} scenes")
+        say(f"{config.out}/{split}-*.tar: {count} scenes")
     write_json(config.out / "classes.json", CLASSES, compact=True)
 
 

@@ -12,6 +12,7 @@ from data.config import StoredConfig
 from data.making.workers import cores
 from fcmae.run.config import run_program
 from fcmae.run.ranges import Extent, WorkersFrom1, checked
+from fcmae.run.terminal import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +72,18 @@ def main(argv: Sequence[str]) -> None:
     if isinstance(config, Verify):
         samples, faults = verify(paths, listed, config.workers, config.image)
         counts = ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items()))
-        print(f"{samples} samples in {len(paths)} shards: {counts or 'all is well'}")
+        say(f"{samples} samples in {len(paths)} shards: {counts or 'all is well'}")
         sys.exit(1 if faults else 0)
     shards, said = index_shards(
         paths, listed, config.statistics, config.in_chans, config.image, config
     )
     write_index(shards)
     for shard in shards:
-        print(f"{shard.url}: {shard.samples} samples, {shard.size} bytes")
-    print(*said, sep="\n")
+        say(f"{shard.url}: {shard.samples} samples, {shard.size} bytes")
+    say(*said)
     if config.statistics:
         mean, std = statistics(shards)
-        print(f"mean {' '.join(f'{x:.4f}' for x in mean)}  std {' '.join(f'{x:.4f}' for x in std)}")
+        say(f"mean {' '.join(f'{x:.4f}' for x in mean)}  std {' '.join(f'{x:.4f}' for x in std)}")
 
 
 if __name__ == "__main__":

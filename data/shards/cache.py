@@ -13,7 +13,6 @@ size or its times have changed; the others rely on that. If it differs, it is fe
 """
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +27,7 @@ from data.shards.index import Shard
 from data.shards.sources import download
 from fcmae.run.files import file_sha256, move_into_place, text_sha256, write_json
 from fcmae.run.json_files import read_json
+from fcmae.run.terminal import say
 
 STARTED = time.time()  # of this process, and of workers that it forks
 WAIT = 0.2  # seconds after which a shard asks again for room
@@ -183,9 +183,9 @@ def check_copy(copy: Path, shard: Shard) -> bool:
         if file_sha256(copy) == sha256:
             write_sum(copy, sha256, facts)
             return True
-    print(
+    say(
         f"the copy of {shard.url} in the cache, {copy}, is damaged: it is fetched again",
-        file=sys.stderr,
+        error=True,
     )
     copy.unlink(missing_ok=True)
     return False

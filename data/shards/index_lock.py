@@ -2,12 +2,12 @@
 
 import fcntl
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fcmae.run.files import writing
+from fcmae.run.terminal import say
 
 LOCK = ".index.lock"
 
@@ -31,10 +31,10 @@ def index_lock(index: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
-            print(
+            say(
                 f"{index.parent} is on a file system without locks ({error.strerror}): write shards"
                 " into it, or index them, with one program at a time",
-                file=sys.stderr,
+                error=True,
             )
             break
         if is_at(file, path):

@@ -24,9 +24,9 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from fcmae.run.config import line_of
 from fcmae.run.files import file_sha256, move_into_place
 from fcmae.run.json_files import as_dataclass, read_json
+from fcmae.run.terminal import line_of
 
 MODEL = "model.safetensors"
 OPTIMIZER = "optimizer.safetensors"

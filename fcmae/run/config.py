@@ -7,7 +7,6 @@ one parser and one set of messages serve both, and a flag wins over the recipe.
 import dataclasses
 import difflib
 import os
-import re
 import select
 import sys
 import typing
@@ -22,19 +21,16 @@ from safetensors import SafetensorError
 
 from fcmae.run.ranges import checked
 from fcmae.run.secrets import public
+from fcmae.run.terminal import line_of, lost_worker, never_fail, say
 from fcmae.run.yaml_files import Texts, leaves, parse_yaml, read_yaml
 
 T = TypeVar("T")
-LINK = "For further information visit"  # in front of pydantic's links
-TRACEBACK = "Traceback (most recent call last)"
-NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 # errors that a user can cause, and that one line explains
 EXPECTED = (OSError, ValueError, FloatingPointError, ModuleNotFoundError, SafetensorError)
 TRUTH = {  # the words of YAML 1.1
     **dict.fromkeys(("true", "yes", "on"), "True"),
     **dict.fromkeys(("false", "no", "off"), "False"),
 }
-LOST_WORKER = "DataLoader worker"  # what torch's error begins with where one was killed
 
 
 def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
@@ -246,6 +242,7 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
     """
     arguments = sys.argv[1:]
     sys.argv[1:] = map(public, arguments)
+    never_fail()
     try:
         main(arguments)
         flush_output()
@@ -258,33 +255,11 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
             raise
         sys.exit(f"error: {line_of(error)}")
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", error=True)
         sys.exit(130)  # 128 + SIGINT
     finally:
         with suppress(OSError):  # the error before it, or the signal, says how the program ended
             flush_output()
-
-
-def lost_worker(error: Exception) -> bool:
-    """Whether torch tells of a data worker that was killed, mostly since memory had run out."""
-    return isinstance(error, RuntimeError) and str(error).startswith(LOST_WORKER)
-
-
-def line_of(error: Exception) -> str:
-    """What an error says, in one line.
-
-    The error of a data worker has the worker's whole traceback in its text, and the message last.
-    The number of an OSError, and pydantic's links, tell nobody anything. URLs show no secrets.
-    """
-    text = public(str(error).strip())
-    if lost_worker(error):
-        cause = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error
-        return f"{str(cause).strip('. ')}; if memory has run out, give fewer --data.workers, or 0"
-    lines = [line for line in text.splitlines() if not line.strip().startswith(LINK)]
-    if TRACEBACK in text:
-        lines = lines[-1:]
-    line = " ".join(" ".join(lines).split()) or type(error).__name__
-    return NUMBER.sub("", line.removeprefix(f"{type(error).__name__}: "))
 
 
 def reader_is_gone() -> bool:

@@ -1,10 +1,9 @@
 """What a run can do without: a failure of it is told in one line, and training goes on."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from fcmae.run.config import line_of
+from fcmae.run.terminal import line_of, say
 
 
 def tell(text: str, *, error: bool = False) -> None:
@@ -18,7 +17,7 @@ def tell(text: str, *, error: bool = False) -> None:
         BrokenPipeError: nobody reads the output any more.
     """
     try:
-        print(text, file=sys.stderr if error else sys.stdout, flush=True)
+        say(text, error=error, flush=True)
     except BrokenPipeError:
         raise
     except OSError:

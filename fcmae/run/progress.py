@@ -14,10 +14,10 @@ from torch import distributed as dist
 from tqdm import tqdm
 
 from fcmae.run.checkpoint import TrainState, latest
-from fcmae.run.config import line_of
 from fcmae.run.files import write_json
 from fcmae.run.metrics import MetricsFile, peak_memory
 from fcmae.run.outages import tell
+from fcmae.run.terminal import line_of
 
 
 class Progress:

@@ -22,13 +22,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from fcmae.run import checkpoint, directory, fsdp
+from fcmae.run.accelerator import LineAccelerator
 from fcmae.run.config import to_yaml
 from fcmae.run.learner import Learner
 from fcmae.run.metrics import restore_metrics
@@ -84,9 +84,7 @@ def start_accelerator(
         ModuleNotFoundError: a tracker is not installed.
     """
     check_installed(trackers)
-    accelerator = Accelerator(
-        # without it, accelerate starts no processes on CPUs
-        cpu=not torch.accelerator.is_available(),
+    accelerator = LineAccelerator(
         mixed_precision="no",
         log_with=list(trackers) or None,
         project_dir=directory,

@@ -11,7 +11,6 @@ weight's gradient. Compiled code is cached on disk.
 """
 
 import inspect
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
@@ -23,6 +22,8 @@ import torch
 from jaxtyping import Float, Int
 from numba.cpython.unsafe import tuple as tuples
 from torch import Tensor
+
+from fcmae.run.terminal import say
 
 put: Any = tuples.tuple_setitem  # (tuple, place, value) -> tuple; typed for Numba's compiler only
 # Sums may be reordered and contracted; infinities and NaN must stay what they are.
@@ -140,10 +141,10 @@ def jit(loops: Callable[..., Any]) -> Callable[..., Any]:
 @lru_cache
 def say_not_kept() -> None:
     """Say, once, that compiled code cannot be kept on disk."""
-    print(
+    say(
         "compiled loops cannot be kept on disk, since neither the folder of the code nor the user's"
         " own can be written, and are compiled at each start; set NUMBA_CACHE_DIR to one that can",
-        file=sys.stderr,
+        error=True,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fcmae.layers import EPS
 from fcmae.run.config import extra
 from fcmae.run.files import staged, write_json
+from fcmae.run.terminal import told_apart
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.timm_models import preprocessing
 from fcmae.weights.weight_names import hf_names
@@ -59,7 +60,7 @@ def write_hf(
         pretrained_cfg=preprocessing(metadata),
         image_processor_type=PROCESSOR,
         id2label=dict(enumerate(classes)),
-        label2id={name: i for i, name in enumerate(classes)},
+        label2id={name: i for i, name in enumerate(told_apart(classes))},
         fcmae=header_for(metadata, extra_header),
     )
     kind = AutoModelForImageClassification if classes else AutoModel

@@ -15,6 +15,7 @@ from data.config import IGNORED
 from data.decode import encoded_image, open_image
 from data.pixel_labels import VALUES, MaskTarget, check_size
 from data.shards.samples import ShardSamples
+from fcmae.run.terminal import told_apart
 from finetune.labels.config import InferenceConfig
 
 
@@ -50,7 +51,8 @@ def check_masks(
     BadSamples(len(samples), config.max_bad_fraction).add(gather_object(bad))
     pixels = torch.stack(gather_object([pixels])).sum(0)
     where = f"{samples.shards[0].url}{' and the others' if len(samples.shards) > 1 else ''}"
-    present = [name for name, count in zip(names, pixels.tolist(), strict=False) if count]
+    told = told_apart(names)
+    present = [name for name, count in zip(told, pixels.tolist(), strict=False) if count]
     ignored = float(pixels[IGNORED] / pixels.sum())
     beside = f", and {ignored:.1%} are {IGNORED} and ignored" if ignored else ""
     if len(present) < 2:
@@ -62,7 +64,7 @@ def check_masks(
             f"the masks of {where} have pixels of class {present[0] if present else 'none'}"
             f" alone{beside}: there is nothing to tell apart; {way_out}"
         )
-    absent = [name for name in names if name not in present]
+    absent = [name for name, count in zip(told, pixels.tolist(), strict=False) if not count]
     if absent:
         accelerator.print(f"no pixel of {where} is of class {', '.join(absent)}{beside}")
     elif beside:

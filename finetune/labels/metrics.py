@@ -14,6 +14,7 @@ from torchmetrics import functional as R
 from torchmetrics.functional import classification as M
 
 from fcmae.run.files import replacing
+from fcmae.run.terminal import say, told_apart, visible
 from finetune.labels.tasks import Task
 
 BINS = 15  # of the calibration error (Guo et al., ICML 2017)
@@ -61,7 +62,7 @@ def value_of(metric: Callable[..., Tensor], *tensors: Tensor, **options: Any) ->
             warnings.simplefilter("ignore")  # of what is not defined, which None says
             found = metric(*tensors, **options).tolist()
     except Exception as error:  # torchmetrics refuses, say, R2 of one sample
-        print(f"{metric.__name__} is not defined: {' '.join(str(error).split())}")
+        say(f"{metric.__name__} is not defined: {' '.join(str(error).split())}")
         return None
     if isinstance(found, list):
         return [value if isfinite(value) else None for value in found]
@@ -140,7 +141,7 @@ def names_of_measures(task: Task) -> list[str]:
 
 
 def rows(names: Sequence[str], columns: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:
-    """The values of each name, by column, out of the columns.
+    """The values of each name, by column, out of the columns; names that look alike get numbers.
 
     Args:
         names: of classes or labels.
@@ -148,7 +149,7 @@ def rows(names: Sequence[str], columns: dict[str, list[Any]]) -> dict[str, dict[
     """
     return {
         name: {column: None if values is None else values[i] for column, values in columns.items()}
-        for i, name in enumerate(names)
+        for i, name in enumerate(told_apart(names))
     }
 
 
@@ -157,18 +158,17 @@ def draw_confusion(path: Path, names: Sequence[str], p: Float[Tensor, "n k"], y:
 
     Of many classes it has those that are confused most, so that it stays small and legible.
     """
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
+    from matplotlib.figure import Figure
 
     counts = M.multiclass_confusion_matrix(p, y, len(names))
     wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diag()
     chosen = wrong.sort(descending=True, stable=True).indices[:MOST_DRAWN].sort().values
     counts = counts[chosen][:, chosen].numpy()
-    labels = [shorten(names[int(i)]) for i in chosen.tolist()]
+    told = told_apart(names)
+    labels = [shorten(visible(told[i])) for i in chosen.tolist()]
     side = max(4.0, 0.6 * len(labels) + 2)
-    figure, axes = plt.subplots(figsize=(side, side), layout="constrained")
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
     axes.imshow(counts, cmap="Blues")
     axes.set(xlabel="answer", ylabel="truth")
     if len(labels) < len(names):
@@ -179,9 +179,9 @@ def draw_confusion(path: Path, names: Sequence[str], p: Float[Tensor, "n k"], y:
     for (row, column), count in np.ndenumerate(counts):
         dark = count > counts.max() / 2
         axes.text(column, row, count, ha="center", va="center", color="w" if dark else "k")
-    with replacing(path) as partial:
+    with replacing(path) as partial, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of letters that the font lacks
         figure.savefig(partial)
-    plt.close(figure)
 
 
 def shorten(name: str) -> str:

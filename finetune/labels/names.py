@@ -1,6 +1,5 @@
 """The names of classes, by which labels of shards in several directories are compared."""
 
-import sys
 from collections.abc import Sequence
 from functools import cache
 
@@ -12,6 +11,7 @@ from data.shards.class_names import CLASSES, parse_names
 from data.shards.index import Shard
 from data.shards.reading import read_beside
 from data.shards.samples import ShardSamples
+from fcmae.run.terminal import say
 
 
 def class_names(samples: ShardSamples) -> list[str]:
@@ -55,11 +55,17 @@ def numbers_of(shards: Sequence[Shard], first: str, source: SourceConfig) -> dic
             continue
         if not names or not others:
             lacking, having = (directory, first) if names else (first, directory)
-            say(
+            say_once(
                 f"{lacking} has no {CLASSES}: its labels are taken as numbers of the classes in"
                 f" {having}/{CLASSES}"
             )
             continue
+        twins = {name for some in (names, others) for name in some if some.count(name) > 1}
+        if twins:
+            raise ValueError(
+                f"{directory}/{CLASSES} and {first}/{CLASSES} differ, and have several classes"
+                f" called {', '.join(sorted(twins))}: give each its own name, to compare them by"
+            )
         unknown = [name for name in others if name not in names]
         if unknown:
             raise ValueError(
@@ -86,7 +92,7 @@ def refuse_other_numbers(samples: ShardSamples) -> None:
 
 
 @cache
-def say(line: str) -> None:
+def say_once(line: str) -> None:
     """Print a line on standard error, once, from one of the processes."""
     if PartialState().is_main_process:
-        print(line, file=sys.stderr)
+        say(line, error=True)

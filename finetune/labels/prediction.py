@@ -1,7 +1,6 @@
 """What a fine-tuned model says of image files, as lines of JSON or as a table."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from data.config import IMAGE_SUFFIXES, FittedConfig
 from data.making.walking import described, find_images
+from fcmae.run.terminal import say, told_apart
 from fcmae.weights.metadata import SEGMENTER, Metadata
 from fcmae.weights.safetensors_files import open_converted
 from finetune.labels.config import ReadingConfig
@@ -78,7 +78,7 @@ def predict(
 
     if as_json:
         for line in lines(rows(), task, measure, masks):
-            print(json.dumps(line), flush=True)
+            say(json.dumps(line), flush=True)
     else:
         head = task.field if task.kind == "value" else f"class ({measure})"
         print_table("", ["image", head], cells(rows(), task))
@@ -123,7 +123,7 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
         if path.is_dir():
             found = find_images(path)
             for line in (*found.notes, *described(found.left_out)):
-                print(f"{path}: {line}", file=sys.stderr)
+                say(f"{path}: {line}", error=True)
             if not found.images:
                 raise FileNotFoundError(f"{path} holds no {', '.join(IMAGE_SUFFIXES)}")
             files += [path / name for name in found.images]
@@ -152,7 +152,8 @@ def answers_to(
 def ranked(task: Task, answers: Float[Tensor, " k"], top: int) -> list[tuple[str, float]]:
     """The names with the largest answers."""
     values, places = answers.topk(min(top, task.outputs))
-    return [(task.names[i], v) for v, i in zip(values.tolist(), places.tolist(), strict=True)]
+    names = told_apart(task.names)
+    return [(names[i], v) for v, i in zip(values.tolist(), places.tolist(), strict=True)]
 
 
 def lines(

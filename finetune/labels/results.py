@@ -1,7 +1,6 @@
 """The result of a program: mean and spread over seeds, a JSON file, a table on the terminal."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from fcmae.run.files import write_json
+from fcmae.run.terminal import beside, say, visible
+
+Picture = tuple[Path, Callable[[Path], None]]  # where it goes, and what draws it there
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -22,21 +24,17 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def beside(out: Path, what: str) -> Iterator[None]:
-    """Make something that the numbers in `out`, which are written, do not depend on.
-
-    An error of it, whatever it is, is told in a line, and costs nothing else.
-    """
-    try:
-        yield
-    except Exception as error:  # of a library, which may raise anything
-        print(f"{what} cannot be made ({type(error).__name__}: {error}); {out} has the numbers")
+def draw_beside(picture: Picture, out: Path) -> None:
+    """Draw a picture of numbers that `out` has already; a failure is told in a line."""
+    path, draw = picture
+    with beside(path, out):
+        draw(path)
 
 
 def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table on the terminal; texts stand as they are, whatever brackets they have."""
-    table = Table(*(Column(Text(name), overflow="fold") for name in columns), title=Text(title))
+    heads = (Column(Text(visible(name)), overflow="fold") for name in columns)
+    table = Table(*heads, title=Text(visible(title)))
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))
     Console().print(table)
@@ -46,7 +44,7 @@ def shown(value: object) -> str:
     """A value as a table shows it: four decimals of a number, and a word for none."""
     if isinstance(value, float):
         return f"{value:.4f}"
-    return "not defined" if value is None else str(value)
+    return "not defined" if value is None else visible(value)
 
 
 def report(
@@ -54,7 +52,7 @@ def report(
     result: dict[str, Any],
     out: Path,
     *,
-    draw: Callable[[], None] | None = None,
+    draw: Picture | None = None,
     then: str = "",
 ) -> None:
     """Write the result as JSON, print it as tables, draw; for the main process alone.
@@ -65,14 +63,14 @@ def report(
             gives them; under `per_class` values by name of each class. Other tables in it are
             written but not printed.
         out: the JSON file.
-        draw: draws pictures.
+        draw: a picture.
         then: the command that may come next.
 
     Raises:
         OSError: `out` cannot be written.
     """
     write_json(out, result)
-    with beside(out, "the table"):
+    with beside("the table", out):
         if per_class := result.get("per_class"):
             columns = ["class", *next(iter(per_class.values()))]
             print_table("", columns, ([name, *row.values()] for name, row in per_class.items()))
@@ -86,8 +84,7 @@ def report(
         title = f"{name}: {result['model']}, weights {result['weights']}"
         print_table(title, ["field", "value"], values)
     if draw is not None:
-        with beside(out, "the picture"):
-            draw()
-    print(f"written: {out}")
+        draw_beside(draw, out)
+    say(f"written: {out}")
     if then:
-        print(f"next: {then}")
+        say(f"next: {then}")

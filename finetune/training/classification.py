@@ -3,7 +3,6 @@
 `finetune.train` does it once, `finetune.few_shot` many times on parts of the labels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -31,6 +30,7 @@ from finetune.labels.labelled import (
 )
 from finetune.labels.metrics import draw_confusion, measure
 from finetune.labels.names import class_names, refuse_other_numbers
+from finetune.labels.results import Picture
 from finetune.labels.tasks import Loss, Task, make_task, target_of
 from finetune.models import classifier
 from finetune.training.augment import AugmentedCrop, Mix
@@ -142,7 +142,7 @@ def train(
     validation: Int[Tensor, " m"] | None,
     processes: Processes,
     accelerator: Accelerator,
-) -> tuple[dict[str, Any], Callable[[], None] | None]:
+) -> tuple[dict[str, Any], Picture | None]:
     """Fine-tune on some of the training samples, and measure.
 
     Args:
@@ -188,7 +188,10 @@ def train(
     labels = outputs.labels[outputs.whole]
     draw = None
     if task.kind == "class":
-        draw = partial(draw_confusion, directory / CONFUSION, task.names, answers, labels)
+        draw = (
+            directory / CONFUSION,
+            partial(draw_confusion, names=task.names, p=answers, y=labels),
+        )
     result = {
         "weights": config.weights,
         "model": metadata.model,

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.run.files import replacing, write_json
-from finetune.labels.results import beside, print_table, spread
+from fcmae.run.terminal import beside, say
+from finetune.labels.results import draw_beside, print_table, spread
 
 
 class Curves:
@@ -76,21 +77,18 @@ class Curves:
             for label, row in spreads.items()
         ]
         picture = out.with_suffix(".png")
-        with beside(out, "the table"):
+        with beside("the table", out):
             print_table(f"{self.metric}, {seeds} seeds", ["labels", *columns], rows)
-        with beside(out, "the picture"):
-            self.draw(picture)
-        print(f"written: {out}, {picture}, and each run in {out.with_suffix('')}/")
+        draw_beside((picture, self.draw), out)
+        say(f"written: {out}, {picture}, and each run in {out.with_suffix('')}/")
 
     def draw(self, path: Path) -> None:
         """Draw mean and standard deviation against the number of labels, one curve a column."""
-        import matplotlib as mpl
-
-        mpl.use("agg")
-        from matplotlib import pyplot as plt
+        from matplotlib.figure import Figure
 
         spreads = self.spreads()
-        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
         labels = sorted(spreads, key=self.samples.__getitem__)
         for column in spreads[labels[0]]:
             points = [spreads[label][column] for label in labels]
@@ -106,4 +104,3 @@ class Curves:
         axes.legend()
         with replacing(path) as partial:
             figure.savefig(partial)
-        plt.close(figure)

@@ -3,7 +3,7 @@
 A run is a cell of a table: how many labels, which start, which method, which seed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import product
@@ -16,6 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.shards.reading import open_shards
+from fcmae.run.checkpoint import latest
 from fcmae.run.processes import Processes
 from fcmae.run.training_data import digest
 from fcmae.weights.metadata import Metadata
@@ -26,19 +27,20 @@ from finetune.labels.config import reading_of, resolved
 from finetune.labels.inference import Inference
 from finetune.labels.labelled import Chosen
 from finetune.labels.metrics import measure, names_of_measures
-from finetune.labels.results import beside
+from finetune.labels.results import Picture, draw_beside
 from finetune.models import classifier
 from finetune.models.config import RandomConfig
 from finetune.models.pooling import pooled
 from finetune.training.cell import Cell, read_result, write_result
 from finetune.training.classification import (
+    CONFUSION,
     TrainingSamples,
     images_of,
     read,
     to_report_on,
     train,
 )
-from finetune.training.config import FewShotConfig, TrainConfig
+from finetune.training.config import FewShotConfig, TrainConfig, run_of
 from finetune.training.curves import Curves
 
 
@@ -71,13 +73,14 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
     curves = Curves(config.metric)
     probe: Probe | None = None  # of the start and the seed that come now
     for number, (cell, chosen) in enumerate(runs, 1):
-        (measured,) = broadcast_object_list([read_result(cell, contents, accelerator.print)])
-        if measured is None:
+        kept = read_result(cell, contents, accelerator.print)
+        measured, drawn = broadcast_object_list([kept, is_drawn(cell)])
+        if measured is None or not drawn:
             accelerator.print(
                 f"run {number} of {len(runs)}: {cell.column}, {len(chosen)} labels"
                 f" ({cell.label}), seed {cell.config.seed}"
             )
-            picture: Callable[[], None] | None = None
+            picture: Picture | None = None
             if cell.method == "finetune":
                 measured, picture = train(
                     of_run(cell), labelled, chosen, validation, processes, accelerator
@@ -89,10 +92,16 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
             if accelerator.is_main_process:
                 write_result(cell, contents, measured)
                 if picture is not None:
-                    with beside(cell.out, "the picture"):
-                        picture()
+                    draw_beside(picture, cell.out)
         curves.add(cell.label, cell.column, len(chosen), measured)
     return curves
+
+
+def is_drawn(cell: Cell) -> bool:
+    """Whether a run needs no picture any more: it has one or none, or cannot go on to draw it."""
+    directory = run_of(cell.out)
+    drawn = (directory / CONFUSION).exists()
+    return cell.method != "finetune" or drawn or latest(directory) is None
 
 
 def draw(

@@ -1,6 +1,6 @@
 """Fine-tuning for segmentation: a mask for each image, training on them, measuring pixels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from finetune.labels.labelled import Chosen, check_apart, read_groups, samples_o
 from finetune.labels.masks import check_masks
 from finetune.labels.names import class_names, refuse_other_numbers
 from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
+from finetune.labels.results import Picture
 from finetune.models import segmenter
 from finetune.training.augment import Mix
 from finetune.training.config import SegmentConfig, run_of
@@ -37,7 +38,7 @@ PICTURE = "samples.png"
 
 def segment(
     config: SegmentConfig, processes: Processes, accelerator: Accelerator
-) -> tuple[dict[str, Any], Callable[[], None]]:
+) -> tuple[dict[str, Any], Picture]:
     """Fine-tune and measure.
 
     Args:
@@ -114,7 +115,7 @@ def segment(
         "skipped_samples": skipped,
         **of_pixels(names, matrix),
     }
-    return result, partial(draw_samples, directory / PICTURE, model, inference)
+    return result, (directory / PICTURE, partial(draw_samples, model=model, inference=inference))
 
 
 def groups_of(samples: ShardSamples, group: str, accelerator: Accelerator) -> Int[Tensor, " n"]:

@@ -7,6 +7,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from fcmae.run.terminal import say
 from scripts.bench.loading import IMAGES, LOADING
 from scripts.bench.saving import SAVING
 from scripts.bench.steps import MEMORY, TIMES, batch_of, model_of, peak_memory, step
@@ -42,7 +43,7 @@ def compare(what: str, only: str, *, runs: int, threads: int) -> dict[str, float
             try:
                 works = make()
             except ValueError as error:  # a rival that is not installed
-                console.print(f"{key}: not measured: {error}")
+                say(f"{key}: not measured: {error}")
                 ratios[key] = None
                 continue
             above, below = in_turn(works, runs)
@@ -72,5 +73,5 @@ def compare(what: str, only: str, *, runs: int, threads: int) -> dict[str, float
         step(model, *batch_of(1, 224, model.n, model.ratio))
         optimizer = torch.optim.AdamW(model.parameters())
         (times,) = in_turn((optimizer.step,), runs)
-        console.print(f"AdamW, atto: {1e3 * statistics.median(times):.1f} ms a step, not counted")
+        say(f"AdamW, atto: {1e3 * statistics.median(times):.1f} ms a step, not counted")
     return ratios

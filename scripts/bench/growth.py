@@ -55,12 +55,10 @@ def growth(runs: int, threads: int) -> dict[str, list[dict[str, float]]]:
 
 def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
     """The three curves of `growth`, time for a visible patch, each axis from zero."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("agg")
-    from matplotlib import pyplot as plt
-
-    figure, panels = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3), sharey=True)
+    figure = Figure(figsize=(4 * len(curves), 3))
+    panels = figure.subplots(1, len(curves), sharey=True)
     for panel, (axis, points) in zip(panels, curves.items(), strict=True):
         panel.plot([p[axis] for p in points], [p["ms_patch"] for p in points], marker="o")
         panel.set_xlabel(axis)

@@ -33,11 +33,13 @@ def test_a_picture_that_fails_costs_no_number(
 ) -> None:
     out = tmp_path / "out.json"
 
-    def draw() -> None:
+    def draw(path: Path) -> None:
         assert json.loads(out.read_text()) == RESULT  # it is written before
         raise RuntimeError("no font")
 
-    report("test", RESULT, out, draw=draw)
+    report("test", RESULT, out, draw=(tmp_path / "p.png", draw))
     told = capsys.readouterr().out
-    assert f"the picture cannot be made (RuntimeError: no font); {out} has the numbers\n" in told
+    assert (
+        f"{tmp_path}/p.png cannot be made (RuntimeError: no font); {out} has the numbers\n" in told
+    )
     assert "Traceback" not in told
