@@ -71,8 +71,6 @@ def extract(spec: str) -> Features:
 
     from data.targets import read_record
 
-    from data.targets import read_record
-
     raw_pixels = []
     hogs = []
     labels = []

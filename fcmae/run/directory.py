@@ -19,6 +19,7 @@ from fcmae.run.json_files import read_json
 from fcmae.run.metrics import drop_metrics_after
 from fcmae.run.records import read_or_set_aside
 from fcmae.run.secrets import public
+from fcmae.run.terminal import say
 from fcmae.run.training_data import DATA, Shard, check_data, read_data, write_data
 from fcmae.run.yaml_files import read_yaml
 
@@ -114,7 +115,7 @@ def begin(
         write_data(run, shards)
     earlier = read_or_set_aside(run / ENVIRONMENT, read_starts) or []
     if step and not earlier:
-        print(f"{run / ENVIRONMENT} has no record of the {step} steps before this start")
+        say(f"{run / ENVIRONMENT} has no record of the {step} steps before this start")
     start = {"step": step, **environment(), **facts}
     write_text(run / ENVIRONMENT, json.dumps([*earlier, start], indent=2))
     drop_metrics_after(run, step)

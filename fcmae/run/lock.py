@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fcmae.run.files import writing
 from fcmae.run.processes import Processes
+from fcmae.run.terminal import say
 
 LOCK = "run.lock"
 STOPPING = "stopping"
@@ -103,13 +104,13 @@ def acquire(run: Path, patience: float) -> io.FileIO | None:
                     " --out)"
                 ) from None
             if not told:
-                print(f"{use}, which is stopping: waiting up to {patience:g} s", flush=True)
+                say(f"{use}, which is stopping: waiting up to {patience:g} s", flush=True)
             told = True
             time.sleep(0.2)
         except OSError as error:
             file.close()
             path.unlink(missing_ok=True)
-            print(f"{run} is on a disk without locks ({error}): only start one run in it")
+            say(f"{run} is on a disk without locks ({error}): only start one run in it")
             return None
         else:
             if still_at(path, file):

@@ -18,6 +18,7 @@ from fcmae.run.files import write_text
 from fcmae.run.json_files import field_of, parse_json
 from fcmae.run.outages import Outage
 from fcmae.run.records import set_aside
+from fcmae.run.terminal import say
 
 METRICS = "metrics.jsonl"
 MOST_WAITING = 100_000  # lines, some 50 MB; the oldest go where more cannot be written
@@ -139,7 +140,7 @@ def drop_metrics_after(run: Path, step: int) -> None:
     metrics = run / METRICS
     kept = [text for at, text in lines_by_step(metrics).items() if at <= step]
     if step and not kept:
-        print(f"{metrics} has no line of the {step} steps before this start")
+        say(f"{metrics} has no line of the {step} steps before this start")
     if kept or metrics.exists():
         write_text(metrics, "".join(kept))
 
@@ -163,7 +164,7 @@ def lines_by_step(metrics: Path) -> dict[int, str]:
         else:
             kept[line["step"]] = f"{text.decode()}\n"
     if damaged:
-        print(
+        say(
             f"{metrics} is damaged: {len(damaged)} lines, the first of them line {damaged[0]}, are"
             f" none of later steps; it is kept as {set_aside(metrics)}"
         )

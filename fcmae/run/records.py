@@ -5,6 +5,8 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
+from fcmae.run.terminal import say
+
 T = TypeVar("T")
 
 
@@ -26,7 +28,7 @@ def read_or_set_aside(path: Path, read: Callable[[Path], T]) -> T | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        print(f"{error}; it is kept as {set_aside(path)}")
+        say(f"{error}; it is kept as {set_aside(path)}")
         return None
 
 

@@ -37,6 +37,7 @@ from fcmae.run.outages import tell
 from fcmae.run.processes import Processes
 from fcmae.run.progress import Progress
 from fcmae.run.stopping import STATUS, Stop
+from fcmae.run.terminal import say
 from fcmae.run.trackers import Trackers, check_installed
 from fcmae.run.training_data import Shard
 from fcmae.run.writer import Writer
@@ -100,7 +101,7 @@ def newest_checkpoint(run: Path, accelerator: Accelerator) -> Path | None:
         ValueError: the run has checkpoints, and all are damaged.
     """
     # one process looks, or those that see another disk would start from another step
-    newest = checkpoint.newest_whole(run, print) if accelerator.is_main_process else None
+    newest = checkpoint.newest_whole(run, say) if accelerator.is_main_process else None
     (newest,) = broadcast_object_list([newest])
     return newest
 

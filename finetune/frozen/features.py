@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.pipeline import ShardImages
+from fcmae.run.terminal import say
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.feature_cache import keep, read_kept
@@ -118,7 +119,7 @@ def look_up(
     path = config.cache / cache_name(images, model, metadata, config)
     # one process looks, or those that see another disk would wait for those that do not
     looking = accelerator.is_main_process
-    (cached,) = broadcast_object_list([read_kept(path, print) if looking else None])
+    (cached,) = broadcast_object_list([read_kept(path, say) if looking else None])
     return Side(images, path, cached)
 
 
@@ -183,7 +184,7 @@ def features_of(
         outputs = extract(model, Inference(images, metadata, config.data, accelerator), config.pool)
         cached = {"x": outputs.rows, "y": outputs.labels, "whole": outputs.whole}
         if side.path is not None and accelerator.is_main_process:
-            keep(side.path, cached, print)
+            keep(side.path, cached, say)
         kept = outputs.whole.nonzero().flatten()
         names = [outputs.groups[i] for i in kept.tolist()]
         groups = numbered(names, images.samples, kept.tolist(), group)
