@@ -230,9 +230,9 @@ def read_note(shard: Path, note: Path) -> Built:
     broken, digests = ([(one, other) for one, other in content[n]] for n in ("broken", "digests"))
     pixels = Counter(dict(content["pixels"]))
     known = from_entry(str(shard), content["shard"])
-    counts = (content[name] for name in ("remarks", "aspects"))
+    remarks, aspects = content["remarks"], content["aspects"]
     sources = content.get("sources", "")
-    return Built(known, content["images"], broken, digests, pixels, *counts, sources)
+    return Built(known, content["images"], broken, digests, pixels, remarks, aspects, sources)
 
 
 def fingerprint(jobs: Sequence[ShardJob], options: Mapping[str, Any]) -> dict[str, Any]:
