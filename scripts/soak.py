@@ -18,6 +18,7 @@ from fcmae.run.ranges import Count, Seed
 from fcmae.run.terminal import say
 
 Name = Literal["one", "two", "accumulation", "ema", "bf16", "fp16", "fsdp2", "workers"]
+ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,8 @@ def main(argv: Sequence[str]) -> None:
     from scripts.kills.forked import server
     from scripts.kills.soaking import LOG, Soak, read_log
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # in the background, too: starts end with it
-        signal.signal(number, signal.default_int_handler)
+    for number in ENDING:  # also in the background, where a shell has SIGINT ignored
+        signal.signal(number, interrupt)
     folder = config.dir.resolve()
     forking = server()
     kills, rest = divmod(config.kills, len(config.modes))
@@ -88,6 +89,17 @@ def main(argv: Sequence[str]) -> None:
     if errors:
         raise ValueError(f"{len(errors)} of {len(config.modes)} modes failed, first: {errors[0]}")
     say("every run equals, to the last bit, the one of its mode that was left alone")
+
+
+def interrupt(*_: object) -> None:
+    """End once, in peace: what has been started is ended, too.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def sentence(line: Mapping[str, Any]) -> str:
