@@ -25,7 +25,7 @@ from data.config import SourceConfig
 from data.shards.addresses import identity
 from data.shards.index import Shard
 from data.shards.sources import download
-from fcmae.run.files import file_sha256, move_into_place, text_sha256, write_json
+from fcmae.run.files import file_sha256, move_into_place, text_sha256, write_json, writing
 from fcmae.run.json_files import read_json
 from fcmae.run.terminal import say
 
@@ -87,7 +87,8 @@ def fetch(shard: Shard, copy: Path, config: SourceConfig) -> int:
                 " replaced or damaged: restore it, or index it again"
             )
         file = os.open(partial, os.O_RDONLY)  # first: once it has its name it may be removed
-        move_into_place(partial, copy)
+        with writing(copy, partial):
+            move_into_place(partial, copy)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -124,7 +125,7 @@ def reserve(partial: Path, size: int, limit: float) -> bool:
             path.unlink(missing_ok=True)
             sum_of(path).unlink(missing_ok=True)
             total -= taken
-        with partial.open("wb") as file:
+        with writing(partial), partial.open("wb") as file:
             file.truncate(size)
     return True
 

@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import matplotlib as mpl
@@ -193,6 +194,17 @@ def test_all_is_synced_before_it_has_its_name(
     at = events.index("replace")
     assert set(events[:at]) == before
     assert events[at + 1 :] == [tmp_path.name]
+
+
+def test_who_reads_meanwhile_sees_a_whole_file(tmp_path: Path) -> None:
+    texts = ["a" * 100_000, "b" * 200_000]
+    write_text(tmp_path / "text", texts[0])
+    with ThreadPoolExecutor() as pool:
+        writers = [pool.submit(write_text, tmp_path / "text", texts[i % 2]) for i in range(60)]
+        while not all(writer.done() for writer in writers):
+            assert (tmp_path / "text").read_text() in texts
+        for writer in writers:
+            writer.result()
 
 
 def test_what_is_staged_is_not_written_over(tmp_path: Path) -> None:
