@@ -143,6 +143,8 @@ def as_object(value: object) -> dict[str, object]:
 def typed(value: object, hint: Any) -> Any:
     """A value of JSON that has to be of a type; lists become tuples. See `field_of`."""
     origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
     if origin in (Union, UnionType):
         for one in inner:
             with suppress(ValueError):
