@@ -19,6 +19,7 @@ from data.formats.pil import open_pil
 
 MOST_SCANS = 32  # encoders make 10, and optimisers some 20; each takes a pass over all of the image
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the segments with height and width
+SEQUENTIAL = (0xC0, 0xC1)  # of these, which are not progressive
 END = 0xD9
 MARK = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")  # a segment, among the bits of a scan
 COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}  # CMYK is left to PIL
@@ -70,11 +71,22 @@ def check_scans(encoded: bytes) -> None:
     Raises:
         ValueError: It has more, which a file of a few kB may, to take minutes.
     """
-    if encoded.count(b"\xff\xda") <= MOST_SCANS:  # the usual case, in microseconds
+    if is_in_one_scan(encoded) or encoded.count(b"\xff\xda") <= MOST_SCANS:
         return
     scans = sum(kind == SCAN for kind, _ in segments_of(encoded))
     if scans > MOST_SCANS:
         raise ValueError(f"it has {scans} scans, more than {MOST_SCANS}")
+
+
+def is_in_one_scan(encoded: bytes) -> bool:
+    """Whether the first scan of a JPEG has all of its pixels, by its header, in microseconds."""
+    components = None
+    for kind, at in segments_of(encoded):
+        if kind in FRAMES:
+            components = encoded[at + 9 : at + 10] if kind in SEQUENTIAL else None
+        if kind == SCAN:
+            return bool(components) and encoded[at + 4 : at + 5] == components
+    return False
 
 
 def frame_of(encoded: bytes) -> tuple[int, int]:
