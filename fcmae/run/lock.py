@@ -22,7 +22,17 @@ from fcmae.run.terminal import say
 LOCK = "run.lock"
 STOPPING = "stopping"
 HOLDER = re.compile(r"(\d+) on [\w.:-]+ since [\d :+-]+")
-HELD: list[Path] = []  # lock files of this process; the signals that end it are its own, too
+HELD: dict[Path, io.FileIO] = {}  # locked files of this process, which has but one set of signals
+
+
+def disown() -> None:
+    """Close the locked files in a forked process: data workers may outlive their parent."""
+    for file in HELD.values():
+        file.close()
+    HELD.clear()
+
+
+os.register_at_fork(after_in_child=disown)
 
 
 @contextmanager
@@ -42,11 +52,10 @@ def sole_writer(run: Path, processes: Processes, patience: float) -> Iterator[No
         OSError: the directory cannot be made, or the lock in it not be opened.
     """
     made = not run.exists()
-    file: io.FileIO | None = None
     refused: OSError | None = None
     if processes.rank == 0:
         try:
-            file = acquire(run, patience)
+            acquire(run, patience)
         except OSError as error:
             refused = error
     processes.stop_together(refused)
@@ -58,23 +67,20 @@ def sole_writer(run: Path, processes: Processes, patience: float) -> Iterator[No
         orderly = True
         raise
     finally:
-        if file is not None:
-            if orderly or not any(path.name != LOCK for path in run.glob("*")):
-                release(run, file, made)
-            else:
-                say_stopping()
+        if orderly or not any(path.name != LOCK for path in run.glob("*")):
+            release(run, made)
+        else:
+            say_stopping()
 
 
-def acquire(run: Path, patience: float) -> io.FileIO | None:
+def acquire(run: Path, patience: float) -> None:
     """Take the lock of a run, and write into it who has it.
+
+    Where there are no locks a line says so, and nothing is held.
 
     Args:
         run: the directory of the run, which is made.
         patience: seconds to wait for a process that was told to stop.
-
-    Returns:
-        The locked file, which data workers do not inherit; None where a line says that there are no
-        locks, or where nothing can be written.
 
     Raises:
         BlockingIOError: another process has the lock.
@@ -90,7 +96,7 @@ def acquire(run: Path, patience: float) -> io.FileIO | None:
                 file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
         except OSError:
             if run.is_dir() and not os.access(run, os.W_OK):
-                return None  # what would write there says so
+                return  # what would write there says so
             raise
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,19 +117,16 @@ def acquire(run: Path, patience: float) -> io.FileIO | None:
             file.close()
             path.unlink(missing_ok=True)
             say(f"{run} is on a disk without locks ({error}): only start one run in it")
-            return None
+            return
         else:
             if still_at(path, file):
                 break
             file.close()  # its holder removed it between
-    # data workers may outlive this process by seconds
-    os.register_at_fork(after_in_child=file.close)
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     with suppress(OSError):  # the disk is full, and the lock holds without words
         file.truncate(0)
         file.write(f"{os.getpid()} on {socket.gethostname()} since {since}\n".encode())
-    HELD.append(path)
-    return file
+    HELD[path] = file
 
 
 def read_holder(file: io.FileIO) -> tuple[str, bool]:
@@ -148,10 +151,17 @@ def say_stopping() -> None:
             print(STOPPING, file=file)
 
 
-def release(run: Path, file: io.FileIO, made: bool) -> None:
-    """Give up the lock of a run, and remove its file, and an empty directory that was `made`."""
+def release(run: Path, made: bool) -> None:
+    """Give up the lock of a run, if it is held, and remove its file.
+
+    Args:
+        run: the directory of the run.
+        made: remove the directory, too, if it is empty.
+    """
     path = run / LOCK
-    HELD.remove(path)
+    file = HELD.pop(path, None)
+    if file is None:
+        return
     with suppress(OSError):
         path.unlink()
         if made:
