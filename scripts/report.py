@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -43,7 +43,7 @@ def numbers(path: Path, *places: tuple[str, ...]) -> list[float]:
         ValueError: the result is damaged.
         OSError: it is missing.
     """
-    result = read_json(path, dict)
+    result: Any = read_json(path, dict)
     try:
         return [float(reduce(getitem, place, result)) for place in places]
     except (LookupError, TypeError, ValueError) as error:

@@ -45,7 +45,7 @@ class TrainState:
 
     step: int = 0
     samples_seen: int = 0
-    scaler: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, int | float] = field(default_factory=dict)
     bad: dict[str, Any] = field(default_factory=dict)
 
 

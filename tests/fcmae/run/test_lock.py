@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.run.lock import LOCK, acquire, sole_writer
+from fcmae.run.lock import LOCK, acquire, release, sole_writer
 from fcmae.run.processes import Processes
 from tests.support.programs import run, start, wait_for
 
@@ -71,7 +71,7 @@ def test_a_stopped_writer_is_waited_for_and_no_other(
         next_one = thread.submit(acquire, tmp_path, 60.0)
         time.sleep(0.5)
         assert not next_one.done()
-        (tmp_path / LOCK).unlink()  # as the end of the process would free it
+        release(tmp_path, made=False)  # as the end of the process would
         next_one.result(10)
     assert "which is stopping: waiting up to 60 s" in capsys.readouterr().out
     began = time.monotonic()
