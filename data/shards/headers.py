@@ -4,6 +4,7 @@ Sources: the ustar and pax interchange formats of POSIX.1-2001, and "Basic Tar F
 of GNU tar. Headers of V7, ustar, GNU (long names, numbers in base 256) and PAX are read.
 """
 
+import zlib
 from typing import NamedTuple
 
 BLOCK = 512  # bytes; a tar is a sequence of blocks of this size and ends with blocks of zeros
@@ -49,15 +50,13 @@ def read_header(block: bytes, at: int) -> Header:
     if size is None:
         raise DamagedTar(f"the header at byte {at} has the size {block[124:136]!r}, which is none")
     name = block[:100].partition(b"\0")[0]
-    prefix = b"" if block[257:264] == GNU else block[345:500].partition(b"\0")[0]
     kind = block[156:157]
-    return Header(
-        decoded(prefix + b"/" + name if prefix else name),
-        b"5" if kind == b"\0" and name.endswith(b"/") else kind,  # a directory of V7
-        size,
-        decoded(block[157:257].partition(b"\0")[0]),
-        kind == b"S" and block[482] != 0,
-    )
+    if kind == b"\0" and name.endswith(b"/"):
+        kind = b"5"  # a directory of V7
+    if block[345] and block[257:264] != GNU:
+        name = block[345:500].partition(b"\0")[0] + b"/" + name
+    target = decoded(block[157:257].partition(b"\0")[0]) if block[157] else ""
+    return Header(decoded(name), kind, size, target, kind == b"S" and block[482] != 0)
 
 
 def has_checksum(block: bytes) -> bool:
@@ -66,17 +65,28 @@ def has_checksum(block: bytes) -> bool:
     Some programs have taken bytes from 128 on for negative numbers.
     """
     stored = number(block[148:156])
-    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    total = total_of(block) - sum(block[148:156]) + 8 * ord(" ")
     if stored == total or stored is None:
         return stored is not None
     return stored == total - 256 * sum(byte > 127 for byte in block[:148] + block[156:])
+
+
+def total_of(block: bytes) -> int:
+    """The sum of the bytes of a block.
+
+    The lower half of an Adler-32 checksum is one more, modulo 65521. It takes a thirtieth of the
+    time of `sum`, and as half of a header is zeros as a rule, the other bytes add up to less.
+    """
+    return (zlib.adler32(block) & 0xFFFF) - 1 if block.count(0) >= BLOCK // 2 else sum(block)
 
 
 def number(field: bytes) -> int | None:
     """The number in a field: octal digits, or in base 256; None if it is negative or no number."""
     if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
-    digits = field.partition(b"\0")[0].strip()
+    digits = field.rstrip(b"\0 ")
+    if not digits.isdigit():  # blanks before them, something behind zeros, or nothing
+        digits = field.partition(b"\0")[0].strip()
     try:
         return int(digits, 8) if digits.isdigit() else None if digits else 0
     except ValueError:  # an 8 or a 9
@@ -100,16 +110,18 @@ def read_records(content: bytes, at: int) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     damaged = DamagedTar(f"the PAX header at byte {at} is damaged")
-    while content:
-        digits, blank, rest = content.partition(b" ")
-        if not digits.isdigit() or len(digits) > DIGITS or not blank:
+    first = 0
+    while first < len(content):
+        blank = content.find(b" ", first, first + DIGITS + 1)
+        digits = content[first:blank]
+        if blank < 0 or not digits.isdigit():
             raise damaged
-        end = int(digits) - len(digits) - 1
-        key, sign, value = rest[: max(0, end)].partition(b"=")
-        if end > len(rest) or not key or not sign or not value.endswith(b"\n"):
+        end = first + int(digits)
+        sign = content.find(b"=", blank, end)
+        if end > len(content) or sign < blank + 2 or content[end - 1 : end] != b"\n":
             raise damaged
-        found[decoded(key)] = decoded(value[:-1])
-        content = rest[end:]
+        found[decoded(content[blank + 1 : sign])] = decoded(content[sign + 1 : end - 1])
+        first = end
     size = found.get("size", "0") or "0"
     if not (size.isascii() and size.isdigit() and len(size) <= DIGITS):
         raise DamagedTar(f"the PAX header at byte {at} has the size {size!r}, which is none")

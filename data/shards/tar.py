@@ -81,9 +81,12 @@ def members_of(read: Read, length: int | None) -> Iterator[Member]:
             start += BLOCK
             if start - at > LONGEST:
                 raise DamagedTar(f"the header at byte {at} has a map of more than {LONGEST} bytes")
-        size = int(said.get("size") or header.size)
+        size, name = header.size, header.name
+        if said:
+            size = int(said.get("size") or size)
+            name = said.get(f"{SPARSE}name") or said.get("path", "").rstrip("/") or name
         member = Member(
-            said.get(f"{SPARSE}name") or said.get("path", "").rstrip("/") or header.name,
+            name,
             *judged(header, said),
             first,
             start,
@@ -104,7 +107,7 @@ def header_at(read: Read, at: int) -> Header | None:
         DamagedTar: There is no header, and no end.
     """
     block = read(at, BLOCK)
-    return None if block in (b"", ZEROS) else read_header(block, at)
+    return None if not block or block == ZEROS else read_header(block, at)
 
 
 def blocks(size: int) -> int:
@@ -137,6 +140,8 @@ def extension(read: Read, at: int, header: Header) -> dict[str, str]:
 
 def judged(header: Header, said: dict[str, str]) -> tuple[Kind, str]:
     """The kind of a member, and what is wrong with it; "" for nothing."""
+    if header.type in FILES and not said:
+        return "file", ""
     if header.type == b"S" or any(key.startswith(SPARSE) for key in said):
         return "sparse", "is a file with holes, which the tar leaves out; write it without --sparse"
     if header.type in FILES:

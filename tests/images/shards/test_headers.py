@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from data.making.verify import verify_shard
-from data.shards.headers import DamagedTar, read_header
+from data.shards.headers import BLOCK, DamagedTar, read_header, total_of
 from data.shards.index import Shard, from_entry
 from data.shards.members import unpack
 from data.shards.reading import read_sample
@@ -82,6 +82,17 @@ def test_headers_of_old_programs_are_read() -> None:
         ("d.png", "file", 2),
         ("\\xe4.png", "file", 0),
     ]
+
+
+@pytest.mark.parametrize("zeros", [0, 255, 256, 257, 512])
+def test_sums_of_bytes_are_exact(zeros: int) -> None:
+    assert total_of(bytes(zeros) + b"\xff" * (BLOCK - zeros)) == 255 * (BLOCK - zeros)
+
+
+def test_a_header_of_many_records_takes_no_time() -> None:
+    content = record(b"a", b"b") * 40_000
+    (one,) = walk(member(b"x", content, b"x") + header())
+    assert one.name == "a.png"
 
 
 def test_times_of_gnu_are_no_part_of_a_name() -> None:
