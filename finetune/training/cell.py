@@ -77,11 +77,10 @@ def read_result(
         kept = json.loads(cell.out.read_text(encoding="utf-8"))
         measured = kept["measured"]
         written = completed(kept["config"], type(cell.config), cell.told)
-        whole = kept.get(SUM, sum_of(measured)) == sum_of(measured)  # earlier versions wrote none
-        why = "it differs from its SHA-256"
+        if kept.get(SUM, sum_of(measured)) != sum_of(measured):  # earlier versions wrote none
+            raise ValueError("it differs from its SHA-256")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        whole, why = False, f"{type(error).__name__}: {error}"
-    if not whole:
+        why = error if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         say(f"{cell.out} is damaged ({why}): the run is made again")
         return None
     may_change = (*MAY_CHANGE, *TABLE)
