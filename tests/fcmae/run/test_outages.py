@@ -11,7 +11,7 @@ def test_an_outage_is_told_once_and_its_end_once(capsys: pytest.CaptureFixture[s
     for works in (True, False, False, True, True, False):
         with outage.spared("a picture"):
             if not works:
-                raise RuntimeError("no\n  memory")
+                raise RuntimeError("no memory")
     warning = (
         "warning: a picture failed (RuntimeError: no memory); training goes on, and the next one"
         " tries again"
