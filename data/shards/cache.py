@@ -25,7 +25,14 @@ from data.config import SourceConfig
 from data.shards.addresses import identity
 from data.shards.index import Shard
 from data.shards.sources import download
-from fcmae.run.files import file_sha256, move_into_place, text_sha256, write_json, writing
+from fcmae.run.files import (
+    file_sha256,
+    move_into_place,
+    sync,
+    text_sha256,
+    write_json,
+    writing,
+)
 from fcmae.run.json_files import read_json
 from fcmae.run.terminal import say
 
@@ -88,7 +95,9 @@ def fetch(shard: Shard, copy: Path, config: SourceConfig) -> int:
             )
         file = os.open(partial, os.O_RDONLY)  # first: once it has its name it may be removed
         with writing(copy, partial):
-            move_into_place(partial, copy)
+            sync(partial)  # which may take long, and others wait for room
+            with locked(room_of(partial)):  # a file that is renamed may be missed in a list
+                move_into_place(partial, copy)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -105,13 +114,12 @@ def reserve(partial: Path, size: int, limit: float) -> bool:
     Returns:
         Whether there was room. Without, nothing that is used was removed.
     """
-    with locked(partial.parent / "room.lock"):
+    with locked(room_of(partial)):
         partial.unlink(missing_ok=True)  # its lock is held by this process
         fetched = 0
         copies: list[tuple[int, int, Path]] = []
         for path in partial.parent.iterdir():
-            # a part turns into a shard, and out of this list, at any time
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # copies that are damaged, and parts, may go
                 if path.suffix == ".tar":
                     copies.append((last_used(path), path.stat().st_size, path))
                 elif path.suffix == ".part":
@@ -128,6 +136,11 @@ def reserve(partial: Path, size: int, limit: float) -> bool:
         with writing(partial), partial.open("wb") as file:
             file.truncate(size)
     return True
+
+
+def room_of(file: Path) -> Path:
+    """The lock of a cache under which room is made, and files in it get their names."""
+    return file.parent / "room.lock"
 
 
 def remove_left(partial: Path) -> bool:
@@ -243,7 +256,7 @@ def last_used(copy: Path) -> int:
 def rename_cached(old: Shard, new: Shard, config: SourceConfig) -> None:
     """Rename the copy of a shard whose SHA-256 became known only after it was fetched."""
     before, after = cached_path(old, config), cached_path(new, config)
-    with suppress(FileNotFoundError):  # it left the cache already
+    with locked(room_of(before)), suppress(FileNotFoundError):  # it left the cache already
         before.replace(after)
         sum_of(before).unlink()
 
