@@ -14,10 +14,10 @@ basedpyright >"$told/types" 2>&1 &
 checking=$!
 trap 'kill "$checking" 2>/dev/null || true; rm -rf "$told"' EXIT
 echo "== pytest"
-# One process a core, each with one thread. Tests of a file stay together: they share its
-# runs; their order is that of tests/conftest.py.
+# A process more than cores, each with one thread, since many tests wait for processes and servers.
+# Tests of a file stay together: they share its runs; their order is that of tests/conftest.py.
 status=0
-OMP_NUM_THREADS=1 python -m pytest -q -n "$OMP_NUM_THREADS" --dist loadfile \
+OMP_NUM_THREADS=1 python -m pytest -q -n "$((OMP_NUM_THREADS + 1))" --dist loadfile \
     --no-loadscope-reorder ${tests[@]+"${tests[@]}"} | tee "$told/tests" || status=$?
 echo "== basedpyright"
 wait "$checking" || status=$?

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from fcmae.run import checkpoint
 from fcmae.run.metrics import read_metrics
 from fcmae.run.stopping import INTERRUPTED, PREEMPTED
-from tests.support.programs import children, kill, start_ranks, torchrun, wait_for
+from tests.support.programs import children, kill, run, start_ranks, torchrun, wait_for
 from tests.support.runs import (
     assert_same_bits,
     command,
@@ -205,17 +205,28 @@ def test_a_loss_that_is_not_finite_stops_every_rank_with_its_samples(tmp_path: P
     assert all("train-00000" in sample and "sample '" in sample for sample in report["samples"])
 
 
+# a program whose files end at a million bytes, which a checkpoint's tensors exceed
+SMALL_FILES = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
-def test_an_unwritable_directory_ends_in_one_line_and_loses_nothing(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert pretrain(run, "--optim.steps", "2").returncode == 0
-    before = load_file(newest(run) / checkpoint.MODEL)
-    (run / "step_0000004.tmp").write_text("a file where a directory has to be")
-    result = pretrain(run, "--optim.steps", "6")
+def test_a_checkpoint_that_cannot_be_written_ends_in_one_line_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run"
+    assert pretrain(path, "--optim.steps", "2").returncode == 0
+    before = load_file(newest(path) / checkpoint.MODEL)
+    result = run("-c", SMALL_FILES, *command(path, "--optim.steps", "6"))
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.returncode == 1
-    assert f"checkpoint {run}/step_0000004 cannot be written" in line
-    after = load_file(run / "step_0000002" / checkpoint.MODEL)
+    assert f"checkpoint {path}/step_0000004 cannot be written (File too large)" in line
+    assert f"{path}/step_0000002 is kept" in line
+    after = load_file(path / "step_0000002" / checkpoint.MODEL)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
