@@ -14,10 +14,10 @@ basedpyright >"$told/types" 2>&1 &
 checking=$!
 trap 'kill "$checking" 2>/dev/null || true; rm -rf "$told"' EXIT
 echo "== pytest"
-# A process more than cores, each with one thread, since many tests wait for processes and servers.
+# Twice as many processes as cores, each with one thread: many tests wait for programs and servers.
 # Tests of a file stay together: they share its runs; their order is that of tests/conftest.py.
 status=0
-OMP_NUM_THREADS=1 python -m pytest -q -n "$((OMP_NUM_THREADS + 1))" --dist loadfile \
+OMP_NUM_THREADS=1 python -m pytest -q -n "$((2 * OMP_NUM_THREADS))" --dist loadfile \
     --no-loadscope-reorder ${tests[@]+"${tests[@]}"} | tee "$told/tests" || status=$?
 echo "== basedpyright"
 wait "$checking" || status=$?

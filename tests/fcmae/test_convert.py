@@ -67,6 +67,7 @@ def test_plain_timm_loads_the_file(
         )
 
 
+@pytest.mark.slow
 def test_every_size_of_both_families_converts() -> None:
     for name in MODELS:
         with torch.device("meta"):

@@ -60,9 +60,8 @@ def test_one_two_and_four_processes_take_the_same_fifty_steps(tmp_path: Path) ->
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize(
-    "flags", [(), pytest.param(("--optim.accumulate", "2"), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [(), ("--optim.accumulate", "2")])
 def test_shards_of_the_parameters_train_as_one_process_does(
     flags: tuple[str, ...], alone: Path, tmp_path: Path
 ) -> None:

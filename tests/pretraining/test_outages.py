@@ -11,6 +11,7 @@ from tests.support.programs import wait_for
 from tests.support.runs import assert_same_bits, logged, losses, pretrain, start_pretraining
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_written_waits_and_stops_nothing(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -186,6 +186,7 @@ def shard_bytes(directory: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.glob("*.tar"))}
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_makes_the_same_bytes(labelled, tmp_path):
     for workers in (1, 2):
         done = make(labelled, tmp_path / str(workers), "--shard-size", 7, "--workers", workers)

@@ -111,6 +111,7 @@ def test_indexers_of_one_folder_lose_nothing_of_each_other(tmp_path: Path) -> No
     assert not (tmp_path / LOCK).exists()
 
 
+@pytest.mark.slow
 def test_a_program_waits_while_another_changes_the_index(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "s.tar", [("a.png", png(0))])
     other = index_shard(write_tar(tmp_path / "o.tar", [("a.png", png(0))]))
