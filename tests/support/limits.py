@@ -7,8 +7,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow past `size` bytes, as on a full disk."""
+def files_end_at(size: int) -> Iterator[None]:
+    """Let each file of this process grow to `size` bytes: a write stops there, as on a full disk.
+
+    The part that fits is written. Whatever pytest captures is short enough.
+    """
     usual, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
     try:

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from fcmae.run import files
 from fcmae.run.files import file_sha256, replacing, staged, write_json, write_text, writing
-from tests.support.limits import largest_file, masked
+from tests.support.limits import files_end_at, masked
 
 
 def names(folder: Path) -> list[str]:
@@ -90,7 +90,7 @@ def test_whoever_writes_the_error_names_the_file_and_nothing_is_left(
     wanted = f"^{path} cannot be written: File too large; raise the limit of the size of files"
     write = WRITERS[name]
     with (
-        largest_file(4096),
+        files_end_at(4096),
         pytest.raises(OSError, match=wanted) as raised,
         replacing(path) as partial,
     ):

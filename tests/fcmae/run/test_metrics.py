@@ -8,7 +8,7 @@ import pytest
 
 from fcmae.run.checkpoint import WAITING
 from fcmae.run.metrics import METRICS, MetricsFile, as_scalars, read_metrics, restore_metrics
-from tests.support.disks import files_end_at
+from tests.support.limits import files_end_at
 
 
 def line(step: int) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from fcmae.run.optim import OptimConfig
 from fcmae.run.options import RunConfig
 from fcmae.run.session import Session, distribute, newest_checkpoint, resume
 from fcmae.run.stopping import STATUS
-from tests.support.disks import files_end_at
 from tests.support.learners import assert_equal, learner_of, train
+from tests.support.limits import files_end_at
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from fcmae.run.session import start_accelerator
 from fcmae.run.trackers import MLFLOW_STORE, Trackers
-from tests.support.disks import files_end_at
+from tests.support.limits import files_end_at
 from tests.support.models import TINY
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.run.writer import Writer
-from tests.support.disks import files_end_at
+from tests.support.limits import files_end_at
 
 MODEL = nn.Linear(16, 16)
 FILES = {checkpoint.MODEL: {name: p.detach() for name, p in MODEL.named_parameters()}}

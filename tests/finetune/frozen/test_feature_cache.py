@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from finetune.frozen.feature_cache import keep, read_kept
 from finetune.frozen.features import labelled_features
 from tests.finetune.test_probe import probe_config
-from tests.support.limits import largest_file
+from tests.support.limits import files_end_at
 
 KEPT = {
     "x": torch.randn(40, 8),
@@ -101,7 +101,7 @@ def test_damaged_features_are_made_again_with_a_line(
 
 def test_a_full_disk_costs_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = probe_config(tmp_path, cache=tmp_path / "cache")
-    with largest_file(100):
+    with files_end_at(100):
         labelled_features(config, Accelerator(cpu=True))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2

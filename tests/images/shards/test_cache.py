@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
 from tests.support.images import png
 from tests.support.programs import start
-from tests.support.servers import Server, serve
+from tests.support.servers import Server
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -28,12 +27,6 @@ SHARDS = "train-{000000..000005}.tar"
 def local(tmp_path: Path) -> list[Shard]:
     samples = ({"__key__": f"s{i}", "png": png(i), "cls": i} for i in range(24))
     return write_shards(samples, tmp_path / "served", "train", 4)
-
-
-@pytest.fixture
-def server(local: list[Shard]) -> Iterator[Server]:
-    with serve(Path(local[0].url).parent) as running:
-        yield running
 
 
 @pytest.fixture

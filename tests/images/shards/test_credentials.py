@@ -2,7 +2,6 @@
 
 import base64
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from data.shards.index import INDEX, Shard
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
 from tests.support.images import png
-from tests.support.servers import Handler, Server, serve
+from tests.support.servers import Handler, Server
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -26,12 +25,6 @@ BASIC = f"Basic {base64.b64encode(b'me:pass/word').decode()}"
 def local(tmp_path: Path) -> list[Shard]:
     samples = ({"__key__": f"s{i}", "png": png(i), "cls": i} for i in range(8))
     return write_shards(samples, tmp_path / "served", "train", 4)
-
-
-@pytest.fixture
-def server(local: list[Shard]) -> Iterator[Server]:
-    with serve(Path(local[0].url).parent) as running:
-        yield running
 
 
 @pytest.fixture

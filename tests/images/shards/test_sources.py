@@ -4,7 +4,6 @@ import io
 import os
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from data.shards.index import INDEX, Shard
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
 from tests.support.programs import Program, start
-from tests.support.servers import Server, serve
+from tests.support.servers import Server
 
 # fsspec and its drivers close their connections when they are collected
 pytestmark = pytest.mark.filterwarnings(
@@ -40,12 +39,6 @@ def jpeg(seed: int) -> bytes:
 def local(tmp_path: Path) -> list[Shard]:
     samples = ({"__key__": f"s{i}", "jpg": jpeg(i), "cls": i} for i in range(24))
     return write_shards(samples, tmp_path / "served", "train", 8)
-
-
-@pytest.fixture
-def server(local: list[Shard]) -> Iterator[Server]:
-    with serve(Path(local[0].url).parent) as running:
-        yield running
 
 
 @pytest.fixture
