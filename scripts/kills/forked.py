@@ -12,10 +12,13 @@ import runpy
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import psutil  # comes with accelerate
@@ -26,6 +29,9 @@ IMPORTED = [
     *("data.pipeline", "data.shards.reading", "fcmae.run.session", "finetune.training.start"),
     *("finetune.training.batches", "finetune.training.watch"),
 ]
+STATUS = threading.Lock()
+"""Held where a status is read: `multiprocessing` reads those of all children whenever it starts
+one, and of two threads that read the same one, the second is told 255."""
 VICTIMS = ("all", "all", "all", "process", "worker")  # of a start: all, a rank, or a worker
 
 
@@ -75,13 +81,14 @@ class Start:
             for place in places
         ]
         for process in self.processes:
-            process.start()
+            with STATUS:
+                process.start()
         atexit.register(self.kill)
 
     @property
     def alive(self) -> bool:
         """Whether all of its processes run."""
-        return all(process.exitcode is None for process in self.processes)
+        return all(status(process) is None for process in self.processes)
 
     def wait_for(self, happened: Callable[[], bool]) -> None:
         """Wait until something has happened, or a process has ended."""
@@ -91,9 +98,9 @@ class Start:
     def ended(self) -> int:
         """Wait for all of its processes to end: 0, or the first exit status that is another."""
         for process in self.processes:
-            process.join()
+            wait([process.sentinel])
         atexit.unregister(self.kill)
-        return next((p.exitcode for p in self.processes if p.exitcode), 0)
+        return next(filter(None, map(status, self.processes)), 0)
 
     def strike(self, rng: random.Random) -> str:
         """Kill all of its processes, or first one of them, and say which.
@@ -126,6 +133,12 @@ class Start:
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()  # it may not have made its group yet
         self.ended()
+
+
+def status(process: BaseProcess) -> int | None:
+    """The exit status of a process, negative for a signal, or None while it runs."""
+    with STATUS:
+        return process.exitcode
 
 
 def ranks(world: int) -> list[dict[str, str]]:

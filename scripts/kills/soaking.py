@@ -147,9 +147,10 @@ class Soak:
 
     def failed(self, start: Start) -> ValueError:
         """Tell of a start that ended with an error though it was not killed."""
+        last = self.output.read_text(errors="replace").splitlines()[-1:]
         return ValueError(
             f"a start of {self.run.parent} ended with status {start.ended()}: {self.output} says"
-            " why"
+            f" why, last {last}"
         )
 
     def compare(self) -> None:
