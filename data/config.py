@@ -32,6 +32,7 @@ EACH_CHANNEL = {"each": "channel"}  # what each number of a field is for, in err
 IGNORED = 255  # in a mask, the value of pixels that belong to no class
 Pixels = Literal["uint8", "float32"]
 Fit = Literal["crop", "pad", "squash", "tiles"]
+WorkerCount = Workers | Literal["auto"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +167,7 @@ class DataConfig(PixelConfig):
     scripts/make_shards.py keeps in their index."""
     std: tuple[NotNegative, ...] = field(default=IMAGENET_STD, metadata=EACH_CHANNEL)
     """Standard deviation of each channel, or one value for all; none: the shards' own."""
-    workers: Workers | None = 2
-    """Processes that decode images, for each training process; they change no number. None takes
-    as many as this machine has cores, at most 16, shared among all training processes."""
+    workers: WorkerCount = 2
+    """Processes that decode images, for each training process; they change no number. auto, or
+    None: as many as it may use cores, at most 16, shared among all training processes."""
     source: SourceConfig = field(default_factory=SourceConfig)

@@ -17,7 +17,8 @@ echo "== pytest"
 # Twice as many processes as cores, each with one thread: many tests wait for programs and servers.
 # Tests of a file stay together: they share its runs; their order is that of tests/conftest.py.
 status=0
-OMP_NUM_THREADS=1 python -m pytest -q -n "$((2 * OMP_NUM_THREADS))" --dist loadfile \
+cores=$(python -c "from fcmae.run.threads import cores; print(cores())")
+OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -q -n "$((2 * cores))" --dist loadfile \
     --no-loadscope-reorder ${tests[@]+"${tests[@]}"} | tee "$told/tests" || status=$?
 echo "== basedpyright"
 wait "$checking" || status=$?

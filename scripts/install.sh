@@ -16,8 +16,3 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
     python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extra]"
     echo "$wanted" >"$stamp"
 fi
-# Threads that wait for work asleep: with the default, spinning, one busy data worker on the same
-# cores slows a training step on the CPU several times over.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
-# All cores for one process: accelerate launch gives it one thread unless this is set.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(python -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())')}

@@ -20,8 +20,10 @@ import yaml
 from safetensors import SafetensorError
 
 from fcmae.run.ranges import checked
+from fcmae.run.recipes import recipe_of
 from fcmae.run.secrets import public
 from fcmae.run.terminal import line_of, lost_worker, never_fail, say
+from fcmae.run.threads import ThreadsConfig, use_threads
 from fcmae.run.yaml_files import Texts, leaves, parse_yaml, read_yaml
 
 T = TypeVar("T")
@@ -34,9 +36,10 @@ TRUTH = {  # the words of YAML 1.1
 
 
 def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
-    """Make a config from `[RECIPE.yaml] --flag value ...`; `--help` prints every flag and exits.
+    """Make a config from `[RECIPE] --flag value ...`; `--help` prints every flag and exits.
 
-    A flag without a value is True if its field is a bool.
+    A flag without a value is True if its field is a bool. The process gets its threads, too, which
+    has to be before torch is imported.
 
     Args:
         config: the dataclass of the config.
@@ -49,8 +52,9 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
         SystemExit: `config` lacks a flag, or a value has the wrong type; tyro prints which.
     """
     flags = list(argv)
-    if flags and flags[0].endswith((".yaml", ".yml")):
-        flags = recipe_flags(Path(flags[0]), config) + flags[1:]
+    recipe = recipe_of(flags[0]) if flags else None
+    if recipe is not None:
+        flags = recipe_flags(recipe, config) + flags[1:]
 
     def made(args: list[str]) -> T:
         return tyro.cli(
@@ -65,7 +69,10 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
     shown = [public(arg) for arg in args]
     if shown != args:
         made(shown)  # tyro shows what it refuses, which are no secrets then
-    return checked(made(args))
+    result = checked(made(args))
+    if isinstance(result, ThreadsConfig):
+        use_threads(result.threads)
+    return result
 
 
 def recipe_flags(path: Path, config: type) -> list[str]:
@@ -76,8 +83,6 @@ def recipe_flags(path: Path, config: type) -> list[str]:
             value that a command line cannot hold.
         OSError: the recipe cannot be read.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"recipe {path} does not exist; scripts/recipes/ has some")
     known = {name: kind for name, kind, _ in fields(config)}
     flags: dict[str, list[str]] = {}
     for key, value in leaves(read_yaml(path, Texts)):
@@ -90,6 +95,15 @@ def recipe_flags(path: Path, config: type) -> list[str]:
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
         flags[key] = [text_of(text, known[key], f"{path}: {key}") for text in values]
     return [word for key, values in flags.items() for word in (f"--{key}", *values)]
+
+
+def flags_of(changes: Mapping[str, Any]) -> list[str]:
+    """Turn values by name, nested or dotted, into flags: `{"optim": {"epochs": 5}}`."""
+    flags: list[str] = []
+    for name, value in flatten(changes).items():
+        values = cast("Sequence[Any]", value) if isinstance(value, list | tuple) else [value]
+        flags += [f"--{name}", *map(str, values)]
+    return flags
 
 
 def text_of(value: Any, kind: Any, where: str) -> str:
@@ -232,7 +246,7 @@ def extra(name: str, what: str) -> Generator[None]:
         raise ModuleNotFoundError(message) from error
 
 
-def run_program(main: Callable[[Sequence[str]], None]) -> None:
+def run_program(main: Callable[[Sequence[str]], object]) -> None:
     """Run the `main` of a program on the arguments of the command line.
 
     An error out of `EXPECTED`, or a lost data worker, ends in one line on standard error and exit
@@ -243,6 +257,7 @@ def run_program(main: Callable[[Sequence[str]], None]) -> None:
     arguments = sys.argv[1:]
     sys.argv[1:] = map(public, arguments)
     never_fail()
+    use_threads("auto")  # before anything imports torch
     try:
         main(arguments)
         flush_output()

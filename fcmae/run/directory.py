@@ -117,6 +117,12 @@ def begin(
     if step and not earlier:
         say(f"{run / ENVIRONMENT} has no record of the {step} steps before this start")
     start = {"step": step, **environment(), **facts}
+    before = earlier[-1] if earlier and isinstance(earlier[-1], dict) else {}
+    if step and before.get("threads", start["threads"]) != start["threads"]:
+        say(
+            f"this start has {start['threads']} threads and the one before had"
+            f" {before['threads']}: sums round otherwise, and the last bits may differ"
+        )
     write_text(run / ENVIRONMENT, json.dumps([*earlier, start], indent=2))
     drop_metrics_after(run, step)
 

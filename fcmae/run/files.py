@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -180,6 +181,22 @@ def file_sha256(path: Path) -> str:
 def text_sha256(text: str) -> str:
     """The SHA-256 of a text in UTF-8, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def spare_folder() -> Path | None:
+    """Make a folder for caches where their usual place cannot be written.
+
+    It lies in the system's temporary directory and belongs to this user alone, since what is read
+    out of a cache is believed. None if there is no room for it, or somebody else has the name.
+    """
+    folder = Path(tempfile.gettempdir()) / f"fcmae-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return None
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    return folder if ours and not status.st_mode & 0o077 and os.access(folder, os.W_OK) else None
 
 
 def sync(path: Path) -> None:

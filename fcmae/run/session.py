@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
@@ -218,6 +219,7 @@ class Session:
             f"{title} with {parameters:.1f} M parameters, {learner.samples} images,"
             f" {learner.total} steps of {learner.config.batch_size}"
             f" on {world} x {accelerator.device.type}{' (FSDP2)' if sharded else ''}"
+            f" with {torch.get_num_threads()} threads"
         )
         self.writer = Writer(run, options.keep, options.keep_every)
         self.stop = Stop(options.timeout)

@@ -11,18 +11,22 @@ weight's gradient. Compiled code is cached on disk.
 """
 
 import inspect
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numba.core.config import reload_config
 from numba.cpython.unsafe import tuple as tuples
 from torch import Tensor
 
+from fcmae.run.files import spare_folder
 from fcmae.run.terminal import say
 
 put: Any = tuples.tuple_setitem  # (tuple, place, value) -> tuple; typed for Numba's compiler only
@@ -127,23 +131,30 @@ def pool(threads: int) -> ThreadPoolExecutor:
 def jit(loops: Callable[..., Any]) -> Callable[..., Any]:
     """Compile loops with Numba, without the wrapper that checks shapes in tests.
 
-    Compiled code is kept on disk where there is a place for it, and one line says where not.
+    Compiled code is kept on disk: beside the code, in the user's own cache, or in a temporary
+    folder, which one line says.
     """
     unwrapped = inspect.unwrap(loops)
     compiler = partial(numba.njit, nogil=True, fastmath=FAST, error_model="numpy")
     try:
         return compiler(cache=True)(unwrapped)
     except RuntimeError:  # Numba finds no folder that it can write
-        say_not_kept()
-        return compiler()(unwrapped)
+        folder = spare_folder()
+        say_where(folder)
+        if folder is None:
+            return compiler()(unwrapped)
+        os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
+        reload_config()
+        return compiler(cache=True)(unwrapped)
 
 
 @lru_cache
-def say_not_kept() -> None:
-    """Say, once, that compiled code cannot be kept on disk."""
+def say_where(folder: Path | None) -> None:
+    """Say, once, where compiled code is kept, since no usual place can be written."""
+    where = "nowhere, and compiled at each start" if folder is None else f"in {folder}"
     say(
-        "compiled loops cannot be kept on disk, since neither the folder of the code nor the user's"
-        " own can be written, and are compiled at each start; set NUMBA_CACHE_DIR to one that can",
+        "neither the folder of the code nor the user's own can be written: compiled loops are kept"
+        f" {where}; set NUMBA_CACHE_DIR to another folder",
         error=True,
     )
 

@@ -42,9 +42,6 @@ export MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))
 # What `distributed_type: FSDP` and `fsdp_version: 2` are in a config of accelerate.
 export ACCELERATE_USE_FSDP=${ACCELERATE_USE_FSDP:-false} FSDP_VERSION=2
 
-# The GPUs do the sums, and the CPUs decode images, one a worker.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-
 # No accelerate or torchrun in between: they would neither pass on SIGUSR1 nor the exit status.
 # exec, since a shell that waited for Python would die of the signal. --cpus-per-task, since srun
 # does not take it over from sbatch. Of tasks that end, none is to end the others at once, which

@@ -160,4 +160,4 @@ def test_what_is_watched_is_checked_before_the_first_step(tmp_path: Path) -> Non
             data=DataConfig(train=(good,)), run=PretrainRun(dir=tmp_path / "run"), watch=watch
         )
         with pytest.raises((OSError, ValueError), match=message):
-            check_watched(config, 1)
+            check_watched(config)

@@ -337,7 +337,7 @@ def test_the_pods_share_the_run_directory_and_have_what_they_mount() -> None:
     limit = volumes["cache"]["emptyDir"]["sizeLimit"]
     assert parsed.data.source.cache_gb * 1e9 < int(limit.removesuffix("Gi")) * 2**30
     cpus = int(container()["resources"]["requests"]["cpu"])
-    assert parsed.data.workers is not None
+    assert isinstance(parsed.data.workers, int)
     assert cpus >= int(environment_of(0)["PET_NPROC_PER_NODE"]) * (parsed.data.workers + 1)
 
 

@@ -242,11 +242,16 @@ def test_the_path_without_numba_gives_the_same_step() -> None:
     assert F.l1_loss(model(images, visible)[0], with_numba) < 1e-12
 
 
-def test_compiled_loops_need_no_place_on_disk() -> None:
+@pytest.mark.parametrize("taken", [False, True])
+def test_compiled_loops_need_no_usual_place_on_disk(taken: bool) -> None:
     code = "import fcmae.sparse.grn_mlp_cpu as m; print(m.widen.stats.cache_path)"
-    read_only = "mount --bind fcmae fcmae && mount -o remount,ro,bind fcmae"
-    done = run_after(read_only, code, HOME="/proc", NUMBA_CACHE_DIR="")
+    before = "mount --bind fcmae fcmae && mount -o remount,ro,bind fcmae"
+    before += " && mount -t tmpfs tmpfs /mnt"
+    if taken:  # by somebody who lets anybody write there
+        before += " && mkdir /mnt/fcmae-0 && chmod 777 /mnt/fcmae-0"
+    done = run_after(before, code, HOME="/proc", NUMBA_CACHE_DIR="", TMPDIR="/mnt")
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()
-    assert line.startswith("compiled loops cannot be kept on disk, since neither the folder of the")
-    assert line.endswith("set NUMBA_CACHE_DIR to one that can")
+    assert line.startswith("neither the folder of the code nor the user's own can be written")
+    assert ("kept nowhere" if taken else "kept in /mnt/fcmae-0;") in line
+    assert done.stdout.startswith("/mnt/fcmae-0/numba/") != taken
