@@ -9,10 +9,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from data.bad_samples import BadSample
-from data.config import EIGHT_BITS, DataConfig, PixelConfig
+from data.config import EIGHT_BITS, DataConfig, PixelConfig, WorkerCount
 from data.decode import Picture, encoded_image, open_image
 from data.fitting import Fitted, Tiles
-from data.making.workers import cores
 from data.order import GlobalBatches
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
@@ -21,6 +20,7 @@ from data.transforms import Crop, Image
 from data.values import Statistics
 from data.worker_signals import outlive_signals
 from fcmae.run.terminal import LOST_WORKER
+from fcmae.run.threads import cores
 
 Crops = Callable[[Picture, tuple[int, int], random.Random], Image | Tiles]
 JointCrops = Callable[[Picture, Any, tuple[int, int], random.Random], tuple[Image, Any]]
@@ -202,18 +202,19 @@ def train_loader(
         image=config.image,
         replace=True,
     )
-    workers = worker_count(config.workers, batches.world)
-    return batch_loader(images, batches, workers=workers, pin_memory=pin_memory)
+    return batch_loader(
+        images, batches, workers=config.workers, world=batches.world, pin_memory=pin_memory
+    )
 
 
-def worker_count(workers: int | None, world: int) -> int:
+def worker_count(workers: WorkerCount, world: int) -> int:
     """The number of processes that decode images for one of `world` training processes.
 
     Args:
-        workers: What the config says; None for the cores of this machine, at most 16, shared.
+        workers: What the config says; "auto" or None for the cores, at most 16, shared.
         world: The number of training processes.
     """
-    return max(1, min(cores(), 16) // world) if workers is None else workers
+    return max(1, min(cores(), 16) // world) if workers in ("auto", None) else workers
 
 
 class Loader(DataLoader[dict[str, Any]]):
@@ -244,17 +245,20 @@ def batch_loader(
     images: Samples,
     batches: Iterable[list[tuple[int, int]]],
     *,
-    workers: int,
+    workers: WorkerCount,
+    world: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[dict[str, Any]]:
     """A loader of the given batches of (epoch, number). Its workers ignore the signals of a job.
+
+    Workers that are counted by the cores share them with those of all `world` processes.
 
     Do not pass it to `Accelerator.prepare`: `batches` are the share of this process already.
     """
     return Loader(
         cast("Dataset[dict[str, Any]]", images),
         batch_sampler=batches,
-        num_workers=workers,
+        num_workers=worker_count(workers, world),
         pin_memory=pin_memory,
         collate_fn=collate,
         worker_init_fn=outlive_signals,
@@ -262,7 +266,7 @@ def batch_loader(
 
 
 def eval_loader(
-    images: Samples, *, batch_size: int, workers: int, rank: int = 0, world: int = 1
+    images: Samples, *, batch_size: int, workers: WorkerCount, rank: int = 0, world: int = 1
 ) -> DataLoader[dict[str, Any]]:
     """A loader of every world-th sample from `rank` on, in order; the last batch may be smaller."""
     mine = [(0, sample) for sample in range(rank, len(images), world)]
@@ -270,7 +274,7 @@ def eval_loader(
         cast("Dataset[dict[str, Any]]", images),
         batch_size=batch_size,
         sampler=mine,
-        num_workers=workers,
+        num_workers=worker_count(workers, world),
         collate_fn=collate,
     )
 
