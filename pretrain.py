@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 REHEARSAL = 20  # steps of a dry run
 
 
-def main(argv: Sequence[str]) -> None:
-    """Train, in however many processes were launched."""
+def main(argv: Sequence[str]) -> Path:
+    """Train, in however many processes were launched; return the directory of the run."""
     config = parse(PretrainConfig, argv, description=str(__doc__))
     run = config.run
     from fcmae.run.lock import sole_writer  # torch takes seconds, and a help text needs none
@@ -35,10 +35,11 @@ def main(argv: Sequence[str]) -> None:
         if not config.dry_run:
             with sole_writer(run.dir, processes, run.timeout / 2):
                 train(config, run, processes)
-            return
+            return run.dir
         with tempfile.TemporaryDirectory() as folder:
             scratch = replace(run, dir=Path(folder), log_every=1, trackers=())
             train(config, scratch, processes)
+    return run.dir
 
 
 def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> None:
@@ -50,6 +51,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         processes: that were launched.
     """
     from data.bad_samples import BadSamples
+    from data.making.cached import as_shards
     from data.order import Order
     from data.shards.reading import open_shards
     from data.transforms import Normalise
@@ -64,9 +66,12 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
 
     accelerator = start_accelerator(processes, run.trackers, run.dir)
     device = accelerator.device
-    shards = open_shards(config.data.train, run.verify, config.data.source, config.data.image)
+    train = as_shards(
+        config.data.train, config.data.source, max_broken=config.data.max_bad_fraction
+    )
+    shards = open_shards(train, run.verify, config.data.source, config.data.image)
     config = start.with_statistics(config, shards, accelerator.print)
-    check_watched(config, processes.world)
+    check_watched(config)
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
     bad = BadSamples(order.samples, config.data.max_bad_fraction)
     newest = newest_checkpoint(run.dir, accelerator)

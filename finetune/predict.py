@@ -14,11 +14,12 @@ import tyro
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Count
 from fcmae.run.terminal import say
+from fcmae.run.threads import ThreadsConfig
 from finetune.labels.config import ReadingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictConfig(ReadingConfig):
+class PredictConfig(ReadingConfig, ThreadsConfig):
     """Predict classes, labels or values of image files, whose pixels are read as in training."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]

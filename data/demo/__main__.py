@@ -1,4 +1,4 @@
-"""`python -m data.demo build|check`: the data set's code is in data/sets/demo.py."""
+"""`python -m data.demo [build|check]`: the data set's code is in data/sets/demo.py."""
 
 from data.sets.demo import main
 from fcmae.run.config import run_program

@@ -16,12 +16,6 @@ Result = TypeVar("Result")
 Engine = Literal["pool", "ray"]
 
 
-def cores() -> int:
-    """The number of cores that this process may use, which in a container may be less than all."""
-    affinity = getattr(os, "sched_getaffinity", None)  # only Linux has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def over(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, engine: Engine = "pool"
 ) -> Iterator[Result]:

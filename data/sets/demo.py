@@ -1,8 +1,9 @@
 """The embedded data set: rendered emoji artwork, 72 px, labelled by the nine Unicode groups.
 
-`python -m data.demo build` makes the shards in `data/demo/` again, from four icon sets on npm.
-`python -m data.demo check` compares them with their hashes and counts the images. The file
-`data/demo/NOTICE` lists the sources, the licences and what was changed.
+`python -m data.demo` tells where the shards are: in `data/demo/` of a checkout, not in the wheel.
+`python -m data.demo build` makes them again, from four icon sets on npm. `python -m data.demo
+check` compares them with their hashes and counts the images. The file `data/demo/NOTICE` lists the
+sources, the licences and what was changed.
 
 The same emoji is drawn in every style, and in variants of gender, direction, colour and so on. All
 of these form one group, and a whole group is either in train or in test: a random split would leak.
@@ -18,7 +19,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -73,6 +74,20 @@ MOTIFS = {
 }
 
 Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The embedded data set: 6,050 rendered emoji of 72 px, in nine classes."""
+
+    action: Annotated[Literal["where", "build", "check"], tyro.conf.Positional] = "where"
+    """where: tell the paths of the shards. build: make them, from four icon sets on npm. check:
+    compare them with their hashes, and count the images of each class."""
+    source: Path | None = None
+    """For build: a folder with the tarballs that `npm pack` writes; by default npm downloads them.
+    """
+    out: Path = HERE
+    """For build: the folder for the shards. It replaces those of an earlier build."""
 
 
 @dataclass(frozen=True)
@@ -212,12 +227,10 @@ def render(icon_set: Mapping[str, Any], name: str) -> Image.Image:
     return Image.open(io.BytesIO(png)).convert("RGB")
 
 
-def build(source: Path | None = None, out: Path = HERE) -> None:
+def build(source: Path | None, out: Path) -> None:
     """Make the data set again: download, render and split the icons, and write the shards.
 
-    Args:
-        source: A folder with the tarballs that `npm pack` writes; by default npm downloads them.
-        out: The folder for the shards. It replaces those of an earlier build.
+    The arguments are those of the command line, see `Demo`.
     """
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
@@ -297,8 +310,26 @@ def encode_png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
+def where() -> None:
+    """Print the patterns of the shards, for --data.train and --data.test.
+
+    Raises:
+        FileNotFoundError: this is an installed wheel, which has none.
+    """
+    if not Path(TEST).is_file():
+        raise FileNotFoundError(
+            "the embedded images come with a checkout, not with the wheel: fcmae demo build --out"
+            " datasets/demo makes them, with npm and pip install 'fcmae[demo]'"
+        )
+    say(f"--data.train '{TRAIN}'", f"--data.test '{TEST}'")
+
+
 def main(argv: Sequence[str]) -> None:
-    """Run `build` or `check`, as the command line says."""
-    tyro.extras.subcommand_cli_from_dict(
-        {"build": build, "check": check}, prog="python -m data.demo", args=list(argv)
-    )
+    """Tell where the shards are, make them, or check them, as the command line says."""
+    args = tyro.cli(Demo, description=Demo.__doc__, args=list(argv))
+    if args.action == "build":
+        build(args.source, args.out)
+    elif args.action == "check":
+        check()
+    else:
+        where()

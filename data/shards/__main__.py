@@ -9,10 +9,10 @@ from typing import Annotated
 import tyro
 
 from data.config import StoredConfig
-from data.making.workers import cores
 from fcmae.run.config import run_program
 from fcmae.run.ranges import Extent, WorkersFrom1, checked
 from fcmae.run.terminal import say
+from fcmae.run.threads import cores
 
 
 @dataclass(frozen=True, kw_only=True)

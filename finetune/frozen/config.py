@@ -8,6 +8,7 @@ import tyro
 
 from fcmae.run.ranges import Batch, Count
 from fcmae.run.secrets import public
+from fcmae.run.threads import ThreadsConfig
 from finetune.labels.config import InferenceConfig, LabelledData
 from finetune.models.config import Pool, RandomConfig
 
@@ -15,7 +16,7 @@ TEMPERATURE = 0.07  # of the votes of nearest neighbours (Wu et al., CVPR 2018)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeConfig:
+class ProbeConfig(ThreadsConfig):
     """What linear probing and k-NN share."""
 
     weights: str
@@ -46,7 +47,7 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig:
+class EmbedConfig(ThreadsConfig):
     """Features of every sample of shards, with its name, as a Parquet file.
 
     The same command goes on after a kill.

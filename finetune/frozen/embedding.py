@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
+from data.config import WorkerCount
 from data.pipeline import ShardImages, batch_loader
 from data.shards.samples import ShardSamples
 from data.targets import ClassText
@@ -164,7 +165,7 @@ def write_pieces(
     rows: Callable[[Mapping[str, Any]], Any],
     images: ShardImages,
     bad: BadSamples,
-    workers: int,
+    workers: WorkerCount,
     accelerator: Accelerator,
 ) -> None:
     """Write the parts of pieces, one a process and round.
@@ -184,7 +185,7 @@ def write_pieces(
     world = accelerator.num_processes
     mine = pieces[accelerator.process_index :: world]
     items = ([(0, i) for i in batch] for piece in mine for batch in piece.batches)
-    batches = iter(batch_loader(images, items, workers=workers))
+    batches = iter(batch_loader(images, items, workers=workers, world=world))
     rounds = range(-(-len(pieces) // world))
     quiet = not (accelerator.is_main_process and sys.stderr.isatty())
     # in step, so that the bad samples of all count, and no process waits long for another

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
-from data.config import Fit, FittedConfig, Pixels, SourceConfig
+from data.config import Fit, FittedConfig, Pixels, SourceConfig, WorkerCount
 from fcmae.run.ranges import (
     Batch,
     Byte,
@@ -13,7 +13,6 @@ from fcmae.run.ranges import (
     Share,
     ShareBelow1,
     ShareInside,
-    Workers,
 )
 from fcmae.weights.metadata import READING, Metadata
 
@@ -76,8 +75,9 @@ class InferenceConfig(ReadingConfig):
 
     batch_size: Batch = 128
     """Images at a time, on each process."""
-    workers: Workers = 2
-    """Processes that decode images, for each process."""
+    workers: WorkerCount = 2
+    """Processes that decode images, for each process; auto: as many as it may use cores, at most
+    16, shared among all processes."""
     max_bad_fraction: Share = 0.01
     """Share of the samples that may be broken. They are left out, counted and named."""
     image: str = ""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples
+from data.making.cached import as_shards
 from data.pipeline import CLASS, ShardImages, next_whole
 from data.shards.addresses import directory_of, is_remote
 from data.shards.index import Shard
@@ -220,8 +221,9 @@ def samples_of(spec: Sequence[str], config: InferenceConfig, verify: bool = True
     Raises:
         OSError, ValueError: see `data.shards.reading.open_shards` and `numbers_of`.
     """
-    shards = open_shards(spec, verify, config.source, config.image)
-    train = expand(config.train) if isinstance(config, LabelledData) else [shards[0].url]
+    shards = open_shards(as_shards(spec, config.source), verify, config.source, config.image)
+    labelled = isinstance(config, LabelledData)
+    train = expand(as_shards(config.train, config.source)) if labelled else [shards[0].url]
     numbers = numbers_of(shards, directory_of(train[0]), config.source)
     return ShardSamples(shards, config.source, numbers)
 

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from data.bad_samples import BadSample
 from data.config import IGNORED
 from data.transforms import Normalise
-from fcmae.reconstruct import save_views
+from fcmae.reconstruction import save_views
 from finetune.labels.inference import Inference
 from finetune.labels.metrics import rows
 

@@ -20,6 +20,7 @@ from fcmae.run.ranges import (
     ShareAbove0,
     ShareBelow1,
 )
+from fcmae.run.threads import ThreadsConfig
 from finetune.labels.config import LabelledData, TaskConfig
 from finetune.models.config import BackboneConfig, By
 
@@ -28,7 +29,7 @@ Method = Literal["probe", "finetune"]
 
 # What may differ when a run resumes: it changes no number.
 MAY_CHANGE = (
-    *("run.", "out", "data.source."),
+    *("run.", "out", "threads", "data.source."),
     *("data.workers", "data.max_bad_fraction", "data.batch_size"),
 )
 
@@ -77,7 +78,7 @@ class FitOptimConfig(OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(ThreadsConfig):
     """What training a model with a head takes, whatever the head."""
 
     optim: FitOptimConfig = field(default_factory=FitOptimConfig)

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Int
 from torch import Tensor
 
+from data.making.cached import as_shards
 from data.shards.reading import open_shards
 from fcmae.run.checkpoint import latest
 from fcmae.run.processes import Processes
@@ -186,7 +187,7 @@ def contents_of(config: FewShotConfig) -> dict[str, str]:
     if config.report_on == "test":  # else it is not read
         specs["test"] = data.test
     return {
-        side: digest(open_shards(spec, False, data.source, data.image))
+        side: digest(open_shards(as_shards(spec, data.source), False, data.source, data.image))
         for side, spec in specs.items()
     }
 

@@ -86,6 +86,7 @@ def fit(
         images,
         batches,
         workers=0 if learner.finished else config.data.workers,
+        world=accelerator.num_processes,
         pin_memory=device.type == "cuda",
     )
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)

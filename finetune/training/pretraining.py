@@ -8,10 +8,14 @@ from fcmae.architecture import ModelConfig
 from fcmae.run.optim import OptimConfig
 from fcmae.run.options import Precision, RunConfig
 from fcmae.run.ranges import Count, CountFrom0, Positive, Seed, Stage
+from fcmae.run.threads import ThreadsConfig
 from fcmae.weights.options import InitConfig
 
 # What may differ when a run resumes: it changes no number, or only how long the run is.
-MAY_CHANGE = ("run.", "watch.", "dry_run", "data.workers", "data.source.", "data.max_bad_fraction")
+MAY_CHANGE = (
+    *("run.", "watch.", "dry_run", "threads"),
+    *("data.workers", "data.source.", "data.max_bad_fraction"),
+)
 LENGTH = ("optim.epochs", "optim.steps")
 
 
@@ -45,7 +49,7 @@ class WatchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(ThreadsConfig):
     """FCMAE pretraining."""
 
     data: DataConfig

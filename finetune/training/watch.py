@@ -9,10 +9,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from data.pipeline import worker_count
 from data.transforms import Normalise
 from fcmae import FCMAE, collapse
-from fcmae.reconstruct import reconstruct, save_views
+from fcmae.reconstruction import reconstruct, save_views
 from fcmae.run import checkpoint
 from fcmae.run.learner import Learner
 from fcmae.run.outages import Outage
@@ -138,23 +137,18 @@ class Watch:
             step=self.learner.state.step,
         )
         accelerator = self.session.accelerator
-        data = labelled_data(self.config, accelerator.num_processes)
+        data = labelled_data(self.config)
         weights = checkpoint.whole(self.model.encoder.state_dict(), keep=True)
         encoder = as_timm(weights, metadata)
         return knn_accuracy(encoder, metadata, data, self.config.watch.knn_k, accelerator)
 
 
-def labelled_data(config: PretrainConfig, world: int) -> LabelledData:
-    """The labelled shards that a run watches, read as its images are.
-
-    Args:
-        config: of the run.
-        world: the number of processes.
-    """
+def labelled_data(config: PretrainConfig) -> LabelledData:
+    """The labelled shards that a run watches, read as its images are."""
     return LabelledData(
         train=config.watch.knn_train,
         test=config.watch.knn_test,
-        workers=worker_count(config.data.workers, world),
+        workers=config.data.workers,
         max_bad_fraction=config.data.max_bad_fraction,
         pixels=config.data.pixels,
         range=config.data.range,
@@ -165,12 +159,8 @@ def labelled_data(config: PretrainConfig, world: int) -> LabelledData:
     )
 
 
-def check_watched(config: PretrainConfig, world: int) -> None:
+def check_watched(config: PretrainConfig) -> None:
     """Check the labelled shards to watch before training: they would end it hours later.
-
-    Args:
-        config: of the run.
-        world: the number of processes.
 
     Raises:
         OSError: a shard cannot be read.
@@ -182,7 +172,7 @@ def check_watched(config: PretrainConfig, world: int) -> None:
         return
     if not watch.knn_test:
         raise ValueError("watch.knn_train is there to classify watch.knn_test: give both, or none")
-    data = labelled_data(config, world)
+    data = labelled_data(config)
     train, test = (samples_of(spec, data) for spec in (data.train, data.test))
     if not 1 <= watch.knn_k <= len(train):
         raise ValueError(
