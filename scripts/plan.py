@@ -1,6 +1,11 @@
-"""What a pretraining run will need, before a cluster is booked.
+"""Plan a run: a recipe for your images and hours, or what a recipe needs of a cluster.
 
-    python scripts/plan.py scripts/recipes/imagenet_tiny.yaml --nodes 4 --gpus 8 [--json]
+    python scripts/plan.py photos/ --hours 4 --out mine.yaml
+    python scripts/plan.py imagenet --model.name convnextv2_tiny --nodes 4 --gpus 8 [--json]
+
+The first form looks at a sample of the images, times a few steps here, and writes a recipe with a
+reason beside each value; `python scripts/plan.py photos/ --help` lists its flags. The second one
+computes what a run will need, before a cluster is booked.
 
 Closed formulas; nothing is run and no model is made. W processes, one a GPU; a micro-batches a
 step; P parameters; S = 4 P bytes of fp32 gradients; k, M and G are powers of 1000.
@@ -43,8 +48,11 @@ from pathlib import Path
 from data.config import DataConfig
 from fcmae.architecture import ModelConfig
 from fcmae.run.config import parse, run_program
+from fcmae.run.files import staged
 from fcmae.run.ranges import Batch, Positive
+from fcmae.run.recipes import recipe_of
 from fcmae.run.terminal import say
+from finetune.planning.config import ImagesPlan
 from finetune.training.pretraining import PretrainConfig, PretrainRun
 
 Numbers = dict[str, int | float]
@@ -286,8 +294,43 @@ def show(config: PlanConfig, figures: dict[str, Numbers]) -> None:
     Console().print(table)
 
 
+def write_recipe(config: ImagesPlan) -> None:
+    """Look at the images, time the machine, write the recipe, and print it.
+
+    Raises:
+        OSError: the images cannot be read, or the recipe cannot be written.
+        ValueError: there are no images; or the hours are not above 0.
+    """
+    # here: torch takes seconds, and a help text needs none
+    from finetune.planning.facts import look
+    from finetune.planning.machine import Machine
+    from finetune.planning.recipe import recipe_text
+    from finetune.planning.rules import Choice, choices
+
+    facts = look(config.images)
+    machine = Machine()
+    directory = config.dir or Path("runs") / config.out.stem
+    chosen = [
+        Choice("data.train", list(config.images), "what was looked at"),
+        *choices(facts, machine, hours=config.hours),
+        Choice("run.dir", str(directory), "checkpoints, metrics, pictures"),
+    ]
+    header = [
+        f"Planned for {facts.count} images and {config.hours:g} hours on {machine}.",
+        "",
+        f"  fcmae pretrain {config.out}",
+    ]
+    text = recipe_text(chosen, header)
+    with staged(config.out) as partial:
+        partial.write_text(text, encoding="utf-8")
+    say(*text.splitlines(), f"next: fcmae pretrain {config.out}")
+
+
 def main(argv: Sequence[str]) -> None:
-    """Print the plan."""
+    """Write a recipe for images, or print the plan of a recipe."""
+    if argv and not argv[0].startswith("-") and recipe_of(argv[0]) is None:
+        write_recipe(parse(ImagesPlan, argv, description=str(ImagesPlan.__doc__)))
+        return
     config = parse(PlanConfig, argv, description=str(__doc__))
     figures = plan(config)
     show(config, figures)

@@ -263,7 +263,8 @@ def test_a_slow_network_takes_the_step() -> None:
 
 
 def test_recipes_of_pretraining_serve(capsys: pytest.CaptureFixture[str]) -> None:
-    main([str(ROOT / "scripts/recipes/imagenet_tiny.yaml"), "--nodes", "4", "--json"])
+    recipe = str(ROOT / "scripts/recipes/imagenet.yaml")
+    main([recipe, "--model.name", "convnextv2_tiny", "--nodes", "4", "--json"])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["micro_batch"]["images"] == 4096 / 32
     assert found["model"]["encoder_parameters"] == pytest.approx(28.6e6, rel=0.03)

@@ -1,0 +1,1 @@
+"""Planning: a recipe for images that were looked at, a machine that was timed, and some hours."""
