@@ -13,7 +13,7 @@ from fcmae.decoder import Decoder
 from fcmae.layers import GrnMlp
 from fcmae.loss import reconstruction_loss
 from fcmae.masking import draw_visible_of, patchify, splitmix64, unpatchify
-from fcmae.reconstruct import reconstruct
+from fcmae.reconstruction import reconstruct
 from fcmae.sparse import implementation
 from tests.support.generators import generator
 from tests.support.twins import randomise
