@@ -127,8 +127,7 @@ def command(program: Sequence[str], run: Path, name: str) -> None:
         SystemExit: the program failed, with its status.
     """
     began = time.monotonic()
-    env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(os.cpu_count())} | os.environ
-    done = subprocess.run([*LAUNCH, *program], env=env, check=False)
+    done = subprocess.run([*LAUNCH, *program], check=False)
     seconds = read(run / "seconds.json")
     seconds[name] = seconds.get(name, 0) + time.monotonic() - began
     write_json(run / "seconds.json", seconds)
