@@ -3,13 +3,13 @@
 from dataclasses import fields
 from pathlib import Path
 
-import yaml
-
 from fcmae.architecture import ModelConfig
 from fcmae.model import FCMAE
 from fcmae.run import checkpoint
+from fcmae.run.json_files import as_dataclass
+from fcmae.run.yaml_files import read_yaml
 from fcmae.weights.files import find_checkpoint, read_checkpoint
-from fcmae.weights.metadata import Metadata, as_tuples
+from fcmae.weights.metadata import Metadata
 
 
 def load_autoencoder(source: str | Path) -> tuple[FCMAE, Metadata]:
@@ -25,8 +25,10 @@ def load_autoencoder(source: str | Path) -> tuple[FCMAE, Metadata]:
     """
     step = find_checkpoint(Path(source))
     tensors, metadata = read_checkpoint(step)
-    written = as_tuples(yaml.safe_load((step / checkpoint.CONFIG).read_text())["model"])
-    known = {field.name for field in fields(ModelConfig)}
-    model = FCMAE.from_config(ModelConfig(**{k: v for k, v in written.items() if k in known}))
+    written = read_yaml(step / checkpoint.CONFIG)["model"]
+    known = {
+        field.name: written[field.name] for field in fields(ModelConfig) if field.name in written
+    }
+    model = FCMAE.from_config(as_dataclass(ModelConfig, known))
     checkpoint.fill(model.state_dict(), tensors, step)
     return model.eval(), metadata
