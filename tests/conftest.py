@@ -13,6 +13,8 @@ import pytest
 
 from tests.support.programs import PRELOADED
 
+pytest_plugins = ["tests.support.browser"]
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Import others' packages, but for a process that only hands tests to others."""
