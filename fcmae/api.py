@@ -1,11 +1,19 @@
 """What a few lines of Python do: load a model, compute features, reconstruct, pretrain.
 
-    import fcmae
-
-    model, transform = fcmae.load("runs/mine")
-    x = fcmae.features("runs/mine", ["a.jpg", "b.jpg"])
-    fcmae.reconstruct("runs/mine", "a.jpg").pasted
-    run = fcmae.pretrain("small", {"data.train": "photos/", "run.dir": "runs/mine"})
+    >>> import fcmae
+    >>> short = {"epochs": 2, "batch_size": 4}
+    >>> changes = {"data.train": "photos/", "optim": short, "run.dir": "runs/mine"}
+    >>> run = fcmae.pretrain("small", changes)  # doctest: +ELLIPSIS
+    photos: 8 images become shards, once, in ...
+    >>> run.metrics["step"]
+    [4]
+    >>> model, transform = fcmae.load("runs/mine")
+    >>> model(transform("photos/1.jpg")[None]).shape
+    torch.Size([1, 320])
+    >>> fcmae.features("runs/mine", ["photos/1.jpg", "photos/2.jpg"]).shape
+    torch.Size([2, 320])
+    >>> fcmae.reconstruct("runs/mine", "photos/1.jpg").pasted.size
+    (128, 128)
 
 Everything else is a command: `fcmae` lists them.
 """

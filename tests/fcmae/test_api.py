@@ -1,5 +1,6 @@
 """A few lines of Python: loading, features, reconstructions, and a run in this process."""
 
+import doctest
 import io
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> fcmae.Run:
 def picture(height: int = 90, width: int = 120) -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def test_the_lines_of_the_module_do_what_they_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # the shards are made in its cache
+    Path("photos").mkdir()
+    for i in range(8):
+        picture(90 + i).save(f"photos/{i}.jpg")
+    result = doctest.testmod(fcmae.api)
+    assert (result.failed, result.attempted > 5) == (0, True)
 
 
 def test_a_run_of_this_process_is_that_of_the_command(trained: fcmae.Run, tmp_path: Path) -> None:
