@@ -62,7 +62,7 @@ COMMANDS = {
     "lookup duplicates": Command(
         "finetune.lookup", "Duplicates", "find near-duplicates in them", ("duplicates",)
     ),
-    "report": Command("scripts.report", "Report", "show what runs have come to"),
+    "report": Command("scripts.report", "ReportConfig", "show what runs have come to"),
     "baselines": Command("scripts.baselines", "Baselines", "measure plain baselines to beat"),
     "reproduce": Command("scripts.reproduce", "Reproduce", "make the README's tables again"),
     "benchmark": Command("scripts.benchmark", "Benchmark", "measure speed against rivals"),

@@ -65,4 +65,5 @@ else
     python scripts/baselines.py --train "$train" --test "$test" --out "$run/baselines.json"
 fi
 
+echo "== report"
 python scripts/report.py "$run"

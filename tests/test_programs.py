@@ -48,6 +48,7 @@ LIGHT_MODULES = [
     "finetune.frozen.config",
     "finetune.labels.config",
     "finetune.models.config",
+    "finetune.reporting.config",
     "finetune.training.config",
     "finetune.training.pretraining",
 ]

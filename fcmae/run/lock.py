@@ -167,3 +167,27 @@ def release(run: Path, made: bool) -> None:
         if made:
             run.rmdir()
     file.close()
+
+
+def writer_of(run: Path) -> str | None:
+    """Who writes a run now, as `PID on HOST since TIME`; None if nobody does.
+
+    The lock itself is left alone, since a run that starts just then would find it taken. A process
+    of this machine has to live; one of another machine is believed.
+    """
+    try:
+        with io.FileIO(run / LOCK) as file:
+            holder, _ = read_holder(file)
+    except OSError:
+        return None
+    named = HOLDER.fullmatch(holder)
+    if named is None:
+        return None
+    try:
+        if f" on {socket.gethostname()} " in holder:
+            os.kill(int(named[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass  # it lives, and is another user's
+    return holder

@@ -1,4 +1,4 @@
-"""The table of the quickstart is made of results that may be damaged."""
+"""The command that makes a report: what it writes, says and refuses."""
 
 import json
 from pathlib import Path
@@ -7,26 +7,31 @@ import pytest
 
 from scripts.report import main
 
-PROBE = json.dumps({"test_accuracy": {"mean": 0.5, "std": 0.01}})
+PROBE = json.dumps({"weights": "w", "test_accuracy": {"mean": 0.5, "std": 0.01}})
 BASELINES = json.dumps({"raw_pixels": 0.1, "hog": 0.2, "majority": 0.3})
-RESULTS = [
-    f"{name}-{probe}" for name in ("random", "pretrained") for probe in ("linear_probe", "knn")
-]
+LINE = {"step": 1, "samples_seen": 8, "loss": 0.9, "lr": 1e-3, "grad_norm": 0.1}
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    for name in RESULTS:
-        (tmp_path / f"{name}.json").write_text(PROBE)
+    """What the quickstart leaves, as far as its end needs it."""
+    for start in ("random", "pretrained"):
+        for probe in ("linear_probe", "knn"):
+            (tmp_path / f"{start}-{probe}.json").write_text(PROBE)
     (tmp_path / "baselines.json").write_text(BASELINES)
+    (tmp_path / "metrics.jsonl").write_text(f"{json.dumps(LINE)}\n")
     return tmp_path
 
 
-def test_the_table_has_all_results(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_ends_with_one_table_and_one_sentence(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main([str(run)])
-    table = capsys.readouterr().out
-    assert table.count("0.500 ± 0.010") == 4
-    assert all(number in table for number in ("0.100", "0.200", "0.300"))
+    told = capsys.readouterr().out
+    assert told.count("0.500 ± 0.010") == 4
+    assert all(number in told for number in ("0.100", "0.200", "0.300"))
+    assert told.splitlines()[-1] == f"The report is in {run / 'report.html'}: open it in a browser."
+    assert (run / "report.html").is_file()
 
 
 @pytest.mark.parametrize(
@@ -37,8 +42,32 @@ def test_the_table_has_all_results(run: Path, capsys: pytest.CaptureFixture[str]
         b'{"raw_pixels": null}',
     ],
 )
-@pytest.mark.parametrize("name", [RESULTS[0], "baselines"])
-def test_a_damaged_result_is_named(name: str, content: bytes, run: Path) -> None:
+@pytest.mark.parametrize("name", ["random-knn", "baselines"])
+def test_a_damaged_result_costs_its_cells_alone(
+    name: str, content: bytes, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (run / f"{name}.json").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{name}\.json (is .*JSON|is damaged: it lacks numbers)"):
-        main([str(run)])
+    main([str(run)])
+    assert capsys.readouterr().out.count("0.500 ± 0.010") == (3 if name == "random-knn" else 4)
+
+
+def test_it_writes_where_it_is_told(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere.html"
+    main([str(run), "--out", str(out)])
+    assert out.read_text().startswith("<!doctype html>")
+    assert not (run / "report.html").exists()
+
+
+def test_a_folder_of_runs_gives_the_report_of_all(run: Path) -> None:
+    for name in ("a", "b"):
+        (run / "all" / name).mkdir(parents=True)
+        (run / "all" / name / "metrics.jsonl").write_text(f"{json.dumps(LINE)}\n")
+    main([str(run / "all")])
+    assert "<h1>a · b</h1>" in (run / "all" / "report.html").read_text()
+
+
+def test_what_is_no_run_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no run: it has neither config\.yaml nor metrics"):
+        main([str(tmp_path)])
+    with pytest.raises(ValueError, match=r"none is no directory: name that of a run"):
+        main([str(tmp_path / "none")])

@@ -1,0 +1,1 @@
+"""Reporting: what runs have come to, as one HTML file that people forward."""
