@@ -6,6 +6,7 @@ from typing import Any
 
 from fcmae.run.terminal import say
 from finetune.labels.results import print_table
+from finetune.reporting.health import verdict_on
 from finetune.reporting.record import RunRecord, is_number
 
 BASELINES = {"raw_pixels": "raw pixels", "hog": "HOG", "majority": "most frequent class"}
@@ -33,7 +34,8 @@ def print_closing(runs: Sequence[RunRecord], out: Path) -> None:
         heads = [method.replace("_", " ") or "linear, without an encoder" for method in methods]
         cells = ([name, *(row.get(m, "") for m in methods)] for name, row in rows.items())
         print_table("Test accuracy, mean ± standard deviation", ["features", *heads], cells)
-    say(f"The report is in {out}: open it in a browser.")
+    found = verdict_on(runs[0]).sentence if len(runs) == 1 else f"{len(runs)} runs are compared"
+    say(f"{found}; open {out} in a browser to see more.")
 
 
 def accuracy_in(spread: Any) -> str:

@@ -15,12 +15,16 @@ from typing import Any
 from markupsafe import Markup
 from vl_convert import javascript_bundle
 
-from finetune.reporting import curves
+from finetune.reporting import curves, health, settings
 from finetune.reporting.record import RunRecord
 from finetune.reporting.section import TEMPLATES, Section, render
 
 # In the order of the page; a module of a section adds its line here.
-SECTIONS: tuple[Callable[[Sequence[RunRecord]], Section | None], ...] = (curves.section,)
+SECTIONS: tuple[Callable[[Sequence[RunRecord]], Section | None], ...] = (
+    health.section,
+    curves.section,
+    settings.section,
+)
 LIBRARY = "window.vegaEmbed = vegaEmbed; window.vega = vega;"  # what our scripts use of the bundle
 
 

@@ -30,7 +30,9 @@ def test_it_ends_with_one_table_and_one_sentence(
     told = capsys.readouterr().out
     assert told.count("0.500 ± 0.010") == 4
     assert all(number in told for number in ("0.100", "0.200", "0.300"))
-    assert told.splitlines()[-1] == f"The report is in {run / 'report.html'}: open it in a browser."
+    sentence = told.splitlines()[-1]
+    assert sentence.endswith(f"; open {run / 'report.html'} in a browser to see more.")
+    assert " is healthy: its loss " in sentence
     assert (run / "report.html").is_file()
 
 
