@@ -109,6 +109,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         say(*f"{to_yaml(config)}{model}".splitlines())
 
     watch = Watch(config, run.dir, model, session, learner, normalise)
+    watch.looks.begin(shards, order)
     micro_batches = iter(loader)
     for step in session.steps():
         learner.begin(step)

@@ -33,9 +33,11 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from fcmae.cli import start
 from fcmae.masking import draw_visible
+from fcmae.reconstruction import VIEWS
 from fcmae.reconstruction import reconstruct as views_of
 from fcmae.run.config import flags_of
 from fcmae.run.metrics import read_metrics
+from fcmae.sheet import sheet
 from fcmae.weights.autoencoder import load_autoencoder
 from fcmae.weights.files import read_weights
 from fcmae.weights.timm_models import TimmModel, as_timm
@@ -97,7 +99,8 @@ class Reconstruction:
     """What a masked autoencoder makes of a picture: four pictures of the size of the model.
 
     Each is an image of Pillow; `numpy.asarray` makes an array `[h, w, c]` of it. Of pictures with
-    more than three channels, the first three are shown. A notebook shows all four side by side.
+    more than three channels, the first three are shown. A notebook shows all four side by side,
+    labelled.
     """
 
     original: Image.Image
@@ -110,13 +113,8 @@ class Reconstruction:
     """The visible patches and the prediction together."""
 
     def side_by_side(self) -> Image.Image:
-        """Paste the four pictures into one, from left to right."""
-        pictures = (self.original, self.visible, self.prediction, self.pasted)
-        width, height = self.original.size
-        row = Image.new(self.original.mode, (4 * width + 12, height), "white")
-        for place, picture in enumerate(pictures):
-            row.paste(picture, (place * (width + 4), 0))
-        return row
+        """Draw the four pictures from left to right, labelled, at least 512 pixels wide."""
+        return sheet([[self.original, self.visible, self.prediction, self.pasted]], [VIEWS])
 
     def _repr_png_(self) -> bytes:
         """What a notebook shows."""

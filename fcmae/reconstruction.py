@@ -1,16 +1,14 @@
 """Pictures of predictions: the original, its visible patches, the prediction, both together."""
 
-from pathlib import Path
-
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchvision.utils import save_image
 
 from fcmae.loss import hidden_patches, statistics
 from fcmae.masking import indices, patchify, unpatchify
-from fcmae.run.files import replacing
+
+VIEWS = ("original", "visible", "prediction", "pasted")
 
 
 def reconstruct(
@@ -41,20 +39,3 @@ def reconstruct(
     shown = patches.where(visible[..., None, None, None], torch.zeros_like(patches))
     views = [patches, shown, predicted, shown + predicted]
     return torch.stack([unpatchify(view, (h // p, w // p)) for view in views], dim=1)
-
-
-def save_views(views: Float[Tensor, "b k c h w"], path: Path) -> None:
-    """Write views as a PNG file, one row for each image.
-
-    Args:
-        views: k views of each image, with values from 0 to 1. The first three channels are shown,
-            or the first one if there are fewer.
-        path: the file; its directory is made if it does not exist.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    pixels = views.flatten(0, 1)
-    colours = pixels[:, :3] if pixels.shape[1] >= 3 else pixels[:, :1]
-    with replacing(path) as partial:
-        save_image(colours, partial, nrow=views.shape[1], padding=2, pad_value=1.0)

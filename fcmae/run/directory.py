@@ -26,7 +26,7 @@ from fcmae.run.yaml_files import read_yaml
 ENVIRONMENT = "environment.json"
 LEFT = (  # what a kill leaves of files that a run writes, and nobody else beside it
     *(".config.yaml.*.tmp", ".data.json.*.tmp", ".environment.json.*.tmp"),
-    *(".metrics.jsonl.*.tmp", "pictures/.*.tmp"),
+    *(".metrics.jsonl.*.tmp", "pictures/.*.tmp", "watched/.*.tmp"),
 )
 PACKAGES = (
     *("torch", "torchvision", "timm", "accelerate", "webdataset"),

@@ -13,7 +13,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from data.bad_samples import BadSample
 from data.config import IGNORED
 from data.transforms import Normalise
-from fcmae.reconstruction import save_views
+from fcmae.sheet import save_views
 from finetune.labels.inference import Inference
 from finetune.labels.metrics import rows
 
@@ -83,7 +83,8 @@ def draw_samples(path: Path, model: nn.Module, inference: Inference) -> None:
     answers = model(x).argmax(1).byte()
     pixels = normalise.inverse(x).cpu()
     colours = pixels[:, :3] if metadata.in_chans >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
-    save_views(torch.stack([colours, paint(truth), paint(answers.cpu())], dim=1), path)
+    views = torch.stack([colours, paint(truth), paint(answers.cpu())], dim=1)
+    save_views(views, path, ("image", "truth", "answer"))
 
 
 def paint(masks: UInt8[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:

@@ -17,6 +17,7 @@ MAY_CHANGE = (
     *("data.workers", "data.source.", "data.max_bad_fraction"),
 )
 LENGTH = ("optim.epochs", "optim.steps")
+FEWEST = 8  # images to watch, which are reconstructed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,13 @@ class PretrainRun(RunConfig):
 class WatchConfig:
     """What is measured now and then beside the loss; none of it changes a number."""
 
+    images: CountFrom0 = 256
+    """Training images that the run keeps in its directory watched/, and looks at again and again:
+    their reconstructions and features, `rankme` and `alpha_req` of these, what excites channels.
+    Short runs keep fewer, so that it takes at most 2 % of a run; 0, or from 8 on."""
+    looks: Count = 16
+    """Looks at these images: before the first step, after the last, and between them ever rarer,
+    after logged steps. Short runs have fewer."""
     collapse_every: CountFrom0 = 0
     """Steps between measurements of the feature distance of each block; 0 for none."""
     knn_train: tuple[str, ...] = ()
@@ -46,6 +54,12 @@ class WatchConfig:
     """Passes over the data between two k-NNs, which are rounded to logged steps."""
     knn_k: Count = 20
     """The number of neighbours that vote."""
+
+    def __post_init__(self) -> None:
+        if 0 < self.images < FEWEST:
+            raise ValueError(
+                f"watch.images={self.images} must be at least {FEWEST}, or 0 to keep none"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

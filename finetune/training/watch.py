@@ -11,13 +11,15 @@ from torch.distributed.fsdp import FSDPModule
 
 from data.transforms import Normalise
 from fcmae import FCMAE, collapse
-from fcmae.reconstruction import reconstruct, save_views
+from fcmae.reconstruction import VIEWS, reconstruct
 from fcmae.run import checkpoint
 from fcmae.run.learner import Learner
 from fcmae.run.outages import Outage
 from fcmae.run.session import Session
+from fcmae.sheet import save_views
 from finetune.labels.config import LabelledData
 from finetune.labels.labelled import read_classes, samples_of
+from finetune.training.looks import Looks
 from finetune.training.pretraining import PretrainConfig
 
 SHOWN = 8  # images in a picture
@@ -32,7 +34,7 @@ class Watch:
 
     Args:
         config: of the run, with the data's mean and standard deviation.
-        run: the run's directory, which gets the pictures.
+        run: the run's directory, which gets the pictures and the looks.
         model: what is trained.
         session: of the run.
         learner: of the model.
@@ -49,12 +51,14 @@ class Watch:
         normalise: Normalise,
     ) -> None:
         self.config = config
+        self.name = run.resolve().name
         self.pictures = run / "pictures"
         self.model = model
         self.session = session
         self.learner = learner
         self.normalise = normalise
-        self.waiting = deque[tuple[Path, Tensor]](maxlen=MOST_WAITING)
+        self.waiting = deque[tuple[int, Tensor]](maxlen=MOST_WAITING)
+        self.looks = Looks(config, run, model, session, learner, normalise)
         self.drawing = Outage("without this picture")
         self.writing = Outage("and the next line of metrics tries again")
 
@@ -77,21 +81,24 @@ class Watch:
         step = self.learner.state.step
         due = every and (self.session.last or step % every == 0)
         if due:
-            path = self.pictures / f"step_{step:07d}.png"
-            with self.drawing.spared(f"drawing {path}"):
+            with self.drawing.spared(f"drawing {self.path_of(step)}"):
                 views = reconstruct(
                     self.images[:SHOWN],
                     self.visible[:SHOWN],
                     self.prediction[:SHOWN],
                     self.model.patch_size,
                 )
-                self.waiting.append((path, self.normalise.inverse(views).cpu()))
+                self.waiting.append((step, self.normalise.inverse(views).cpu()))
         if self.waiting and (due or self.session.logging):
-            with self.writing.spared(f"writing {self.waiting[0][0]}"):
+            with self.writing.spared(f"writing {self.path_of(self.waiting[0][0])}"):
                 while self.waiting:
-                    path, views = self.waiting[0]
-                    save_views(views, path)
+                    drawn, views = self.waiting[0]
+                    save_views(views, self.path_of(drawn), VIEWS, f"{self.name}, step {drawn}")
                     self.waiting.popleft()
+
+    def path_of(self, step: int) -> Path:
+        """The file of the picture of a step."""
+        return self.pictures / f"step_{step:07d}.png"
 
     def measure(self) -> dict[str, Any]:
         """What goes into a line of metrics: what has fallen due since the line before.
@@ -99,9 +106,10 @@ class Watch:
         Every process has to call it.
 
         Returns:
-            `collapse`, the feature distance of each block, and `knn_accuracy`, or none of them.
+            `collapse`, the feature distance of each block, `knn_accuracy`, and `rankme` and
+            `alpha_req` of the images that the run keeps, or none of them.
         """
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {**self.looks.measure()}
         watch = self.config.watch
         if watch.collapse_every and self.has_passed(watch.collapse_every):
             values["collapse"] = self.collapse()

@@ -62,7 +62,7 @@ def test_a_run_leaves_config_environment_metrics_pictures_and_checkpoints(finish
         "step_0000003.png",
         "step_0000006.png",
     ]
-    names = {"config.yaml", "data.json", "environment.json", "metrics.jsonl", "pictures"}
+    names = {"config.yaml", "data.json", "environment.json", "metrics.jsonl", "pictures", "watched"}
     steps = {f"step_000000{i}" for i in (2, 4, 6)}
     assert {p.name for p in finished.iterdir()} == names | steps
     (start,) = json.loads((finished / "environment.json").read_text())

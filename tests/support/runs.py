@@ -15,7 +15,7 @@ RECIPE = "scripts/recipes/demo.yaml"
 SHORT = [
     *("--optim.batch_size", "8", "--optim.steps", "6", "--data.workers", "1"),
     *("--run.log_every", "1", "--run.save_every", "2", "--run.picture_every", "3"),
-    *("--model.decoder_dim", "32"),
+    *("--model.decoder_dim", "32", "--watch.images", "8"),
 ]
 
 

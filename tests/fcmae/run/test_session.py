@@ -287,7 +287,8 @@ def test_what_a_kill_left_is_swept_away_at_the_start_and_others_files_are_not(
 ) -> None:
     go(session_of(tmp_path, learner_of()))
     left = ("step_0000002.tmp", "step_0000004.old.tmp", ".config.yaml.ab12.tmp")
-    left += ("pictures/.step_0000003.png.ab12.tmp", ".encoder.safetensors.ab12.tmp")
+    left += ("pictures/.step_0000003.png.ab12.tmp", "watched/.images.safetensors.ab12.tmp")
+    left += (".encoder.safetensors.ab12.tmp",)
     for name in left:
         (tmp_path / name).mkdir(parents=True)
     resumed(tmp_path)
