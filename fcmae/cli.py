@@ -64,7 +64,7 @@ COMMANDS = {
     ),
     "report": Command("scripts.report", "ReportConfig", "show what runs have come to"),
     "baselines": Command("scripts.baselines", "Baselines", "measure plain baselines to beat"),
-    "reproduce": Command("scripts.reproduce", "Reproduce", "make the README's tables again"),
+    "reproduce": Command("scripts.reproduce", "Reproduce", "make the tables of few labels again"),
     "benchmark": Command("scripts.benchmark", "Benchmark", "measure speed against rivals"),
     "scenes": Command("data.sets.scenes", "ScenesConfig", "make synthetic scenes with masks"),
     "elpv": Command("data.sets.elpv", "Elpv", "make shards of photographed solar cells"),

@@ -1,4 +1,4 @@
-"""Reproduce the results table of the README: scratch, FCMAE and timm's models on few labels.
+"""Reproduce the tables of few labels: scratch, FCMAE and timm's models.
 
     python scripts/reproduce.py                 # run what is missing, also after a stop
     python scripts/reproduce.py --sets emoji    # run one data set only
@@ -6,8 +6,8 @@
 
 For each data set it pretrains without labels, converts, and fine-tunes and probes on a part of the
 labels by `finetune.few_shot`: every model with `recipes/finetune/small.yaml`, over the same samples
-and seeds. All runs are in runs/reproduce/. The table of a data set goes between its marks in the
-README; the old one stays while nothing is measured.
+and seeds. All runs are in runs/reproduce/. The table of a data set goes between its marks in
+scripts/recipes/README.md; the old one stays while nothing is measured.
 """
 
 import os
@@ -29,6 +29,7 @@ from fcmae.run.terminal import say
 
 ROOT = Path(__file__).parents[1]
 RUNS = Path("runs/reproduce")
+PAGE = Path("scripts/recipes/README.md")
 LAUNCH = ("accelerate", "launch", "--quiet", "--num_processes", "1", "--num_machines", "1")
 LAUNCH += ("--mixed_precision", "no", "--dynamo_backend", "no")
 SMALL = "scripts/recipes/finetune/small.yaml"
@@ -41,7 +42,7 @@ class DataSet:
     """One data set of the table."""
 
     name: str
-    """Name of its directory and of its marks in the README."""
+    """Name of its directory and of its marks in the page of results."""
     title: str
     """Title of its table."""
     recipe: tuple[str, ...]
@@ -112,7 +113,7 @@ SETS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Reproduce the results table of the README."""
+    """Reproduce the tables of few labels."""
 
     sets: tuple[Literal["elpv", "emoji"], ...] = ("elpv", "emoji")
     """The data sets to run."""
@@ -203,16 +204,16 @@ def cell_of(values: list[float]) -> str:
     return f"{of_seeds['mean']:.3f} ± {of_seeds['std']:.3f}"
 
 
-def with_table(readme: str, data: DataSet) -> str:
-    """Put the table of a data set into the README, which stays as it is without results.
+def with_table(page: str, data: DataSet) -> str:
+    """Put the table of a data set into a page, which stays as it is without results.
 
     Raises:
-        ValueError: the README has no place for the table.
+        ValueError: the page has no place for the table.
     """
     rows = list(rows_of(data))
     if not rows:
         say(f"nothing measured in {data.run}: the table of {data.name} stays as it is")
-        return readme
+        return page
     hours = sum(read(data.run / "seconds.json").values()) / 3600
     names = ["AUC" if m == "auc" else m.replace("_", " ") for m in data.metrics]
     lines = [
@@ -225,28 +226,27 @@ def with_table(readme: str, data: DataSet) -> str:
         "",
     ]
     begin, end = (f"<!-- reproduce {data.name}: {mark} -->" for mark in ("begin", "end"))
-    before, opened, rest = readme.partition(begin)
+    before, opened, rest = page.partition(begin)
     _, closed, after = rest.partition(end)
     if not (opened and closed):
-        raise ValueError(f"README.md lacks the lines {begin} and {end}, between which a table goes")
+        raise ValueError(f"{PAGE} lacks the lines {begin} and {end}, between which a table goes")
     return "\n".join((before + begin, "", *lines, end + after))
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run what is missing, then write the tables into the README.
+    """Run what is missing, then write the tables into the page of results.
 
     Raises:
-        OSError: the README cannot be read or written.
-        ValueError: the README has no place for a table.
+        OSError: the page cannot be read or written.
+        ValueError: the page has no place for a table.
         SystemExit: a program failed, with its status.
     """
     args = checked(tyro.cli(Reproduce, description=__doc__, args=list(argv)))
     os.chdir(ROOT)
-    readme = Path("README.md")
     for data in (d for d in SETS if d.name in args.sets):
         if not args.table:
             make(data)
-        write_text(readme, with_table(readme.read_text(encoding="utf-8"), data))
+        write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), data))
 
 
 if __name__ == "__main__":

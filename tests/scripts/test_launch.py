@@ -26,11 +26,10 @@ from torch.distributed.run import get_args_parser
 
 from data.shards.addresses import is_remote
 from fcmae.run import checkpoint
-from fcmae.run.config import field_names, parse
+from fcmae.run.config import parse
 from fcmae.run.metrics import read_metrics
 from fcmae.run.stopping import PREEMPTED
 from finetune.training.pretraining import PretrainConfig
-from scripts.plan import PlanConfig
 from tests.support.programs import ROOT
 from tests.support.runs import RECIPE, SHORT
 
@@ -373,17 +372,6 @@ def test_two_pods_meet_train_and_save_when_one_is_evicted(tmp_path: Path) -> Non
     assert newest is not None
     step = checkpoint.step_of(newest)
     assert f"SIGTERM: stopped and saved at step {step}" in outs[0]
-
-
-def test_every_flag_of_the_page_exists() -> None:
-    text = (LAUNCH / "README.md").read_text()
-    typed = "\n".join(re.findall(r"(?m)^    .*$|`[^`\n]*`", text))
-    ours = {*field_names(PretrainConfig), *field_names(PlanConfig)}
-    others = {"config_file", "signal"}  # accelerate's, scancel's
-    flags = set(re.findall(r"--([a-z][a-z0-9_.-]*)", typed))
-    assert len(flags) > 20
-    flags = {flag.replace("-", "_") for flag in flags}
-    assert flags <= ours | others, flags - ours - others
 
 
 def test_every_file_of_the_page_exists_and_every_file_is_on_it() -> None:

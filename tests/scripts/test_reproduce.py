@@ -1,4 +1,4 @@
-"""scripts/reproduce.py: the tables of the README, out of what was measured."""
+"""scripts/reproduce.py: the tables of few labels, out of what was measured."""
 
 import json
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from scripts import reproduce
 from scripts.reproduce import SETS, with_table
 
-README = """before
+PAGE = """before
 <!-- reproduce elpv: begin -->
 of elpv
 <!-- reproduce elpv: end -->
@@ -41,7 +41,7 @@ def measure(run: Path, start: str, seeds: int, first: float) -> None:
 
 def test_table_has_mean_and_spread_over_seeds_and_hours(runs: Path):
     measure(EMOJI.run, "pretrained", 3, 0.3)
-    made = with_table(README, EMOJI)
+    made = with_table(PAGE, EMOJI)
     assert (
         "| convnextv2_atto, FCMAE | finetune | 0.400 ± 0.100 | 0.250 ± 0.000 | 0.750 ± 0.000 |"
         in made
@@ -52,24 +52,24 @@ def test_table_has_mean_and_spread_over_seeds_and_hours(runs: Path):
 def test_table_leaves_out_models_that_lack_seeds(runs: Path):
     measure(EMOJI.run, "pretrained", 3, 0.3)
     measure(EMOJI.run, "random", 2, 0.3)
-    assert "convnextv2_atto, random" not in with_table(README, EMOJI)
+    assert "convnextv2_atto, random" not in with_table(PAGE, EMOJI)
 
 
 def test_table_replaces_its_own_and_nothing_else(runs: Path):
     measure(EMOJI.run, "pretrained", 3, 0.3)
-    made = with_table(README, EMOJI)
+    made = with_table(PAGE, EMOJI)
     assert "of emoji" not in made
-    assert made.startswith(README.partition("of emoji")[0])
+    assert made.startswith(PAGE.partition("of emoji")[0])
     assert made.endswith("<!-- reproduce emoji: end -->\nafter\n")
     assert with_table(made, EMOJI) == made
 
 
 def test_table_stays_where_nothing_was_measured(runs: Path):
-    assert with_table(README, EMOJI) == README
+    assert with_table(PAGE, EMOJI) == PAGE
 
 
-def test_readme_without_marks_is_an_error(runs: Path):
+def test_a_page_without_marks_is_an_error(runs: Path):
     data = replace(EMOJI, name="other")
     measure(data.run, "random", 3, 0.3)
     with pytest.raises(ValueError, match="lacks the lines <!-- reproduce other: begin -->"):
-        with_table(README, data)
+        with_table(PAGE, data)

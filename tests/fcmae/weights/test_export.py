@@ -163,7 +163,7 @@ def test_the_same_conversion_gives_the_same_bytes(
 
 
 def test_a_file_alone_keeps_its_preprocessing_with_an_overlay(tmp_path: Path) -> None:
-    """README shows this, since timm's own preprocessing of a model is for 224 px."""
+    """fcmae/README.md shows this, since timm's own preprocessing of a model is for 224 px."""
     source = weights(tmp_path / "w.safetensors", stem_stride=4, image_size=(128, 128))
     overlay = {"input_size": (3, 128, 128), "crop_pct": 1.0, "mean": MEAN, "std": STD}
     model = timm.create_model(
