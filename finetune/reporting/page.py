@@ -15,7 +15,15 @@ from typing import Any
 from markupsafe import Markup
 from vl_convert import javascript_bundle
 
-from finetune.reporting import curves, health, settings
+from finetune.reporting import (
+    curves,
+    features,
+    health,
+    layers,
+    reconstructions,
+    settings,
+    spectrum,
+)
 from finetune.reporting.record import RunRecord
 from finetune.reporting.section import TEMPLATES, Section, render
 
@@ -23,8 +31,13 @@ from finetune.reporting.section import TEMPLATES, Section, render
 SECTIONS: tuple[Callable[[Sequence[RunRecord]], Section | None], ...] = (
     health.section,
     curves.section,
+    reconstructions.section,
+    spectrum.section,
+    features.section,
+    layers.section,
     settings.section,
 )
+STYLES = ("page.css", "pictures.css")
 LIBRARY = "window.vegaEmbed = vegaEmbed; window.vega = vega;"  # what our scripts use of the bundle
 
 
@@ -46,7 +59,7 @@ def page(runs: Sequence[RunRecord]) -> str:
         title=" · ".join(run.name for run in runs),
         runs=runs,
         sections=sections,
-        style=Markup(read("page.css")),
+        style=Markup("\n".join(map(read, STYLES))),
         data=as_script(data),
         scripts=[Markup(script) for script in scripts],
         policy=policy(scripts),

@@ -21,6 +21,7 @@ from fcmae.run.terminal import line_of, visible
 from fcmae.run.training_data import DATA, Record, read_data
 from fcmae.run.yaml_files import read_yaml
 from finetune.reporting.found import Result, results_of
+from finetune.reporting.watched import Watched, read_watched
 
 T = TypeVar("T")
 Named = tuple[tuple[str, int, str, str], ...]  # bad samples: shard, number, key, reason
@@ -49,10 +50,8 @@ class RunRecord:
     """The number of samples that could not be read, by shard."""
     results: Sequence[Result]
     """The results of probes, k-NN, fine-tuning and others, found in the directory or beside it."""
-    watched_images: Path | None
-    """The images that training keeps for the report, or None if it has not kept any."""
-    watched_steps: Sequence[Path]
-    """What training has kept of these images at steps, the earliest first."""
+    watched: Watched | None
+    """The images that training keeps for the report, and what became of them; None without any."""
     writer: str | None
     """Who trains it now, as `PID on HOST since TIME`; None if nobody does."""
     not_finite: Sequence[Path]
@@ -176,8 +175,7 @@ def read_run(path: Path, name: str) -> RunRecord:
         bad_samples=bad[0],
         bad_counts=bad[1],
         results=results_of(path, problems),
-        watched_images=next(iter(sorted(path.glob("watched/images.safetensors"))), None),
-        watched_steps=sorted(path.glob("watched/step_*.safetensors")),
+        watched=read_watched(path, problems),
         writer=writer_of(path),
         not_finite=sorted(path.glob("not_finite_*.json")),
         problems=problems,
