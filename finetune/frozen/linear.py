@@ -15,6 +15,9 @@ from finetune.frozen.config import ProbeConfig
 from finetune.frozen.features import labelled_features
 from finetune.frozen.held_out import splits
 from finetune.frozen.whitening import whiten
+from finetune.labels.confusion import confused
+from finetune.labels.labelled import training_directory
+from finetune.labels.names import names_for, names_in
 from finetune.labels.results import spread
 
 
@@ -42,9 +45,11 @@ def linear_probe(
         OSError: see `labelled_features`.
         ValueError: see `labelled_features` and `splits`.
     """
+    named = names_in(training_directory(config.data), config.data.source)
     train, test, result = labelled_features(config, accelerator)
+    names = names_for(named, result["classes"])
     every_x, test_x = whiten(train.x, test.x)
-    answers = []
+    measured = []
     parts = splits(train, config.data.held_out, config.seeds, accelerator)
     for seed, (fit, validation, generator) in enumerate(parts):
         if seed % accelerator.num_processes != accelerator.process_index:
@@ -57,12 +62,15 @@ def linear_probe(
         layers = train_grid(every_x, train.y, [best], **options)
         answer = accuracy(layers, test_x, test.y)
         chosen = {"lr": best[0], "weight_decay": best[1]}
-        answers.append((seed, chosen, accuracies.max().item(), answer.item()))
-    _, chosen, held_out_accuracy, test_accuracy = zip(*sorted(gather_object(answers)), strict=True)
+        matrix = confused(names, test.y, answers_of(layers, test_x)[0])
+        measured.append((seed, chosen, accuracies.max().item(), answer.item(), matrix))
+    gathered = sorted(gather_object(measured))
+    _, chosen, held_out_accuracy, test_accuracy, confusion = zip(*gathered, strict=True)
     return result | {
         "chosen": list(chosen),
         "held_out_accuracy": spread(held_out_accuracy),
         "test_accuracy": spread(test_accuracy),
+        "confusion": list(confusion),
     }
 
 
@@ -118,5 +126,10 @@ def accuracy(
     layers: Float[Tensor, "g d1 k"], x: Float[Tensor, "n d"], y: Int[Tensor, " n"]
 ) -> Float[Tensor, " g"]:
     """The share of correct answers that each layer gives."""
+    return (answers_of(layers, x) == y).float().mean(1)
+
+
+def answers_of(layers: Float[Tensor, "g d1 k"], x: Float[Tensor, "n d"]) -> Int[Tensor, "g n"]:
+    """The class that each layer answers for each feature."""
     logits = x @ layers[:, :-1] + layers[:, -1:]
-    return (logits.argmax(-1) == y).float().mean(1)
+    return logits.argmax(-1)

@@ -19,7 +19,10 @@ from finetune.frozen.features import Features, extract, labelled_features, label
 from finetune.frozen.held_out import splits
 from finetune.frozen.whitening import whiten
 from finetune.labels.config import LabelledData
+from finetune.labels.confusion import confused
 from finetune.labels.inference import Inference
+from finetune.labels.labelled import training_directory
+from finetune.labels.names import names_for, names_in
 from finetune.labels.results import spread
 
 STEPS = 2**24  # similarities are told apart to 2^-24, as float32 does just below 1
@@ -44,7 +47,9 @@ def knn(
         ValueError: see `labelled_features` and `splits`; or no k that there are enough samples
             for.
     """
+    named = names_in(training_directory(config.data), config.data.source)
     train, test, result = labelled_features(config, accelerator)
+    names = names_for(named, result["classes"])
     chosen = []
     held_out_accuracy = []
     left_out = set[int]()
@@ -60,11 +65,13 @@ def knn(
         held_out_accuracy.append(max(accuracy.values()))
     if left_out:
         accelerator.print(f"k of {sorted(left_out)} is left out: there are fewer training samples")
-    test_accuracy = accuracies(train, test, sorted(set(chosen)), temperature, accelerator)
+    answers = answers_by(train, test, sorted(set(chosen)), temperature, accelerator)
+    matrices = {k: confused(names, test.y, answer) for k, answer in answers.items()}
     return result | {
         "chosen": [{"k": k} for k in chosen],
         "held_out_accuracy": spread(held_out_accuracy),
-        "test_accuracy": spread([test_accuracy[k] for k in chosen]),
+        "test_accuracy": spread([share_of_right(answers[k], test.y) for k in chosen]),
+        "confusion": [matrices[k] for k in chosen],
     }
 
 
@@ -116,9 +123,27 @@ def accuracies(
     temperature: float,
     accelerator: Accelerator,
 ) -> dict[int, float]:
-    """Share of correct answers for each k, after whitening on the bank.
+    """Share of correct answers for each k; see `answers_by`."""
+    answers = answers_by(bank, query, ks, temperature, accelerator)
+    return {k: share_of_right(answer, query.y) for k, answer in answers.items()}
 
-    Every process has to call it with all the data; each answers its share of the queries.
+
+def share_of_right(answers: Int[Tensor, " n"], truth: Int[Tensor, " n"]) -> float:
+    """The share of the answers that are correct."""
+    return ((answers == truth).sum() / len(truth)).item()
+
+
+def answers_by(
+    bank: Features,
+    query: Features,
+    ks: Sequence[int],
+    temperature: float,
+    accelerator: Accelerator,
+) -> dict[int, Int[Tensor, " n"]]:
+    """The class that the queries are answered as by each k, after whitening on the bank.
+
+    Every process has to call it with all the data; each answers its share of the queries, and gets
+    the answers of all.
     """
     bank_x, query_x = whiten(bank.x, query.x)
     total = len(query.y)
@@ -126,10 +151,11 @@ def accuracies(
     mine = torch.arange(accelerator.process_index, total, accelerator.num_processes)
     similarity, index = neighbours(query_x[mine], bank_x, max(ks))
     labels = bank.y[index]
-    answers = [vote(similarity[:, :k], labels[:, :k], classes, temperature) for k in ks]
-    right = torch.stack([(answer == query.y[mine]).sum() for answer in answers])
-    share = torch.stack(gather_object([right])).sum(0) / total
-    return dict(zip(ks, share.tolist(), strict=True))
+    votes = [vote(similarity[:, :k], labels[:, :k], classes, temperature) for k in ks]
+    answers = torch.empty(len(ks), total, dtype=torch.int64)
+    for rank, part in enumerate(gather_object([torch.stack(votes)])):
+        answers[:, rank :: accelerator.num_processes] = part
+    return dict(zip(ks, answers, strict=True))
 
 
 def knn_accuracy(

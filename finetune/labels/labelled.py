@@ -223,9 +223,17 @@ def samples_of(spec: Sequence[str], config: InferenceConfig, verify: bool = True
     """
     shards = open_shards(as_shards(spec, config.source), verify, config.source, config.image)
     labelled = isinstance(config, LabelledData)
-    train = expand(as_shards(config.train, config.source)) if labelled else [shards[0].url]
-    numbers = numbers_of(shards, directory_of(train[0]), config.source)
-    return ShardSamples(shards, config.source, numbers)
+    first = training_directory(config) if labelled else directory_of(shards[0].url)
+    return ShardSamples(shards, config.source, numbers_of(shards, first, config.source))
+
+
+def training_directory(data: LabelledData) -> str:
+    """The directory of the first training shard, whose classes.json numbers and names the classes.
+
+    Raises:
+        OSError, ValueError: see `data.shards.addresses.expand`.
+    """
+    return directory_of(expand(as_shards(data.train, data.source))[0])
 
 
 def check_apart(train: Sequence[Shard], test: Sequence[Shard]) -> None:

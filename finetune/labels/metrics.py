@@ -15,6 +15,7 @@ from torchmetrics.functional import classification as M
 
 from fcmae.run.files import replacing
 from fcmae.run.terminal import say, told_apart, visible
+from finetune.labels.confusion import confused
 from finetune.labels.tasks import Task
 
 BINS = 15  # of the calibration error (Guo et al., ICML 2017)
@@ -24,7 +25,8 @@ LONGEST = 40  # letters of a name in it
 
 
 def measure(task: Task, answers: Float[Tensor, "n k"], labels: Tensor) -> dict[str, Any]:
-    """Numbers of all samples, and under `per_class` of each class or label.
+    """Numbers of all samples, under `per_class` of each class or label, and, of classes, under
+    `confusion` the one matrix of this run, see `finetune.labels.confusion`.
 
     A number that these samples do not define, such as an AUC where all are of one class, is None.
 
@@ -105,7 +107,8 @@ def of_classes(names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> dict
         "f1": value_of(M.multiclass_f1_score, p, y, **each),
         "samples": y.bincount(minlength=k).tolist(),
     }
-    return values | {"per_class": rows(names, columns)}
+    matrix = confused(names, y, p.argmax(1))
+    return values | {"per_class": rows(names, columns), "confusion": [matrix]}
 
 
 def of_labels(names: Sequence[str], p: Float[Tensor, "n k"], y: Tensor) -> dict[str, Any]:
@@ -137,7 +140,7 @@ def names_of_measures(task: Task) -> list[str]:
     """What `measure` measures of a task of classes, beside what it measures of each class."""
     places = torch.arange(task.outputs)
     measured = measure(task, torch.eye(task.outputs), places)
-    return [name for name in measured if name != "per_class"]
+    return [name for name in measured if name not in ("per_class", "confusion")]
 
 
 def rows(names: Sequence[str], columns: dict[str, list[Any]]) -> dict[str, dict[str, Any]]:

@@ -30,6 +30,11 @@ def names_in(directory: str, source: SourceConfig) -> list[str]:
     return [] if content is None else parse_names(content, f"{directory}/{CLASSES}")
 
 
+def names_for(named: Sequence[str], classes: int) -> Sequence[str]:
+    """The names of so many classes: those that are given, or numbers where they are fewer."""
+    return named if len(named) >= classes else [str(i) for i in range(classes)]
+
+
 def numbers_of(shards: Sequence[Shard], first: str, source: SourceConfig) -> dict[str, list[int]]:
     """How classes are numbered anew, so that a name has one number in all directories.
 

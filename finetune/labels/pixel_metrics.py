@@ -14,6 +14,7 @@ from data.bad_samples import BadSample
 from data.config import IGNORED
 from data.transforms import Normalise
 from fcmae.sheet import save_views
+from finetune.labels.confusion import confused_pixels
 from finetune.labels.inference import Inference
 from finetune.labels.metrics import rows
 
@@ -50,7 +51,8 @@ def confusion_of(
 
 
 def of_pixels(names: Sequence[str], matrix: Int[Tensor, "k k"]) -> dict[str, Any]:
-    """mIoU, pixel accuracy, and under `per_class` the IoU of each class and how many pixels it has.
+    """mIoU, pixel accuracy, under `per_class` the IoU of each class and how many pixels it has, and
+    under `confusion` the one matrix of this run, see `finetune.labels.confusion`.
 
     IoU = pixels that are of a class and answered as it / pixels that are one or the other. A class
     that is neither there nor answered has none, and does not count in the mean.
@@ -67,6 +69,7 @@ def of_pixels(names: Sequence[str], matrix: Int[Tensor, "k k"]) -> dict[str, Any
         "miou": iou.nanmean().item(),
         "pixel_accuracy": (correct.sum() / matrix.sum()).item(),
         "per_class": rows(names, columns),
+        "confusion": [confused_pixels(names, matrix)],
     }
 
 

@@ -60,8 +60,8 @@ def report(
     Args:
         name: of the method, for the title.
         result: values by name, among them `model` and `weights`; spreads over seeds as `spread`
-            gives them; under `per_class` values by name of each class. Other tables in it are
-            written but not printed.
+            gives them; under `per_class` values by name of each class. Other tables in it, and
+            the matrices under `confusion`, are written but not printed.
         out: the JSON file.
         draw: a picture.
         then: the command that may come next.
@@ -79,7 +79,7 @@ def report(
             if isinstance(value, dict) and "mean" in value:
                 seeds = len(value["values"])
                 value = f"{value['mean']:.4f} +- {value['std']:.4f} over {seeds} seeds"
-            if not isinstance(value, dict):  # else a table of its own
+            if not isinstance(value, dict) and key != "confusion":  # else a table of its own
                 values.append([key, value])
         title = f"{name}: {result['model']}, weights {result['weights']}"
         print_table(title, ["field", "value"], values)

@@ -373,7 +373,9 @@ def test_knn_reports_json_and_a_table_on_converted_weights(tmp_path: Path) -> No
     assert result["test_accuracy"]["mean"] == 1.0  # colour alone tells these classes apart
     assert len(result["chosen"]) == len(result["held_out_accuracy"]["values"]) == 2
     assert (result["train_samples"], result["test_samples"], result["classes"]) == (60, 12, 3)
+    assert result["confusion"] == 2 * [{str(i): {str(i): 4} for i in range(3)}]
     assert "test_accuracy" in done.stdout
+    assert "confusion" not in done.stdout
     assert "1.0000 +- 0.0000 over 2 seeds" in done.stdout
 
 
@@ -399,6 +401,10 @@ def test_two_processes_share_the_work_and_agree_with_one(
     one, two = results
     assert one == two
     assert 0.4 < one["test_accuracy"]["mean"] < 1.0
+    for matrix, share in zip(one["confusion"], one["test_accuracy"]["values"], strict=True):
+        right = sum(row.get(name, 0) for name, row in matrix.items())
+        assert right / 31 == pytest.approx(share)
+        assert sum(sum(row.values()) for row in matrix.values()) == 31
     assert [set(choice) for choice in one["chosen"]] == 3 * [chosen]
 
 

@@ -427,6 +427,11 @@ def test_a_run_learns_and_reports(tmp_path: Path) -> None:
     assert result["miou"] > 0.3  # 0.25 is the background alone
     assert list(result["per_class"]) == ["0", "1", "2"]
     assert sum(row["pixels"] for row in result["per_class"].values()) == 7 * 16 * 16
+    (matrix,) = result["confusion"]
+    for name, row in result["per_class"].items():
+        assert sum(matrix[name].values()) == row["pixels"]
+        union = row["pixels"] + sum(r.get(name, 0) for r in matrix.values()) - matrix[name][name]
+        assert matrix[name][name] / union == pytest.approx(row["iou"])
     assert (result["train_samples"], result["test_samples"]) == (16, 7)
     with Image.open(tmp_path / "out" / "samples.png") as picture:
         assert picture.size == (3 * 18 + 2, 7 * 18 + 2)

@@ -174,6 +174,7 @@ def test_measures_of_classes_are_their_definitions() -> None:
         "samples": 2,
     }
     assert "top5_accuracy" not in found
+    assert found["confusion"] == [{"a": {"a": 1}, "b": {"a": 1, "b": 1}, "c": {"c": 1}}]
 
 
 def test_measures_of_two_classes_have_the_auc_of_the_second() -> None:
@@ -250,7 +251,8 @@ def test_what_is_not_defined_is_none_and_costs_nothing_else() -> None:
 
 def test_the_names_of_measures_are_those_of_a_result() -> None:
     found = measure(THREE, torch.rand(7, 3).softmax(1), LABELS)
-    assert names_of_measures(THREE) == [name for name in found if name != "per_class"]
+    tables = ("per_class", "confusion")
+    assert names_of_measures(THREE) == [name for name in found if name not in tables]
 
 
 def test_the_confusion_matrix_is_a_picture(tmp_path: Path) -> None:
