@@ -21,6 +21,7 @@ from finetune.reporting import (
     health,
     layers,
     reconstructions,
+    results,
     settings,
     spectrum,
 )
@@ -35,6 +36,7 @@ SECTIONS: tuple[Callable[[Sequence[RunRecord]], Section | None], ...] = (
     spectrum.section,
     features.section,
     layers.section,
+    results.section,
     settings.section,
 )
 STYLES = ("page.css", "pictures.css")
