@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from fcmae.run.config import parse, run_program, to_yaml
 from fcmae.run.terminal import say
+from fcmae.run.waiting import waiting
 from finetune.training.pretraining import LENGTH, MAY_CHANGE, PretrainConfig, PretrainRun
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def main(argv: Sequence[str]) -> Path:
     """Train, in however many processes were launched; return the directory of the run."""
     config = parse(PretrainConfig, argv, description=str(__doc__))
     run = config.run
-    from fcmae.run.lock import sole_writer  # torch takes seconds, and a help text needs none
-    from fcmae.run.processes import Processes
+    with waiting("importing PyTorch"):
+        from fcmae.run.lock import sole_writer  # torch takes seconds, and a help text needs none
+        from fcmae.run.processes import Processes
 
     processes = Processes(run.timeout)
     with processes.naming_the_lost():
@@ -50,6 +52,8 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         run: its `run`, or that of a dry run.
         processes: that were launched.
     """
+    with waiting("importing timm and others"):
+        from finetune.training import start
     from data.bad_samples import BadSamples
     from data.making.cached import as_shards
     from data.order import Order
@@ -60,7 +64,6 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     from fcmae.run.directory import compare
     from fcmae.run.metrics import dry_run_summary
     from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator
-    from finetune.training import start
     from finetune.training.batches import batches_left, names_of_step
     from finetune.training.watch import Watch, check_watched
 

@@ -2,6 +2,7 @@
 
     fcmae                       lists the commands, in the order in which one needs them
     fcmae COMMAND --help        lists the flags of one
+    fcmae COMMAND --plain       prints plain lines, as in a pipe, in place of bars and drawn tables
     fcmae completion bash       prints a script that completes them; also zsh and fish
 
 A command is a program of the checkout: `fcmae knn --k 5` does what `python -m finetune.knn --k 5`
@@ -13,7 +14,6 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Union
@@ -21,6 +21,7 @@ from typing import Annotated, Any, Union
 from fcmae import __version__
 from fcmae.run.config import run_program
 from fcmae.run.recipes import PROGRAMS
+from fcmae.run.secrets import public
 from fcmae.run.terminal import say
 
 
@@ -74,13 +75,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 def main() -> None:
     """Run the command that the command line names, or list the commands."""
-    words = sys.argv[1:]
-    if words[:1] in ([], ["-h"], ["--help"]):
-        say(*str(__doc__).splitlines(), *listing())
-    elif words == ["--version"]:
-        say(__version__)
-    else:
-        run_program(partial(enter, words))
+    run_program(enter)
 
 
 def listing() -> list[str]:
@@ -88,8 +83,8 @@ def listing() -> list[str]:
     return [f"    {name:<20}{command.about}" for name, command in COMMANDS.items()]
 
 
-def enter(words: Sequence[str], _: Sequence[str]) -> None:
-    """Run the program behind a command.
+def enter(words: Sequence[str]) -> None:
+    """Run the program behind a command, or list the commands.
 
     Args:
         words: the words of the command line after `fcmae`.
@@ -97,12 +92,17 @@ def enter(words: Sequence[str], _: Sequence[str]) -> None:
     Raises:
         ValueError: there is no such command; the message names the nearest.
     """
-    if words[0] == "completion":
+    if words[:1] in ([], ["-h"], ["--help"]):
+        say(*str(__doc__).splitlines(), *listing())
+    elif words == ["--version"]:
+        say(__version__)
+    elif words[0] == "completion":
         print_completion(words[1:])
-        return
-    name, rest = split(words)
-    sys.argv = [f"fcmae {name}", *rest]  # for the usage, and the record of a run's start
-    start(name, rest)
+    else:
+        name, rest = split(words)
+        # for the usage, and the record of a run's start
+        sys.argv = [f"fcmae {name}", *map(public, rest)]
+        start(name, rest)
 
 
 def start(name: str, words: Sequence[str]) -> Any:

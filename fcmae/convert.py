@@ -20,6 +20,7 @@ import tyro
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Extent, NotNegative, Real
 from fcmae.run.terminal import say
+from fcmae.run.waiting import waiting
 from fcmae.weights.options import Target
 
 
@@ -59,9 +60,12 @@ class ConvertConfig:
 def main(argv: Sequence[str]) -> None:
     """Convert, and say what was written."""
     config = parse(ConvertConfig, argv, description=str(ConvertConfig.__doc__))
-    from fcmae.weights.conversion import convert  # torch and timm take seconds
+    with waiting("importing PyTorch"):
+        from fcmae.weights.conversion import convert  # torch and timm take seconds
 
-    say(convert(**vars(config)))
+    with waiting("converting weights"):
+        said = convert(**vars(config))
+    say(said)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ result.
 from collections.abc import Sequence
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.waiting import waiting
 from finetune.frozen.config import EmbedConfig
 
 
@@ -17,8 +18,9 @@ def main(argv: Sequence[str]) -> None:
     """Extract features, and say what was written."""
     config = parse(EmbedConfig, argv, description=str(EmbedConfig.__doc__))
     # torch and timm take seconds, and a help text needs neither
-    from fcmae.run.accelerator import LineAccelerator
-    from finetune.frozen.embedding import embed
+    with waiting("importing PyTorch"):
+        from fcmae.run.accelerator import LineAccelerator
+        from finetune.frozen.embedding import embed
 
     accelerator = LineAccelerator()
     accelerator.print(embed(config, accelerator))

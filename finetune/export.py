@@ -14,6 +14,7 @@ import tyro
 
 from fcmae.run.config import parse, run_program
 from fcmae.run.terminal import say
+from fcmae.run.waiting import waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,10 @@ def main(argv: Sequence[str]) -> None:
     config = parse(ExportConfig, argv, description=str(ExportConfig.__doc__))
     if config.out.suffix != ".onnx":
         raise ValueError(f"out={config.out} must end in .onnx")
-    from fcmae.weights.metadata import SEGMENTER  # torch and timm take seconds
-    from fcmae.weights.onnx import write_onnx
-    from finetune.models.segmenter import about, load
+    with waiting("importing PyTorch"):
+        from fcmae.weights.metadata import SEGMENTER  # torch and timm take seconds
+        from fcmae.weights.onnx import write_onnx
+        from finetune.models.segmenter import about, load
 
     model, metadata, names = load(config.weights)
     header = {SEGMENTER: about(model, names)}

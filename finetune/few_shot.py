@@ -12,6 +12,7 @@ result in RESULT/; restarting the same command goes on. RESULT.png shows the tab
 from collections.abc import Sequence
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.waiting import waiting
 from finetune.training.config import FewShotConfig, run_of
 
 
@@ -22,10 +23,11 @@ def main(argv: Sequence[str]) -> None:
     if config.task.kind != "class":
         raise ValueError(f"task.kind={config.task.kind}: few-shot learning is of classes")
     # torch and timm take seconds, and a help text needs neither
-    from fcmae.run.lock import sole_writer
-    from fcmae.run.processes import Processes
-    from fcmae.run.session import start_accelerator
-    from finetune.training.few_labels import few_shot
+    with waiting("importing PyTorch"):
+        from fcmae.run.lock import sole_writer
+        from fcmae.run.processes import Processes
+        from fcmae.run.session import start_accelerator
+        from finetune.training.few_labels import few_shot
 
     processes = Processes(config.run.timeout)
     alone = sole_writer(directory, processes, config.run.timeout / 2)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Count, Positive
+from fcmae.run.waiting import waiting
 from finetune.frozen.config import TEMPERATURE, ProbeConfig
 
 
@@ -26,9 +27,10 @@ def main(argv: Sequence[str]) -> None:
     """Extract features, choose k, test, and report."""
     config = parse(KnnConfig, argv, description=str(KnnConfig.__doc__))
     # torch and timm take seconds, and a help text needs neither
-    from fcmae.run.accelerator import LineAccelerator
-    from finetune.frozen.neighbours import knn
-    from finetune.labels.results import report
+    with waiting("importing PyTorch"):
+        from fcmae.run.accelerator import LineAccelerator
+        from finetune.frozen.neighbours import knn
+        from finetune.labels.results import report
 
     accelerator = LineAccelerator()
     result = knn(config, config.ks, config.temperature, accelerator)

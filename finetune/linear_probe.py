@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Batch, Count, NotNegative
+from fcmae.run.waiting import waiting
 from finetune.frozen.config import ProbeConfig
 
 
@@ -35,9 +36,10 @@ def main(argv: Sequence[str]) -> None:
     """Extract features, choose, train, test, and report."""
     config = parse(LinearProbeConfig, argv, description=str(LinearProbeConfig.__doc__))
     # torch and timm take seconds, and a help text needs neither
-    from fcmae.run.accelerator import LineAccelerator
-    from finetune.frozen.linear import linear_probe
-    from finetune.labels.results import report
+    with waiting("importing PyTorch"):
+        from fcmae.run.accelerator import LineAccelerator
+        from finetune.frozen.linear import linear_probe
+        from finetune.labels.results import report
 
     accelerator = LineAccelerator()
     result = linear_probe(

@@ -24,7 +24,9 @@ import tyro
 from fcmae.run.config import run_program
 from fcmae.run.ranges import Count, CountFrom0, ShareAbove0, checked
 from fcmae.run.secrets import public
+from fcmae.run.tables import print_table
 from fcmae.run.terminal import say
+from fcmae.run.waiting import waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,9 @@ def lines_of(args: Neighbours | Duplicates) -> tuple[str, list[dict[str, Any]]]:
             --key and --image are given.
     """
     # torch and timm take seconds, and a help text needs neither
-    from finetune.frozen.feature_file import FeatureTable
-    from finetune.frozen.similarity import duplicates, feature_of, nearest
+    with waiting("importing PyTorch"):
+        from finetune.frozen.feature_file import FeatureTable
+        from finetune.frozen.similarity import duplicates, feature_of, nearest
 
     table = FeatureTable(args.table)
     if isinstance(args, Duplicates):
@@ -103,8 +106,6 @@ def lines_of(args: Neighbours | Duplicates) -> tuple[str, list[dict[str, Any]]]:
 
 def show(title: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Print the heading and the lines as a table."""
-    from finetune.labels.results import print_table
-
     say(title)
     if lines:
         labelled = ([_or_none(value) for value in line.values()] for line in lines)

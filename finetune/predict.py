@@ -15,6 +15,7 @@ from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Count
 from fcmae.run.terminal import say
 from fcmae.run.threads import ThreadsConfig
+from fcmae.run.waiting import waiting
 from finetune.labels.config import ReadingConfig
 
 
@@ -38,7 +39,8 @@ class PredictConfig(ReadingConfig, ThreadsConfig):
 def main(argv: Sequence[str]) -> None:
     """Predict and print; images that cannot be read are named, and end it with status 1."""
     config = parse(PredictConfig, argv, description=str(PredictConfig.__doc__))
-    from finetune.labels.prediction import predict  # torch and timm take seconds
+    with waiting("importing PyTorch"):
+        from finetune.labels.prediction import predict  # torch and timm take seconds
 
     failures = predict(
         config.images,

@@ -12,6 +12,7 @@ as the model takes them, in `image_size`.
 from collections.abc import Sequence
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.waiting import waiting
 from finetune.training.config import SegmentConfig, run_of
 
 
@@ -25,11 +26,12 @@ def main(argv: Sequence[str]) -> None:
             " mask: leave it out"
         )
     # torch and timm take seconds, and a help text needs neither
-    from fcmae.run.lock import sole_writer
-    from fcmae.run.processes import Processes
-    from fcmae.run.session import start_accelerator
-    from finetune.labels.results import report
-    from finetune.training.segmentation import WEIGHTS, segment
+    with waiting("importing PyTorch"):
+        from fcmae.run.lock import sole_writer
+        from fcmae.run.processes import Processes
+        from fcmae.run.session import start_accelerator
+        from finetune.labels.results import report
+        from finetune.training.segmentation import WEIGHTS, segment
 
     processes = Processes(config.run.timeout)
     alone = sole_writer(directory, processes, config.run.timeout / 2)

@@ -11,6 +11,7 @@ confusion.png.
 from collections.abc import Sequence
 
 from fcmae.run.config import parse, run_program
+from fcmae.run.waiting import waiting
 from finetune.training.config import TrainConfig, run_of
 
 
@@ -19,12 +20,13 @@ def main(argv: Sequence[str]) -> None:
     config = parse(TrainConfig, argv, description=str(__doc__))
     directory = run_of(config.out)
     # torch and timm take seconds, and a help text needs neither
-    from fcmae.run.lock import sole_writer
-    from fcmae.run.processes import Processes
-    from fcmae.run.session import start_accelerator
-    from finetune.frozen.held_out import sides
-    from finetune.labels.results import report
-    from finetune.training.classification import WEIGHTS, read, train
+    with waiting("importing PyTorch"):
+        from fcmae.run.lock import sole_writer
+        from fcmae.run.processes import Processes
+        from fcmae.run.session import start_accelerator
+        from finetune.frozen.held_out import sides
+        from finetune.labels.results import report
+        from finetune.training.classification import WEIGHTS, read, train
 
     data = config.data
     processes = Processes(config.run.timeout)

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import tyro
 from PIL import Image
-from tqdm import tqdm
 
 from data.shards.reading import open_shards, read_sample
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
 from fcmae.run.ranges import checked
-from fcmae.run.terminal import say
+from fcmae.run.tables import print_table
+from fcmae.run.waiting import counted
 
 PIXELS = 32  # side of the image whose pixels are the features
 HOG_PIXELS = 64  # side of the image that HOG describes
@@ -77,7 +77,7 @@ def extract(spec: str) -> Features:
     groups = []
     shards = open_shards(spec)
     places = [(shard, i) for shard in shards for i in range(shard.samples)]
-    for shard, i in tqdm(places, unit=" images", disable=None):
+    for shard, i in counted(places, "describing images", len(places), "images"):
         sample = read_sample(shard, i)
         image = next((sample[kind] for kind in ("png", "jpg", "jpeg") if kind in sample), None)
         if not isinstance(image, bytes) or "cls" not in sample:
@@ -173,15 +173,15 @@ def main(argv: Sequence[str]) -> None:
             f"{args.train!r} has a single class or group; there is nothing to classify"
         )
     commonest = Counter(train.labels.tolist()).most_common(1)[0][0]
-    results = {kind: classify(train, test, kind) for kind in ("raw_pixels", "hog")}
+    results = dict[str, dict[str, float]]()
+    for kind in counted(("raw_pixels", "hog"), "fitting classifiers", 2, "kinds of features"):
+        results[kind] = classify(train, test, kind)
     accuracies = {kind: result["accuracy"] for kind, result in results.items()}
     accuracies["majority"] = float(np.mean(test.labels == commonest))
     if args.out is not None:
         sizes = {"train_images": len(train.labels), "test_images": len(test.labels)}
         write_json(args.out, accuracies | sizes | {"details": results})
-    say(f"{'baseline':<12} {'test accuracy':>13}")
-    for kind, accuracy in accuracies.items():
-        say(f"{kind:<12} {accuracy:>13.3f}")
+    print_table("", ["baseline", "test accuracy"], accuracies.items())
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import tyro
 from fcmae.run.config import run_program
 from fcmae.run.ranges import Count, WorkersFrom1, checked
 from fcmae.run.terminal import beside, say
+from fcmae.run.waiting import waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,11 @@ class Benchmark:
 def main(argv: Sequence[str]) -> None:
     """Measure, and print the results."""
     args = checked(tyro.cli(Benchmark, args=argv, description=__doc__))
-    import torch  # it takes seconds, and a help text needs none
+    with waiting("importing PyTorch"):
+        import torch  # it takes seconds, and a help text needs none
 
-    from scripts.bench.comparison import compare
-    from scripts.bench.growth import draw, growth
+        from scripts.bench.comparison import compare
+        from scripts.bench.growth import draw, growth
 
     threads = 1 if args.what == "data" else args.threads
     torch.set_num_threads(threads)

@@ -51,7 +51,9 @@ from fcmae.run.config import parse, run_program
 from fcmae.run.files import staged
 from fcmae.run.ranges import Batch, Positive
 from fcmae.run.recipes import recipe_of
+from fcmae.run.tables import print_table
 from fcmae.run.terminal import say
+from fcmae.run.waiting import waiting
 from finetune.planning.config import ImagesPlan
 from finetune.training.pretraining import PretrainConfig, PretrainRun
 
@@ -277,21 +279,19 @@ def readable(name: str, value: float) -> str:
 
 def show(config: PlanConfig, figures: dict[str, Numbers]) -> None:
     """Print the figures as a table."""
-    from rich.console import Console
-    from rich.table import Table
-
     cluster = f"{config.nodes} x {config.gpus} GPUs, {config.precision}"
     title = f"{config.model.name}, {config.optim.batch_size} images on {cluster}"
-    table = Table("", "", "DDP", "FSDP2", title=title)
-    for section in ("model", "step", "micro_batch"):
-        for name, value in figures[section].items():
-            cells = (text.replace("_", " ") for text in (section, name))
-            table.add_row(*cells, readable(name, value))
-        table.add_section()
-    for name, value in figures["ddp"].items():
-        both = (readable(name, x) for x in (value, figures["fsdp2"][name]))
-        table.add_row("process", name.replace("_", " "), *both)
-    Console().print(table)
+    rows = [
+        (section, name, readable(name, value), "")
+        for section in ("model", "step", "micro_batch")
+        for name, value in figures[section].items()
+    ]
+    rows += [
+        ("process", name, readable(name, value), readable(name, figures["fsdp2"][name]))
+        for name, value in figures["ddp"].items()
+    ]
+    words = ([*(text.replace("_", " ") for text in row[:2]), *row[2:]] for row in rows)
+    print_table(title, ["of a", "figure", "DDP", "FSDP2"], words)
 
 
 def write_recipe(config: ImagesPlan) -> None:
@@ -302,10 +302,11 @@ def write_recipe(config: ImagesPlan) -> None:
         ValueError: there are no images; or the hours are not above 0.
     """
     # here: torch takes seconds, and a help text needs none
-    from finetune.planning.facts import look
-    from finetune.planning.machine import Machine
-    from finetune.planning.recipe import recipe_text
-    from finetune.planning.rules import Choice, choices
+    with waiting("importing PyTorch"):
+        from finetune.planning.facts import look
+        from finetune.planning.machine import Machine
+        from finetune.planning.recipe import recipe_text
+        from finetune.planning.rules import Choice, choices
 
     facts = look(config.images)
     machine = Machine()

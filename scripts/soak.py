@@ -10,11 +10,9 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Literal, get_args
 
-from rich.console import Console
-from rich.table import Table
-
 from fcmae.run.config import parse, run_program
 from fcmae.run.ranges import Count, Seed
+from fcmae.run.tables import print_table
 from fcmae.run.terminal import say
 
 Name = Literal["one", "two", "accumulation", "ema", "bf16", "fp16", "fsdp2", "workers"]
@@ -85,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
         if line is not None:
             errors.append(line)
             say(f"error: {line}", flush=True)
-    Console(highlight=False).print(table(read_log(folder)))
+    print_table("", *table(read_log(folder)))
     if errors:
         raise ValueError(f"{len(errors)} of {len(config.modes)} modes failed, first: {errors[0]}")
     say("every run equals, to the last bit, the one of its mode that was left alone")
@@ -111,19 +109,15 @@ def sentence(line: Mapping[str, Any]) -> str:
     )
 
 
-def table(lines: Iterable[Mapping[str, Any]]) -> Table:
-    """Count kills by mode and by the moment that they hit."""
+def table(lines: Iterable[Mapping[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    """Count kills by mode and by the moment that they hit: the columns and rows of a table."""
     from scripts.kills.moments import FOUND
 
     counted = Counter((line["mode"], line["found"]) for line in lines)
-    shown = Table("mode", *FOUND, "all")
     modes = list(dict.fromkeys(mode for mode, _ in counted))
-    for mode in modes:
-        row = [counted[mode, moment] for moment in FOUND]
-        shown.add_row(mode, *map(str, row), str(sum(row)))
-    columns = [sum(counted[mode, moment] for mode in modes) for moment in FOUND]
-    shown.add_row("all", *map(str, columns), str(sum(columns)))
-    return shown
+    rows = {mode: [counted[mode, moment] for moment in FOUND] for mode in modes}
+    rows["all"] = [sum(counted[mode, moment] for mode in modes) for moment in FOUND]
+    return ["mode", *FOUND, "all"], [[name, *row, sum(row)] for name, row in rows.items()]
 
 
 if __name__ == "__main__":

@@ -16,14 +16,17 @@ LEAVES = {
     f"fcmae.run.{leaf}"
     for leaf in (
         "config",
+        "display",
         "files",
         "hub",
         "json_files",
         "ranges",
         "recipes",
         "secrets",
+        "tables",
         "terminal",
         "threads",
+        "waiting",
         "yaml_files",
     )
 }

@@ -17,6 +17,7 @@ from data.shards.cache import locked
 from data.shards.index import made_of
 from fcmae.run.files import text_sha256
 from fcmae.run.terminal import say
+from fcmae.run.waiting import counted, waiting
 
 TARS = (".tar", ".tar.gz")
 
@@ -58,14 +59,16 @@ def is_of_images(path: Path) -> bool:
 
 def made(path: Path, source: SourceConfig, stored: StoredConfig, max_broken: float) -> Path:
     """The folder of the shards of a folder or a table, which are made if they are not there."""
-    entries = find_entries(path, "path", None).entries
+    with waiting(f"listing the images of {path}"):
+        entries = find_entries(path, "path", None).entries
     splits = sorted({entry.split for entry in entries if entry.split is not None})
     if splits:
         raise ValueError(
             f"{path} is divided into {', '.join(splits)}: name the folder of one, such as"
             f" {path / splits[-1]}, or make shards of all by fcmae shards make {path} OUT_DIR"
         )
-    facts = [repr(asdict(stored)), *(fact_of(entry) for entry in entries)]
+    looking = counted(entries, "checking whether images have changed", len(entries), "images")
+    facts = [repr(asdict(stored)), *(fact_of(entry) for entry in looking)]
     sha256 = text_sha256("\n".join(facts))
     out = source.cache.expanduser() / "made" / f"{path.resolve().name[:40]}-{sha256[:16]}"
     with locked(out.with_name(f"{out.name}.lock")):  # one process of a node makes them

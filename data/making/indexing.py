@@ -1,11 +1,8 @@
 """Indexing shards that others made, and the statistics of their pixels."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from tqdm import tqdm
 
 from data.bad_samples import BadSample
 from data.config import EIGHT_BITS, PixelConfig, StoredConfig
@@ -15,7 +12,8 @@ from data.shards.index import Shard
 from data.shards.moments import Moments
 from data.shards.reading import LOCAL, check_shard, read_sample
 from data.shards.scanning import Scanned, report, scan
-from fcmae.run.terminal import visible
+from fcmae.run.terminal import say
+from fcmae.run.waiting import counted
 
 
 def index_shards(
@@ -46,7 +44,7 @@ def index_shards(
     """
     shards: list[Shard] = []
     scans: list[Scanned] = []
-    for path in tqdm(paths, desc="indexing", unit="shard", disable=None):
+    for path in counted(paths, "scanning shards", len(paths), "shards"):
         known = listed.get(path)
         if known is not None and path.suffix == ".gz":
             shard = check_shard(known, True, LOCAL)
@@ -81,7 +79,7 @@ def moments_of(
     measure = Measure(config)
     opening = PixelConfig(pixels="float32", background=config.background)
     first: BadSample | None = None
-    for i in range(shard.samples):
+    for i in counted(range(shard.samples), "measuring images", shard.samples, "images"):
         members = read_sample(shard, i)
         try:
             encoded, suffix = encoded_image(members, image)
@@ -90,7 +88,7 @@ def moments_of(
         except ValueError as error:
             bad = BadSample(shard.url, i, str(members["__key__"]), str(error))
             first = first or bad
-            tqdm.write(visible(f"left out of the statistics: {bad}"), file=sys.stderr)
+            say(f"left out of the statistics: {bad}", error=True)
             continue
         in_chans = stored.shape[2]
     if not measure.parts:

@@ -1,7 +1,6 @@
 """Making shards of a source of images: what `fcmae shards make` does, step by step."""
 
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from tqdm import tqdm
 
 from data.config import MEASURED, Encoding
 from data.making.aspects import describe_aspects
@@ -32,8 +30,9 @@ from data.shards.index import INDEX, Shard, merged_moments, write_index
 from data.shards.index_lock import index_lock
 from fcmae.run.files import write_json
 from fcmae.run.ranges import Count, Seed, ShareBelow1, WorkersFrom1
-from fcmae.run.terminal import say, visible
+from fcmae.run.terminal import say
 from fcmae.run.threads import cores
+from fcmae.run.waiting import waiting
 
 PLANNED = ("seed", "val", "test", "split", "group", "shard_size")  # flags that change the shards
 
@@ -123,14 +122,14 @@ def build(
     with (
         # closed, so that no worker writes any more when the shards are taken back
         closing(build_shards(jobs, options, args.staging, args.workers, args.engine)) as shards,
-        tqdm(total=images, unit=" images", disable=None) as bar,
+        waiting("making shards", images, "images") as wait,
     ):
         for built in shards:
             finished.append(built)
-            bar.update(built.images)
+            wait.advance(built.images)
             broken += len(built.broken)
             for path, why in built.broken:
-                tqdm.write(visible(f"skipped {path}: {why}"), file=sys.stderr)
+                say(f"skipped {path}: {why}", error=True)
             if broken > args.max_broken * images:
                 break
     if broken > args.max_broken * images:
@@ -173,7 +172,9 @@ def make(args: MakeShards) -> None:
         raise ValueError(f"--val {args.val} and --test {args.test} leave nothing to train on")
     if args.encoding.mask_values is not None and args.masks is None:
         raise ValueError("--mask-values says what the values of --masks mean, which is not given")
-    listing = find_entries(fetched(args.source), args.path_column, args.label_column)
+    source = fetched(args.source)
+    with waiting(f"listing the images of {args.source}"):
+        listing = find_entries(source, args.path_column, args.label_column)
     entries = shuffle(listing.entries, args.seed)
     file = args.out_dir / CLASSES
     stored = read_names(file)
@@ -188,10 +189,12 @@ def make(args: MakeShards) -> None:
     labels = {entry.label for entry in entries} - {None}
     say(f"{len(entries)} images, {len(labels) or 'no'} classes", flush=True)
     if args.masks is not None:
-        entries, notes = with_masks(entries, args.masks, args.source, args.staging / "masks")
+        with waiting("finding the masks of images"):
+            entries, notes = with_masks(entries, args.masks, args.source, args.staging / "masks")
         for line in notes:
             say(line)
-    entries = unpack(entries, args.staging / "cells")
+    with waiting("unpacking images out of tables"):
+        entries = unpack(entries, args.staging / "cells")
     parts = by_prefix(entries, args.prefix, shares, args.split, args.group)
     if args.encoding.in_chans is None:
         encoding = replace(args.encoding, in_chans=channels_of_first(entries))
@@ -201,7 +204,8 @@ def make(args: MakeShards) -> None:
         for prefix, part in parts.items()
     }
     options = {name: getattr(args, name) for name in PLANNED}
-    known = already_there(args, planned, options)
+    with waiting("looking for shards that are there already"):
+        known = already_there(args, planned, options)
     if known is not None:
         say(f"all shards are there already, of the same images and options: {args.out_dir}")
         report_parts(known)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.config import MEASURED
 from data.decode import OversizedImage, encoded_image, open_image
 from data.making.workers import over
@@ -22,6 +20,7 @@ from data.shards.tar import INFLATED, LARGEST, check_end, members_of, reader
 from data.values import to_floats
 from fcmae.run.files import file_sha256
 from fcmae.run.terminal import say
+from fcmae.run.waiting import counted
 
 LISTED = 20  # how many faults of each kind are printed
 GZIP = b"\x1f\x8b"  # the first bytes of a compressed shard
@@ -60,7 +59,7 @@ def verify(
     places: dict[str, str] = {}
     jobs = [(path, listed.get(path), image) for path in paths]
     results = over(verify_shard, jobs, workers)
-    by_path = dict(tqdm(results, "verifying", len(jobs), unit="shard", disable=None))
+    by_path = dict(counted(results, "verifying shards", len(jobs), "shards"))
     for path in paths:  # in this order, so that messages do not depend on which shard came first
         findings = by_path[path]
         faults = list(findings.faults)

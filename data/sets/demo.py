@@ -24,7 +24,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 from PIL import Image
-from tqdm import tqdm
 
 from data.shards.index import INDEX
 from data.shards.reading import open_shards, read_sample
@@ -32,7 +31,9 @@ from data.shards.tar import members_of, reader
 from data.shards.writing import write_shards
 from fcmae.run.files import text_sha256, write_json
 from fcmae.run.json_files import parse_json
+from fcmae.run.tables import print_table
 from fcmae.run.terminal import say
+from fcmae.run.waiting import counted, waiting
 
 HERE = Path(__file__).parents[1] / "demo"
 TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"
@@ -240,7 +241,8 @@ def build(source: Path | None, out: Path) -> None:
     for split in ("train", "test"):
         icons = list_icons(icon_sets, split)
         say(f"rendering {len(icons)} {split} images")
-        splits[split] = list(tqdm(make_samples(icon_sets, icons), total=len(icons), disable=None))
+        samples = make_samples(icon_sets, icons)
+        splits[split] = list(counted(samples, "rendering images", len(icons), "images"))
     for old in (*out.glob("train-*.tar.gz"), *out.glob("test-*.tar.gz"), out / INDEX):
         old.unlink(missing_ok=True)
     train = splits["train"]
@@ -256,13 +258,13 @@ def check() -> None:
     counts: dict[str, Counter[int]] = {}
     for split, spec in (("train", TRAIN), ("test", TEST)):
         shards = open_shards(spec)
-        counts[split] = Counter(
-            int(read_sample(shard, i)["cls"]) for shard in shards for i in range(shard.samples)
-        )
-    say(f"{'class':<18} {'train':>6} {'test':>6}")
-    for label, name in enumerate(CLASSES):
-        say(f"{name:<18} {counts['train'][label]:>6} {counts['test'][label]:>6}")
-    say(f"{'all':<18} {counts['train'].total():>6} {counts['test'].total():>6}")
+        places = [(shard, i) for shard in shards for i in range(shard.samples)]
+        reading = counted(places, f"reading {split} samples", len(places), "samples")
+        counts[split] = Counter(int(read_sample(*place)["cls"]) for place in reading)
+    sides = (counts["train"], counts["test"])
+    rows = [(name, *(side[label] for side in sides)) for label, name in enumerate(CLASSES)]
+    rows.append(("all", *(side.total() for side in sides)))
+    print_table("", ["class", "train", "test"], rows)
 
 
 def download(folder: Path) -> None:
@@ -278,7 +280,8 @@ def download(folder: Path) -> None:
     if npm is None:
         raise FileNotFoundError(f"npm is not installed; install Node.js, or {by_hand}")
     command = [npm, "pack", "--pack-destination", str(folder), *packages]
-    result = subprocess.run(command, capture_output=True, text=True)
+    with waiting("downloading icons"):
+        result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         message = " ".join(result.stderr.split())
         raise ChildProcessError(f"npm pack failed; {by_hand}; npm said: {message}")

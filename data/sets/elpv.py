@@ -27,6 +27,7 @@ from fcmae.run.config import extra
 from fcmae.run.files import write_json
 from fcmae.run.ranges import checked
 from fcmae.run.terminal import say
+from fcmae.run.waiting import counted
 
 CLASSES = ("functional", "defective")
 BLOCK = 36  # rows of the list, about as many as a module has cells
@@ -70,7 +71,7 @@ def build(config: Elpv) -> None:
         ModuleNotFoundError: The extra `elpv` is not installed.
     """
     for name, test in (("train", False), ("test", True)):
-        side = list(samples(test))
+        side = list(counted(samples(test), f"reading cells to {name} on", unit="cells"))
         write_shards(side, config.out, name, len(side) if test else TRAIN_SHARD)
         defective = sum(sample["cls"] for sample in side)
         say(f"{config.out}/{name}-*.tar: {len(side)} cells, {defective} of them defective")

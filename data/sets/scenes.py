@@ -36,6 +36,7 @@ from fcmae.run.files import write_json
 from fcmae.run.json_files import parse_json
 from fcmae.run.ranges import Count, Seed, checked
 from fcmae.run.terminal import say
+from fcmae.run.waiting import counted
 
 CLASSES = ("background", *demo.CLASSES)
 SIZE = 96  # side of a scene in pixels
@@ -197,6 +198,7 @@ def build(config: ScenesConfig) -> None:
     )
     for split, spec, count in plan:
         samples = scenes(split, read_drawings(spec), count, config.seed)
+        samples = counted(samples, f"drawing scenes to {split} on", count, "scenes")
         write_shards(samples, config.out, split, SHARD)
         say(f"{config.out}/{split}-*.tar: {count} scenes")
     write_json(config.out / "classes.json", CLASSES, compact=True)

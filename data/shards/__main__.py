@@ -13,6 +13,7 @@ from fcmae.run.config import run_program
 from fcmae.run.ranges import Extent, WorkersFrom1, checked
 from fcmae.run.terminal import say
 from fcmae.run.threads import cores
+from fcmae.run.waiting import waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +56,12 @@ def main(argv: Sequence[str]) -> None:
         )
     )
     # here: the images are decoded with torch, which the help text does without
-    from data.making.indexing import index_shards
-    from data.making.verify import verify
-    from data.shards.addresses import is_remote
-    from data.shards.index import read_index, statistics, write_index
-    from data.shards.patterns import expand
+    with waiting("importing PyTorch"):
+        from data.making.indexing import index_shards
+        from data.making.verify import verify
+        from data.shards.addresses import is_remote
+        from data.shards.index import read_index, statistics, write_index
+        from data.shards.patterns import expand
 
     urls = expand(config.shards)
     if any(is_remote(url) for url in urls):

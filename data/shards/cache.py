@@ -35,6 +35,7 @@ from fcmae.run.files import (
 )
 from fcmae.run.json_files import read_json
 from fcmae.run.terminal import say
+from fcmae.run.waiting import waiting
 
 STARTED = time.time()  # of this process, and of workers that it forks
 WAIT = 0.2  # seconds after which a shard asks again for room
@@ -66,7 +67,9 @@ def open_cached(shard: Shard, config: SourceConfig) -> int:
         file = open_checked(copy)  # another process may have fetched or hashed it
         if file is not None:
             return file
-        if copy.exists() and check_copy(copy, shard):
+        with waiting("verifying copies of shards"):
+            whole = copy.exists() and check_copy(copy, shard)
+        if whole:
             return os.open(copy, os.O_RDONLY)
         return fetch(shard, copy, config)
 
@@ -84,10 +87,12 @@ def fetch(shard: Shard, copy: Path, config: SourceConfig) -> int:
             " holds less; raise it, or take data.source.read range"
         )
     partial = copy.with_suffix(".part")
-    while not reserve(partial, shard.size, limit):
-        time.sleep(WAIT)
+    with waiting("waiting for room in the cache"):
+        while not reserve(partial, shard.size, limit):
+            time.sleep(WAIT)
     try:
-        sha256 = download(shard.url, shard.size, partial, config)
+        with waiting("fetching shards", shard.size, "B") as wait:
+            sha256 = download(shard.url, shard.size, partial, config, wait)
         if shard.sha256 and sha256 != shard.sha256:
             raise ValueError(
                 f"shard {shard.url} has SHA-256 {sha256}, its index says {shard.sha256}; it was"

@@ -21,8 +21,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data.config import SourceConfig
 from data.shards.addresses import Address, directory_of, identity, is_remote, within
 from data.shards.cache import locked, open_cached, rename_cached
@@ -36,6 +34,7 @@ from data.shards.sources import info, read_all, read_range
 from data.shards.tar import INFLATED
 from fcmae.run.files import file_sha256, text_sha256, write_json
 from fcmae.run.json_files import read_json
+from fcmae.run.waiting import counted
 
 BESIDE = 2**26  # bytes of a file beside shards
 PIECE = 2**24  # bytes that are decompressed at a time
@@ -82,18 +81,10 @@ def open_shards(
         except FileNotFoundError:  # on a server; all of them are named together
             return None
 
-    unlisted = listed.count(None)
-    with (
-        # hashing and waiting release the interpreter lock, and many servers can be awaited at once
-        ThreadPoolExecutor(64 if any(map(is_remote, urls)) else None) as pool,
-        tqdm(
-            total=unlisted, desc="indexing shards", unit="shard", disable=None if unlisted else True
-        ) as bar,
-    ):
-        opened: list[Shard | None] = []
-        for shard, entry in zip(pool.map(open_one, urls, listed), listed, strict=True):
-            opened.append(shard)
-            bar.update(entry is None)
+    doing = "scanning shards" if None in listed else "verifying shards"
+    # hashing and waiting release the interpreter lock, and many servers can be awaited at once
+    with ThreadPoolExecutor(64 if any(map(is_remote, urls)) else None) as pool:
+        opened = list(counted(pool.map(open_one, urls, listed), doing, len(urls), "shards"))
     missing = [url for url, shard in zip(urls, opened, strict=True) if shard is None]
     if missing:
         raise not_found(missing, len(urls), spec)

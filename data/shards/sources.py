@@ -22,6 +22,7 @@ from data.shards import http
 from data.shards.addresses import whole, without_query
 from data.shards.http import RemoteInfo
 from fcmae.run.secrets import public
+from fcmae.run.waiting import Wait
 
 T = TypeVar("T")
 
@@ -107,8 +108,10 @@ def read_all(url: str, most: int, config: SourceConfig) -> bytes:
             raise FileNotFoundError(str(error)) from None
 
 
-def download(url: str, size: int, to: Path, config: SourceConfig) -> str:
+def download(url: str, size: int, to: Path, config: SourceConfig, wait: Wait) -> str:
     """Fetch a remote file of `size` bytes into the file `to`, which is there and has this size.
+
+    What came is counted in `wait`.
 
     Returns:
         The SHA-256 of what came, as 64 hexadecimal digits.
@@ -120,18 +123,21 @@ def download(url: str, size: int, to: Path, config: SourceConfig) -> str:
     def get() -> str:
         with to.open("r+b") as file:
             if is_http(url):
-                return over_http(save, url, size, file, config)
+                return over_http(save, url, size, file, wait, config)
             sha256 = hashlib.sha256()
             for start in range(0, size, PIECE):
                 piece = get_piece(url, start, min(start + PIECE, size), config)
                 sha256.update(piece)
                 write(file, piece)
+                wait.advance(len(piece))
             return sha256.hexdigest()
 
     return with_retries(get, url, config)
 
 
-async def save(session: Any, url: str, size: int, file: BinaryIO, config: SourceConfig) -> str:
+async def save(
+    session: Any, url: str, size: int, file: BinaryIO, wait: Wait, config: SourceConfig
+) -> str:
     """Write what a web server sends into a file, and compute its SHA-256; for `download`."""
     sha256 = hashlib.sha256()
     came = 0
@@ -141,6 +147,7 @@ async def save(session: Any, url: str, size: int, file: BinaryIO, config: Source
             http.refuse_more(came, size)
             sha256.update(block)
             write(file, block)
+            wait.advance(len(block))
     if came != size:
         raise OSError(f"{came} of {size} bytes came")
     return sha256.hexdigest()

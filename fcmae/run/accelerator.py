@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from fcmae.run.terminal import visible
+from fcmae.run.terminal import say
 
 
 class LineAccelerator(Accelerator):
@@ -20,5 +20,6 @@ class LineAccelerator(Accelerator):
         super().__init__(cpu=not torch.accelerator.is_available(), **options)
 
     def print(self, *texts: object, **options: Any) -> None:
-        """Print texts, on one process of a machine alone."""
-        super().print(*map(visible, texts), **options)
+        """Print texts as a line, on one process of a machine alone."""
+        if self.is_local_main_process:
+            say(" ".join(map(str, texts)), **options)

@@ -19,6 +19,7 @@ import tyro
 import yaml
 from safetensors import SafetensorError
 
+from fcmae.run.display import DISPLAY, HELP, without_plain
 from fcmae.run.ranges import checked
 from fcmae.run.recipes import recipe_of
 from fcmae.run.secrets import public
@@ -253,14 +254,22 @@ def run_program(main: Callable[[Sequence[str]], object]) -> None:
     status 1; `python -X dev PROGRAM` shows its traceback. If nobody reads standard output any more,
     as after `| head`, the program ends silently; if its disk is full, with one more such line.
     Passwords and signatures of URLs are taken out of `sys.argv`, which trackers and others record.
+    All programs have the flag `--plain`, which is taken out of the arguments.
     """
     arguments = sys.argv[1:]
     sys.argv[1:] = map(public, arguments)
     never_fail()
     use_threads("auto")  # before anything imports torch
+    arguments = without_plain(arguments)
     try:
-        main(arguments)
+        with DISPLAY.closed_at_end():
+            main(arguments)
         flush_output()
+    except SystemExit as end:
+        if not end.code and {"-h", "--help"}.intersection(arguments):
+            with suppress(BrokenPipeError):
+                say(*HELP)
+        raise
     except Exception as error:
         if not isinstance(error, EXPECTED) and not lost_worker(error):
             raise

@@ -17,6 +17,8 @@ from torch import distributed as dist
 from torch.distributed import DistError, PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
+from fcmae.run.waiting import waiting
+
 WHO = {"RANK": "0", "WORLD_SIZE": "1"}  # set by launchers; without one, this process is alone
 PATIENCE = 5.0  # seconds in which the processes that still live see the failure and write
 
@@ -37,10 +39,11 @@ class Processes:
         if self.world > 1:
             limit = timedelta(seconds=timeout)
             try:
-                self.store, self.rank, self.world = next(rendezvous("env://", timeout=limit))
-                dist.init_process_group(
-                    store=self.store, rank=self.rank, world_size=self.world, timeout=limit
-                )
+                with waiting(f"waiting for the other {self.world - 1} processes"):
+                    self.store, self.rank, self.world = next(rendezvous("env://", timeout=limit))
+                    dist.init_process_group(
+                        store=self.store, rank=self.rank, world_size=self.world, timeout=limit
+                    )
             except RuntimeError as error:
                 place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
                 why = str(error).strip().partition("\n")[0]

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch import distributed as dist
-from tqdm import tqdm
 
 from fcmae.run.checkpoint import TrainState, latest
+from fcmae.run.display import is_plain
 from fcmae.run.files import write_json
 from fcmae.run.metrics import MetricsFile, peak_memory
 from fcmae.run.outages import tell
 from fcmae.run.terminal import line_of
+from fcmae.run.waiting import Wait, clock, waiting
 
 
 class Progress:
@@ -51,8 +52,8 @@ class Progress:
         self.batch_size = batch_size
         self.names_of_step = names_of_step
         self.shown = shown
-        quiet = not (shown and sys.stderr.isatty())
-        self.bar = tqdm(steps, initial=steps.start, total=steps.stop, unit="step", disable=quiet)
+        self.steps = steps
+        self.wait: Wait | None = None
         self.failed_at = torch.full((), math.inf, device=device)
         self._count_from(steps.start)
 
@@ -63,7 +64,18 @@ class Progress:
 
     def __iter__(self) -> Iterator[int]:
         self._count_from(self.logged)
-        return iter(self.bar)
+        # in a pipe, the lines of `log` tell more
+        shown = self.shown and not is_plain(sys.stderr)
+        before, total = self.steps.start, self.steps.stop
+        with waiting("training", total, "steps", done=before, shown=shown) as self.wait:
+            with waiting("reading the first images, and compiling", shown=self.shown):
+                for step in self.steps[:1]:
+                    yield step
+                    self.wait.advance()
+            self.wait.pace_from_here()
+            for step in self.steps[1:]:
+                yield step
+                self.wait.advance()
 
     def take(self, batches: Iterator[dict[str, Any]]) -> dict[str, Any]:
         """Take the next batch; the time that it takes counts as `data_wait`."""
@@ -138,10 +150,11 @@ class Progress:
             self.metrics.add(line)
             loss = f"loss {line['loss']:.4f}"
             wait = f"data {line['data_wait']:.0%}"
-            self.bar.set_postfix_str(f"{loss}, {speed:.0f} images/s, {wait}")
-            if self.bar.disable:
+            if self.wait is not None:
+                self.wait.note = f"{loss}, {speed:.0f} images/s, {wait}"
+            if is_plain(sys.stderr):
                 left = (self.end - step) * self.batch_size
-                eta = tqdm.format_interval(left / max(speed, 0.01))
+                eta = clock(left / max(speed, 0.01))
                 tell(
                     f"step {step}/{self.end}  {loss}  lr {line['lr']:.2e}  {speed:.0f} images/s"
                     f"  {wait}  ETA {eta}"

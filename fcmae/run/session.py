@@ -41,6 +41,7 @@ from fcmae.run.stopping import STATUS, Stop
 from fcmae.run.terminal import say
 from fcmae.run.trackers import Trackers, check_installed
 from fcmae.run.training_data import Shard
+from fcmae.run.waiting import waiting
 from fcmae.run.writer import Writer
 
 
@@ -102,7 +103,10 @@ def newest_checkpoint(run: Path, accelerator: Accelerator) -> Path | None:
         ValueError: the run has checkpoints, and all are damaged.
     """
     # one process looks, or those that see another disk would start from another step
-    newest = checkpoint.newest_whole(run, say) if accelerator.is_main_process else None
+    newest = None
+    if accelerator.is_main_process:
+        with waiting("verifying the newest checkpoint"):
+            newest = checkpoint.newest_whole(run, say)
     (newest,) = broadcast_object_list([newest])
     return newest
 
@@ -149,7 +153,8 @@ def resume(learner: Learner, run: Path, newest: Path | None) -> None:
         if newest is not None:
             restore_metrics(run, newest)
     if newest is not None:
-        learner.load(newest)
+        with waiting("loading the checkpoint"):
+            learner.load(newest)
         learner.accelerator.print(f"resuming from {newest}")
     if learner.finished:
         step = learner.state.step
@@ -321,7 +326,8 @@ class Session:
             SystemExit: a signal stopped the run, which is saved; the exit status tells which.
         """
         try:
-            self.writer.wait()
+            with waiting("writing the last checkpoint"):
+                self.writer.wait()
             self.accelerator.wait_for_everyone()
         finally:
             self.progress.metrics.write()  # there may be room again

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from unicodedata import normalize
 
+from fcmae.run.display import DISPLAY
 from fcmae.run.secrets import public
 
 # controls, separators of lines and paragraphs, marks of direction, halves of surrogate pairs
@@ -32,7 +33,7 @@ def visible(text: object) -> str:
 def say(*lines: object, error: bool = False, flush: bool = False) -> None:
     """Print lines, each as one, whatever is in it, to standard output, or to standard error."""
     for line in lines:
-        print(visible(line), file=sys.stderr if error else sys.stdout, flush=flush)
+        DISPLAY.say(visible(line), sys.stderr if error else sys.stdout, flush=flush)
 
 
 def told_apart(names: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from torch.export import Dim
 from fcmae.architecture import MODELS
 from fcmae.run.config import extra
 from fcmae.run.files import staged
+from fcmae.run.waiting import waiting
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.onnx_files import WEIGHTS
 from fcmae.weights.weight_names import FINAL_NORM, listing
@@ -129,7 +130,7 @@ def write_onnx(
         )
     patch = metadata.architecture.patch_size
     dims = {0: Dim("batch"), 2: patch * Dim("rows"), 3: patch * Dim("columns")}
-    with staged(out) as partial:
+    with waiting("exporting to ONNX, and comparing"), staged(out) as partial:
         program = torch.onnx.export(
             written,
             (torch.zeros(2, metadata.in_chans, 2 * patch, 3 * patch),),  # sizes of 1 become fixed

@@ -7,7 +7,6 @@ Batches are those of a piece, so that the result depends neither on the processe
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple
 from functools import partial
@@ -18,7 +17,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
 from data.config import WorkerCount
@@ -27,6 +25,7 @@ from data.shards.samples import ShardSamples
 from data.targets import ClassText
 from data.transforms import Normalise
 from fcmae.run.config import differences
+from fcmae.run.waiting import counted
 from fcmae.weights.metadata import CLASSES
 from finetune.frozen.config import EmbedConfig
 from finetune.frozen.feature_file import arrow, rows_of, to_metadata, written_with
@@ -187,9 +186,8 @@ def write_pieces(
     items = ([(0, i) for i in batch] for piece in mine for batch in piece.batches)
     batches = iter(batch_loader(images, items, workers=workers, world=world))
     rounds = range(-(-len(pieces) // world))
-    quiet = not (accelerator.is_main_process and sys.stderr.isatty())
     # in step, so that the bad samples of all count, and no process waits long for another
-    for turn in tqdm(rounds, desc="features", unit="round", disable=quiet):
+    for turn in counted(rounds, "extracting features", len(rounds), "pieces"):
         skipped = list[BadSample]()
         for piece in mine[turn : turn + 1]:  # the last round may have none for this process
             tables = []

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from fcmae.run.waiting import counted
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.features import labelled_features
 from finetune.frozen.held_out import splits
@@ -108,7 +109,7 @@ def train_grid(
     )
     steps = epochs * math.ceil(n / batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(epochs):
+    for _ in counted(range(epochs), "training linear layers", epochs, "epochs"):
         for batch in torch.randperm(n, generator=generator).split(batch_size):
             logits = x[batch] @ torch.cat(weights, dim=1) + torch.cat(biases)
             labels = y[batch].repeat_interleave(len(grid))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fcmae.run.waiting import counted
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import TEMPERATURE, ProbeConfig
 from finetune.frozen.features import Features, extract, labelled_features, labelled_images
@@ -83,7 +84,9 @@ def neighbours(
     Of rows equally similar to 2^-24 the first come first. Takes the memory of a few chunk x chunk
     numbers beside arguments and results.
     """
-    keys = torch.cat([largest_keys(part, bank, k, chunk) for part in query.split(chunk)])
+    parts = query.split(chunk)
+    answering = counted(parts, "computing neighbours", len(parts), f"times {chunk} samples")
+    keys = torch.cat([largest_keys(part, bank, k, chunk) for part in answering])
     steps = keys.div(len(bank), rounding_mode="floor")
     backwards = keys % len(bank)
     return steps / STEPS, len(bank) - 1 - backwards

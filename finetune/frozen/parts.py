@@ -19,6 +19,7 @@ from data.targets import to_integer
 from fcmae.run.config import differences
 from fcmae.run.files import file_sha256, replacing, write_json
 from fcmae.run.json_files import read_json
+from fcmae.run.waiting import counted
 from finetune.frozen.feature_file import arrow
 
 PLAN = "plan.json"  # in the folder of parts: what they depend on
@@ -90,7 +91,8 @@ def unfinished(
         if not file.exists():
             shutil.rmtree(folder, ignore_errors=True)  # parts of no plan are nobody's
             write_json(file, wanted, compact=True)
-        parts = {piece.number: piece.finished() for piece in pieces}
+        looking = counted(pieces, "verifying finished parts", len(pieces), "parts")
+        parts = {piece.number: piece.finished() for piece in looking}
         lacking = {number: left_out(part) for number, part in parts.items() if part is not None}
         progress = read_json(file, dict), lacking
     # one process looks, or those that see another disk would divide the rest otherwise
@@ -171,7 +173,7 @@ def assemble(parts: Sequence[Path | None], out: Path, made_with: Mapping[str, st
             partial, schema, use_dictionary=DICTIONARY, write_page_checksum=True
         ) as writer,
     ):
-        for part in found:
+        for part in counted(found, "joining the parts", len(found), "parts"):
             table = parquet.ParquetFile(part).read()
             texts = table["label"].to_pylist()
             labels = [text and to_integer(text) for text in texts] if numbers else texts

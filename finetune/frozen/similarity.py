@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from fcmae.run.waiting import waiting
 from fcmae.weights.timm_models import load_timm
 from finetune.frozen.feature_file import FeatureTable
 from finetune.frozen.neighbours import neighbours
@@ -30,10 +31,12 @@ class Whitening:
     def __init__(self, table: FeatureTable) -> None:
         sums = torch.zeros(())
         products = torch.zeros(())
-        for _, part in table.features():
-            x = part.double()
-            sums = sums + x.sum(0)
-            products = products + x.T @ x
+        with waiting("reading features", len(table), "samples") as wait:
+            for _, part in table.features():
+                x = part.double()
+                sums = sums + x.sum(0)
+                products = products + x.T @ x
+                wait.advance(len(x))
         mean = sums / len(table)
         self.mean = mean.float()
         self.project = whitening(products / len(table) - torch.outer(mean, mean), RIDGE).float()
@@ -82,21 +85,34 @@ def duplicates(table: FeatureTable, threshold: float) -> list[list[int]]:
         raise ValueError(f"threshold={threshold:g} must be a cosine above 0 and up to 1")
     whiten = Whitening(table)
     root = torch.arange(len(table))
-    for rows, part in table.features():
-        left = whiten(part)
-        for others, other in table.features():
-            if others[0] > rows[0]:
-                break
-            right = whiten(other)
-            for a, some in zip(rows.split(SLICE), left.split(SLICE), strict=True):
-                near = some @ right.T >= threshold - ROUNDING
-                near &= root[a][:, None] != root[others]  # the others are joined already
-                i, j = near.nonzero(as_tuple=True)
-                join(root, a[i], others[j])
+    with waiting("comparing all pairs", len(table), "samples") as wait:
+        for rows, part in table.features():
+            join_near(root, table, whiten, rows, whiten(part), threshold)
+            wait.advance(len(rows))
     groups = defaultdict[int, list[int]](list)
     for row, least in enumerate(root.tolist()):
         groups[least].append(row)
     return sorted((g for g in groups.values() if len(g) > 1), key=len, reverse=True)
+
+
+def join_near(
+    root: Int[Tensor, " n"],
+    table: FeatureTable,
+    whiten: Whitening,
+    rows: Int[Tensor, " m"],
+    left: Float[Tensor, "m d"],
+    threshold: float,
+) -> None:
+    """Join some rows, whose whitened features are `left`, with those up to them, in place."""
+    for others, other in table.features():
+        if others[0] > rows[0]:
+            break
+        right = whiten(other)
+        for a, some in zip(rows.split(SLICE), left.split(SLICE), strict=True):
+            near = some @ right.T >= threshold - ROUNDING
+            near &= root[a][:, None] != root[others]  # the others are joined already
+            i, j = near.nonzero(as_tuple=True)
+            join(root, a[i], others[j])
 
 
 def join(root: Int[Tensor, " n"], a: Int[Tensor, " p"], b: Int[Tensor, " p"]) -> None:

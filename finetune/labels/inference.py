@@ -1,6 +1,5 @@
 """What a model says of every sample of shards: in order, once, by all processes together."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm import tqdm
 
 from data.bad_samples import BadSample, BadSamples
 from data.config import FittedConfig
@@ -22,6 +20,7 @@ from data.shards.samples import ShardSamples
 from data.targets import Target
 from data.transforms import Normalise
 from data.values import Statistics
+from fcmae.run.waiting import counted
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import InferenceConfig
 
@@ -86,12 +85,14 @@ class Inference:
         metadata: how the model takes images.
         config: how they are read.
         accelerator: of the processes that share the work.
+        doing: what the terminal shows while they run through the model.
     """
 
     images: Samples
     metadata: Metadata
     config: InferenceConfig
     accelerator: Accelerator
+    doing: str = "extracting features"
 
     @torch.no_grad()
     def outputs(self, forward: Callable[[Tensor], Tensor]) -> Outputs:
@@ -134,8 +135,7 @@ class Inference:
         )
         normalise = Normalise(self.metadata.mean, self.metadata.std, self.metadata.in_chans)
         normalise.to(device)
-        quiet = not (self.accelerator.is_main_process and sys.stderr.isatty())
-        for batch in tqdm(loader, unit="batch", disable=quiet):
+        for batch in counted(loader, self.doing, len(loader), "batches"):
             yield normalise(batch["image"].to(device)), batch
 
     def refuse_not_finite(self, rows: Float[Tensor, "b ..."], batch: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from data.shards.patterns import expand
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
 from data.targets import Target, as_integers, group_of, is_row, read_field, read_record
+from fcmae.run.waiting import counted
 from finetune.labels.config import InferenceConfig, LabelledData
 from finetune.labels.names import numbers_of
 
@@ -87,7 +88,7 @@ def read_labelled(samples: ShardSamples, target: Target, group: str, bad: BadSam
     labels = list[Tensor]()
     kept = list[int]()
     groups = list[str | None]()
-    for sample in range(len(samples)):
+    for sample in counted(range(len(samples)), "reading labels", len(samples), "samples"):
         members = samples.members(sample)
         try:
             label = torch.as_tensor(target(members))
@@ -126,7 +127,7 @@ def read_classes(samples: ShardSamples, group: str, share: float) -> Int[Tensor,
     kept = list[int]()
     unlabelled = list[int]()
     groups = list[str | None]()
-    for sample in range(len(samples)):
+    for sample in counted(range(len(samples)), "reading labels", len(samples), "samples"):
         members = samples.members(sample)
         with suppress(ValueError):  # of another kind: the sample is broken
             label = CLASS(members)
@@ -159,7 +160,7 @@ def lists_rows(samples: ShardSamples, field: str, classes: int) -> bool:
         OSError: a shard cannot be read.
     """
     rows = 0
-    for sample in range(len(samples)):
+    for sample in counted(range(len(samples)), "reading labels", len(samples), "samples"):
         with suppress(ValueError):  # the member is no JSON, which `read_labelled` tells
             value = read_field(samples.members(sample), field)
             if value is not None and not is_row(as_integers(value), classes):
@@ -176,7 +177,7 @@ def read_groups(samples: ShardSamples, chosen: Sequence[int], group: str) -> Int
         ValueError: a sample lacks the field, or its json member is damaged.
     """
     names = list[str | None]()
-    for sample in chosen if group else ():
+    for sample in counted(chosen if group else (), "reading groups", len(chosen), "samples"):
         try:
             names.append(group_of(samples.members(sample), group))
         except ValueError as error:

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from data.config import IMAGE_SUFFIXES, FittedConfig
 from data.making.walking import described, find_images
+from fcmae.run.tables import print_table
 from fcmae.run.terminal import say, told_apart
+from fcmae.run.waiting import counted
 from fcmae.weights.metadata import SEGMENTER, Metadata
 from fcmae.weights.safetensors_files import open_converted
 from finetune.labels.config import ReadingConfig
 from finetune.labels.inference import read_image, refuse_not_finite, tiled
 from finetune.labels.mask_prediction import file_of, mask_of, shares_of, write_mask
-from finetune.labels.results import print_table
 from finetune.labels.tasks import Task
 from finetune.models import classifier, segmenter
 
@@ -63,7 +64,7 @@ def predict(
     failures = list[str]()
 
     def rows() -> Iterator[Row]:
-        for path in files:
+        for path in counted(files, "predicting", len(files), "images"):
             try:
                 answers = answers_of(path)
             except ValueError as error:

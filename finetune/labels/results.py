@@ -1,16 +1,14 @@
 """The result of a program: mean and spread over seeds, a JSON file, a table on the terminal."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
 
 from fcmae.run.files import write_json
-from fcmae.run.terminal import beside, say, visible
+from fcmae.run.tables import print_table
+from fcmae.run.terminal import beside, say
 
 Picture = tuple[Path, Callable[[Path], None]]  # where it goes, and what draws it there
 
@@ -29,22 +27,6 @@ def draw_beside(picture: Picture, out: Path) -> None:
     path, draw = picture
     with beside(path, out):
         draw(path)
-
-
-def print_table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on the terminal; texts stand as they are, whatever brackets they have."""
-    heads = (Column(Text(visible(name)), overflow="fold") for name in columns)
-    table = Table(*heads, title=Text(visible(title)))
-    for row in rows:
-        table.add_row(*(Text(shown(value)) for value in row))
-    Console().print(table)
-
-
-def shown(value: object) -> str:
-    """A value as a table shows it: four decimals of a number, and a word for none."""
-    if isinstance(value, float):
-        return f"{value:.4f}"
-    return "not defined" if value is None else visible(value)
 
 
 def report(

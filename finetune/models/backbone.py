@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fcmae import FCMAE
+from fcmae.run.waiting import waiting
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.timm_models import as_timm, load_timm
@@ -29,7 +30,8 @@ def backbone(
         ValueError: see the same, and `fcmae.FCMAE`.
     """
     if weights != "none":
-        return load_timm(weights, say=say)
+        with waiting("loading weights"):
+            return load_timm(weights, say=say)
     metadata = metadata_of(random, step=0)
     start = FCMAE(
         name=metadata.model,

@@ -19,6 +19,7 @@ from data.making.tables.arrow import unpack
 from data.shards.depth import NODATA, Depth
 from data.shards.index import Shard
 from data.shards.reading import open_shards, read_sample
+from fcmae.run.waiting import counted
 
 LOOKED_AT = 200  # images, evenly spread
 Item = TypeVar("Item")
@@ -111,7 +112,7 @@ def measured(readers: Sequence[Reader], count: int, *, indexed: bool = False) ->
     measures: dict[int, Measure] = {}
     why = ""
     began = time.process_time()
-    for read in readers:
+    for read in counted(readers, "looking at images", len(readers), "images"):
         try:
             picture = open_image(*read(), None, MEASURED)
             stored = picture.whole()

@@ -11,6 +11,7 @@ from fcmae.architecture import ModelConfig
 from fcmae.masking import draw_visible
 from fcmae.run.options import Precision
 from fcmae.run.threads import cores
+from fcmae.run.waiting import counted
 
 STEPS = 3  # timed, after one that compiles and fills caches
 BATCH = 32
@@ -45,7 +46,7 @@ class Machine:
         visible = draw_visible(BATCH, model.n, config.ratio, generator=generator).to(device)
         dtype = DTYPES.get(precision)
         times = list[float]()
-        for _ in range(1 + STEPS):
+        for _ in counted(range(1 + STEPS), "timing this machine", 1 + STEPS, "steps"):
             began = time.perf_counter()
             with torch.autocast(device.type, dtype) if dtype is not None else nullcontext():
                 loss, _ = model(images, visible)

@@ -182,7 +182,7 @@ def train(
     if accelerator.is_main_process:
         classifier.save(directory / WEIGHTS, model, metadata, task)
     unseen = to_report_on(data, labelled, validation, metadata)
-    inference = Inference(unseen, metadata, data, accelerator)
+    inference = Inference(unseen, metadata, data, accelerator, doing="testing the model")
     outputs = inference.outputs(lambda x: task.answers(model(x).float()))
     answers = outputs.rows[outputs.whole]
     labels = outputs.labels[outputs.whole]

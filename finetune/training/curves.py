@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from fcmae.run.files import replacing, write_json
+from fcmae.run.tables import print_table
 from fcmae.run.terminal import beside, say
-from finetune.labels.results import draw_beside, print_table, spread
+from finetune.labels.results import draw_beside, spread
 
 
 class Curves:

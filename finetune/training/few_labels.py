@@ -20,6 +20,7 @@ from data.shards.reading import open_shards
 from fcmae.run.checkpoint import latest
 from fcmae.run.processes import Processes
 from fcmae.run.training_data import digest
+from fcmae.run.waiting import counted
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.held_out import sides
 from finetune.frozen.linear import train_grid
@@ -73,7 +74,8 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
         runs.append((cell, learned[places]))
     curves = Curves(config.metric)
     probe: Probe | None = None  # of the start and the seed that come now
-    for number, (cell, chosen) in enumerate(runs, 1):
+    going = counted(enumerate(runs, 1), "comparing starts on few labels", len(runs), "runs")
+    for number, (cell, chosen) in going:
         kept = read_result(cell, contents, accelerator.print)
         measured, drawn = broadcast_object_list([kept, is_drawn(cell)])
         if measured is None or not drawn:

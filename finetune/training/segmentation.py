@@ -104,7 +104,7 @@ def segment(
     unseen = Chosen(
         images, torch.arange(len(images)) if validation is None else validation, replace=False
     )
-    inference = Inference(unseen, metadata, data, accelerator)
+    inference = Inference(unseen, metadata, data, accelerator, doing="testing the model")
     matrix, skipped = confusion_of(model, inference, len(names))
     result = {
         "weights": config.weights,

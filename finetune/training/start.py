@@ -18,6 +18,7 @@ from fcmae.layers import Block
 from fcmae.run import fsdp
 from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.session import distribute
+from fcmae.run.waiting import waiting
 from fcmae.weights.files import load_decoder, load_encoder
 from finetune.training.pretraining import PretrainConfig
 
@@ -52,7 +53,9 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
     init = config.init
     model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(config.seed))
     if init.weights is not None and newest is None:
-        accelerator.print(load_encoder(model.encoder, init.weights, config.model))
+        with waiting("loading weights"):
+            told = load_encoder(model.encoder, init.weights, config.model)
+        accelerator.print(told)
         if init.decoder:
             accelerator.print(load_decoder(model.decoder, init.weights))
     elif init.weights is not None and newest is not None:

@@ -4,12 +4,11 @@ import statistics
 from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
 from fcmae.run.files import replacing
+from fcmae.run.tables import print_table
+from fcmae.run.waiting import counted
 from scripts.bench.steps import batch_of, step
 from scripts.bench.timing import in_turn
 
@@ -24,7 +23,6 @@ def growth(runs: int, threads: int) -> dict[str, list[dict[str, float]]]:
     Returns:
         The points of each curve: its value, milliseconds an image and a visible patch.
     """
-    console = Console()
     usual = {"ratio": 0.6, "image_size": 224, "batch": 16}
     sweeps = {
         "ratio": (0.0, 0.2, 0.4, 0.6, 0.75, 0.9),
@@ -33,11 +31,9 @@ def growth(runs: int, threads: int) -> dict[str, list[dict[str, float]]]:
     }
     curves: dict[str, list[dict[str, float]]] = {}
     for axis, values in sweeps.items():
-        table = Table(title=f"encoder of atto against {axis}, {threads} threads")
-        for column in (axis, "ms an image", "visible patches", "ms a visible patch"):
-            table.add_column(column)
+        rows = list[tuple[str, str, int, str]]()
         curves[axis] = []
-        for value in values:
+        for value in counted(values, f"timing {axis}", len(values), "points"):
             at = usual | {axis: value}
             size = int(at["image_size"])
             architecture = Architecture(name="convnextv2_atto", image_size=size)
@@ -48,8 +44,12 @@ def growth(runs: int, threads: int) -> dict[str, list[dict[str, float]]]:
             image = 1e3 * statistics.median(times) / b
             v = int(visible[0].sum())
             curves[axis].append({axis: value, "ms_image": image, "ms_patch": image / v})
-            table.add_row(f"{value:g}", f"{image:.2f}", str(v), f"{image / v:.3f}")
-        console.print(table)
+            rows.append((f"{value:g}", f"{image:.2f}", v, f"{image / v:.3f}"))
+        print_table(
+            f"encoder of atto against {axis}, {threads} threads",
+            [axis, "ms an image", "visible patches", "ms a visible patch"],
+            rows,
+        )
     return curves
 
 

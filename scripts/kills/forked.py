@@ -25,7 +25,7 @@ import psutil  # comes with accelerate
 
 ROOT = Path(__file__).parents[2]
 IMPORTED = [
-    *("torchvision.transforms.v2", "numba", "simplejpeg", "matplotlib.figure", "rich.progress"),
+    *("torchvision.transforms.v2", "numba", "simplejpeg", "matplotlib.figure", "rich.live"),
     *("data.pipeline", "data.shards.reading", "fcmae.run.session", "finetune.training.start"),
     *("finetune.training.batches", "finetune.training.watch"),
 ]

@@ -49,7 +49,7 @@ def test_hog_tells_stripes_apart_and_results_are_written(tmp_path):
     assert (result["train_images"], result["test_images"]) == (120, 60)
     assert result["details"]["hog"]["C"] > 0
     for name in ("raw_pixels", "hog", "majority"):
-        assert f"{name:<12} {result[name]:>13.3f}" in done.stdout
+        assert f"{name:<10}  {result[name]:>13.4f}\n" in done.stdout
 
 
 def test_shards_without_labels_are_refused(tmp_path):

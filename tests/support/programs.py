@@ -9,12 +9,15 @@ killed. Only `sys.modules` is fuller than at the start of `python PROGRAM`.
 import atexit
 import multiprocessing
 import os
+import pty
 import runpy
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -31,10 +34,11 @@ ROOT = Path(__file__).parents[2]
 PRELOADED = [
     *("torch", "torchvision.transforms.v2", "timm", "timm.data", "accelerate", "torchmetrics"),
     *("numba", "fsspec", "simplejpeg", "PIL.Image", "matplotlib.figure", "einops", "jaxtyping"),
-    *("safetensors.torch", "tyro", "rich.console", "rich.progress", "rich.table", "tqdm", "yaml"),
+    *("safetensors.torch", "tyro", "rich.console", "rich.live", "rich.table", "yaml"),
 ]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 NUMBERS = count()
+TERMINAL = ("CI", "COLUMNS", "LINES", "NO_COLOR", "TERM")  # what tells programs of a terminal
 
 
 @cache
@@ -63,7 +67,10 @@ def _become(words: list[str], env: dict[str, str], cwd: Path, stdout: Path, stde
     os.environ.update(env)
     for path, number in ((stdout, 1), (stderr, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    if os.isatty(2):  # the streams of the server take what they have for a file
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, closefd=False) for n in (1, 2))
     multiprocessing.set_start_method(None, force=True)  # the default, as elsewhere
+    vars(multiprocessing.process)["_parent_process"] = None  # as of one that a shell has started
     kind, *rest = words
     if kind == "-c":
         sys.argv = ["-c", *rest[1:]]
@@ -163,6 +170,36 @@ def run(
     status = next((p.returncode for p in programs if p.returncode != 0), 0)
     outs, errors = zip(*told, strict=True)
     return subprocess.CompletedProcess(programs[0].args, status, "".join(outs), "".join(errors))
+
+
+def on_terminal(
+    *words: object,
+    env: Mapping[str, str] | None = None,
+    columns: int = 100,
+    out: Path | None = None,
+) -> tuple[int, str]:
+    """Run `python *words` in a terminal of this width; its exit status, and all that came there.
+
+    With `out`, that file is its standard output, and the terminal its standard error alone.
+    """
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    terminal = Path(os.ttyname(theirs))
+    if out is not None:
+        out.touch()
+    usual = {name: value for name, value in environment(env).items() if name not in TERMINAL}
+    settings = usual | {"TERM": "xterm-256color"} | dict(env or {})
+    arguments = ([str(word) for word in words], settings, ROOT, out or terminal, terminal)
+    process = _server().Process(target=_become, args=arguments)
+    process.start()
+    told = b""
+    while process.is_alive() or select.select([ours], [], [], 0)[0]:
+        if select.select([ours], [], [], 0.05)[0]:
+            told += os.read(ours, 2**16)
+    os.close(ours)
+    os.close(theirs)
+    assert process.exitcode is not None
+    return process.exitcode, told.decode()
 
 
 def torchrun(world: int) -> tuple[str, ...]:
