@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fcmae.run.tables import print_table
 from fcmae.run.terminal import say
-from finetune.labels.results import print_table
 from finetune.reporting.health import verdict_on
 from finetune.reporting.record import RunRecord, is_number
 
