@@ -155,7 +155,8 @@ def respond(encoder: Encoder, images: Float[Tensor, "n c h w"]) -> Responses:
         encoder: on the device of the images; it stays as it is.
         images: normalised.
     """
-    grid = patch_grid(*images.shape[2:], encoder.patch_size)
+    h, w = images.shape[2:]
+    grid = patch_grid(h, w, encoder.patch_size)
     n = grid[0] * grid[1]
     visible = torch.ones(len(images), n, dtype=torch.bool, device=images.device)
     with noting(encoder, grid) as (peaks, grn):

@@ -19,16 +19,14 @@ from fcmae.masking import draw_visible_of
 from fcmae.reconstruction import reconstruct
 from fcmae.responses import Responses, merged, respond, strongest
 from fcmae.run import checkpoint
-from fcmae.run.files import replacing
 from fcmae.run.learner import Learner
 from fcmae.run.outages import Outage
 from fcmae.run.session import Session
 from fcmae.run.terminal import line_of, say
 from fcmae.sheet import as_rgb
 from fcmae.spectrum import alpha_req, rankme
-from fcmae.weights.saving import save_tensors
 from finetune.training.pretraining import FEWEST, PretrainConfig
-from finetune.training.watched_images import WatchedImages, described, read_watched
+from finetune.training.watched_images import WatchedImages, read_watched, save_described
 
 SHARE = 0.02  # of a run, which looks may take
 RARELY = 6  # looks: a run that cannot afford as many keeps fewer images
@@ -71,7 +69,7 @@ class Looks:
         self.images: WatchedImages | None = None
         self.steps: tuple[int, ...] = ()
         self.unsaved = False  # the images
-        self.waiting = deque[tuple[Path, dict[str, Tensor], dict[str, str]]](maxlen=MOST_WAITING)
+        self.waiting = deque[tuple[Path, dict[str, Tensor], dict[str, object]]](maxlen=MOST_WAITING)
         self.reading = Outage("without looks at these images")
         self.writing = Outage("and the next line of metrics tries again")
 
@@ -179,7 +177,7 @@ class Looks:
         tensors = self.reconstructed(model, images) | tensors_of(responses)
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         path = self.folder / f"step_{state.step:07d}.safetensors"
-        self.waiting.append((path, whole, described({**header, "strides": strides})))
+        self.waiting.append((path, whole, {**header, "strides": strides}))
         self.write()
         return spectrum
 
@@ -217,8 +215,7 @@ class Looks:
                 self.unsaved = False
             while self.waiting:
                 path, tensors, header = self.waiting[0]
-                with replacing(path) as partial:
-                    save_tensors(partial, tensors, header)
+                save_described(path, tensors, header)
                 self.waiting.popleft()
 
 

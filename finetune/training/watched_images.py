@@ -1,13 +1,13 @@
 """The training images that a run keeps to look at them again and again: a file of its directory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float32, Int64, UInt8
+from safetensors.torch import save_file
 from torch import Tensor
 
 from data.config import DataConfig
@@ -23,7 +23,6 @@ from fcmae.run.files import replacing
 from fcmae.run.json_files import parse_json
 from fcmae.sheet import as_rgb
 from fcmae.weights.safetensors_files import read_safetensors
-from fcmae.weights.saving import save_tensors
 from finetune.labels.names import class_names
 
 BATCH = 16  # images that a worker decodes at a time
@@ -58,8 +57,7 @@ class WatchedImages:
         if self.inputs is not self.shown:
             tensors["inputs"] = self.inputs
         header = {"keys": self.keys, "classes": self.classes, "patch_size": patch_size}
-        with replacing(path) as partial:
-            save_tensors(partial, tensors, described(header))
+        save_described(path, tensors, header)
 
     @classmethod
     def load(cls, path: Path) -> "WatchedImages":
@@ -151,6 +149,11 @@ def shown_of(inputs: Tensor, config: DataConfig) -> UInt8[Tensor, "n 3 h w"]:
     return torch.cat([as_rgb(normalise.inverse(normalise(part))) for part in inputs.split(BATCH)])
 
 
-def described(header: dict[str, Any]) -> dict[str, str]:
-    """A header whose entries are JSON."""
-    return {name: json.dumps(value) for name, value in header.items()}
+def save_described(path: Path, tensors: dict[str, Tensor], header: Mapping[str, object]) -> None:
+    """Write a safetensors file whose header has entries of JSON, whole or not at all.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(path) as partial:
+        save_file(tensors, partial, {name: json.dumps(value) for name, value in header.items()})

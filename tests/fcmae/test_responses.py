@@ -34,11 +34,18 @@ def seen() -> dict[str, list[torch.Tensor]]:
     """What the reference implementation computes: outputs of stages [b, h, w, d], a of GRN."""
     model = model_of(sparse="reference")
     found: dict[str, list[torch.Tensor]] = {"stages": [], "a": []}
+
+    def see_stage(_stage: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
+        found["stages"].append(output)
+
+    def see_fc1(_layer: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
+        found["a"].append(F.gelu(output))
+
     for stage in model.encoder.stages:
-        stage.register_forward_hook(lambda _m, _args, out: found["stages"].append(out))
+        stage.register_forward_hook(see_stage)
     for module in model.encoder.modules():
         if isinstance(module, GrnMlp):
-            module.fc1.register_forward_hook(lambda _m, _args, out: found["a"].append(F.gelu(out)))
+            module.fc1.register_forward_hook(see_fc1)
     with torch.no_grad():
         features = model.encoder(IMAGES, torch.ones(11, model.n, dtype=torch.bool))
     return found | {"features": [features]}

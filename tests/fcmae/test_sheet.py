@@ -42,8 +42,10 @@ def test_labels_and_caption_are_written_where_there_is_room() -> None:
     assert (bare == 255).all()
     labels = [["original", "", "", ""], ["a", "b", "c", "d"]]
     labelled = np.asarray(sheet(white, labels, "run, step 3"))
-    dark = (labelled < 128).any(2)
-    lines = np.flatnonzero(np.diff(np.r_[0, dark.any(1), 0]) == 1)  # where text begins
+    dark = labelled.min(axis=2) < 128
+    lines = np.flatnonzero(
+        np.diff(np.r_[0, dark.max(axis=1), 0].astype(int)) == 1
+    )  # where text begins
     assert len(lines) >= 3
     assert labelled.shape[0] > bare.shape[0]
     second = dark[labelled.shape[0] - 40 * 4 :]
