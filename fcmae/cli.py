@@ -63,6 +63,7 @@ COMMANDS = {
     "lookup duplicates": Command(
         "finetune.lookup", "Duplicates", "find near-duplicates in them", ("duplicates",)
     ),
+    "explore": Command("finetune.explore", "ExploreConfig", "play with a checkpoint in a page"),
     "report": Command("scripts.report", "ReportConfig", "show what runs have come to"),
     "baselines": Command("scripts.baselines", "Baselines", "measure plain baselines to beat"),
     "reproduce": Command("scripts.reproduce", "Reproduce", "make the tables of few labels again"),

@@ -91,6 +91,7 @@ Depth = Annotated[int, whole(0, 2**12)]  # layers
 Workers = Annotated[int, whole(0, 2**12)]
 WorkersFrom1 = Annotated[int, whole(1, 2**12)]
 Stage = Annotated[int, whole(0, 3)]
+Port = Annotated[int, whole(0, 2**16 - 1)]
 Byte = Annotated[int, whole(0, 255)]
 Percent = Annotated[int, whole(1, 100)]
 Seed = Annotated[int, whole(0, 2**63 - 1)]  # torch takes no larger one

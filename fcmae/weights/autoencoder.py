@@ -16,7 +16,8 @@ def load_autoencoder(source: str | Path) -> tuple[FCMAE, Metadata]:
     """Load the masked autoencoder of a checkpoint, in evaluation mode, and the metadata.
 
     Args:
-        source: a run, whose newest step is taken, or a step directory.
+        source: a run, whose newest step is taken, a step directory, or a file of weights in one;
+            ema.safetensors has the averaged weights.
 
     Raises:
         FileNotFoundError: `source` holds no checkpoint.
@@ -24,7 +25,8 @@ def load_autoencoder(source: str | Path) -> tuple[FCMAE, Metadata]:
         ValueError: the checkpoint is damaged, or of fine-tuning.
     """
     step = find_checkpoint(Path(source))
-    tensors, metadata = read_checkpoint(step)
+    averaged = Path(source).name == checkpoint.EMA
+    tensors, metadata = read_checkpoint(step, checkpoint.EMA if averaged else checkpoint.MODEL)
     written = read_yaml(step / checkpoint.CONFIG)["model"]
     known = {
         field.name: written[field.name] for field in fields(ModelConfig) if field.name in written

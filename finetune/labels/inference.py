@@ -201,6 +201,29 @@ def refuse_not_finite(
         )
 
 
+def opened(encoded: bytes, suffix: str, metadata: Metadata, config: FittedConfig) -> Picture:
+    """An image in the bytes of its file, opened but not decoded.
+
+    Raises:
+        ValueError: it is no image.
+    """
+    picture = open_image(encoded, suffix, metadata.in_chans, config)
+    return replace(picture, statistics=Statistics(metadata.mean, metadata.std))
+
+
+def normalised(
+    picture: Picture, metadata: Metadata, config: FittedConfig
+) -> Float[Tensor, "n c h w"]:
+    """A picture as the model takes it, on the CPU; more than one image if in tiles.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    image = Fitted(config.fit, metadata.mean)(picture, metadata.image_size)
+    images = image if image.ndim == 4 else image[None]
+    return Normalise(metadata.mean, metadata.std, metadata.in_chans)(images)
+
+
 def open_file(path: Path, metadata: Metadata, config: FittedConfig) -> Picture:
     """An image file, opened but not decoded.
 
@@ -209,8 +232,7 @@ def open_file(path: Path, metadata: Metadata, config: FittedConfig) -> Picture:
         ValueError: it is no image.
     """
     try:
-        opened = open_image(path.read_bytes(), path.suffix.lower()[1:], metadata.in_chans, config)
-        return replace(opened, statistics=Statistics(metadata.mean, metadata.std))
+        return opened(path.read_bytes(), path.suffix.lower()[1:], metadata, config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -224,8 +246,6 @@ def read_image(path: Path, metadata: Metadata, config: FittedConfig) -> Float[Te
     """
     picture = open_file(path, metadata, config)
     try:
-        image = Fitted(config.fit, metadata.mean)(picture, metadata.image_size)
+        return normalised(picture, metadata, config)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    images = image if image.ndim == 4 else image[None]
-    return Normalise(metadata.mean, metadata.std, metadata.in_chans)(images)

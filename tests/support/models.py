@@ -78,6 +78,7 @@ def saved_run(
             "image_size": size,
             "in_chans": in_chans,
             "stem_stride": stem_stride,
+            "decoder_dim": model.decoder.project.out_features,
         },
         "data": {"mean": [0.5], "std": [0.25], **(reading or {})},
     }

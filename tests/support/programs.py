@@ -128,6 +128,10 @@ class Program:
         self.wait(timeout)
         return self._out.read_text(), "" if self._err is self._out else self._err.read_text()
 
+    def printed(self) -> str:
+        """What it has written to standard output so far."""
+        return self._out.read_text()
+
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
