@@ -82,11 +82,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_from_an_empty_folder_to_predictions(bin_folder: Path, folder: Path) -> None:
+    env = os.environ | {"PYTHONPATH": ""}
+
     def fcmae(*words: str) -> str:
         done = subprocess.run(
             [bin_folder / "fcmae", *words],
             cwd=folder,
-            env=os.environ | {"PYTHONPATH": "", "XDG_CACHE_HOME": str(folder / "cache")},
+            env=env,
             capture_output=True,
             text=True,
         )
@@ -108,7 +110,7 @@ def test_from_an_empty_folder_to_predictions(bin_folder: Path, folder: Path) -> 
     told = fcmae("predict", "photos/0.png", "--weights", "tuned/weights.safetensors", "--json")
     assert '"image": "photos/0.png"' in told
     code = f"import fcmae; assert 'site-packages' in fcmae.__file__; fcmae.load('{encoder}')"
-    subprocess.run([bin_folder / "python", "-c", code], cwd=folder, check=True)
+    subprocess.run([bin_folder / "python", "-c", code], cwd=folder, env=env, check=True)
 
 
 @pytest.mark.slow
@@ -131,8 +133,9 @@ e: dict[str, list[object]] = fcmae.pretrain("small").metrics
 f: str = fcmae.__version__
 """
     )
+    pyright = Path(sys.executable).with_name("basedpyright")
     done = subprocess.run(
-        ["basedpyright", "--pythonpath", bin_folder / "python", "--level", "error", "user.py"],
+        [pyright, "--pythonpath", bin_folder / "python", "--level", "error", "user.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
