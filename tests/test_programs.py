@@ -29,6 +29,7 @@ LIGHT = [
     "scripts/baselines.py",
     "scripts/benchmark.py",
     "scripts/make_shards.py",
+    "scripts/pictures.py",
     "scripts/plan.py",
     "scripts/report.py",
     "scripts/reproduce.py",

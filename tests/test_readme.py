@@ -12,7 +12,7 @@ from PIL import Image
 
 from fcmae.cli import COMMANDS
 from tests.support.images import photograph
-from tests.support.pages import CODE, Block, blocks, prose, typed
+from tests.support.pages import CODE, Block, blocks, links, prose, typed
 from tests.support.programs import ROOT, run
 
 SMALL = ("--optim.steps", "2", "--optim.batch_size", "4", "--data.workers", "0")
@@ -38,6 +38,15 @@ def test_it_is_short() -> None:
     text = (ROOT / "README.md").read_text()
     assert 120 <= len(text.splitlines()) <= 150
     assert len(text.split()) < 1300
+
+
+def test_its_pictures_are_small() -> None:
+    pictures = [file for file, _ in links("README.md") if file.suffix == ".png"]
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert picture.stat().st_size < 300_000
+        with Image.open(picture) as opened:
+            assert opened.width >= 1000
 
 
 def test_its_table_names_commands_of_every_kind() -> None:
