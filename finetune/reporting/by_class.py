@@ -12,8 +12,8 @@ from finetune.reporting.measured import Classes, Matrix
 
 MOST_BARS = 60  # classes, those with the lowest values
 MOST_SQUARE = 200  # classes of a matrix that is drawn
-MOST_CELLS = 8_000  # of a matrix, the largest counts
-MOST_ALL = 60_000  # cells of all matrices of a report
+MOST_CELLS = 5_000  # of a matrix, the largest counts
+MOST_ALL = 30_000  # cells of all matrices of a report
 MOST_PAIRS = 12  # that are confused most
 WORDS = {
     "recall": "accuracy of the class",

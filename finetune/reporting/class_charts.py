@@ -50,6 +50,7 @@ def heat_map() -> alt.LayerChart:
     A cell's counts are those of its row's answers; names of answers are looked up by their place.
     """
     first = {"field": "place", "op": "min"}
+    shades = alt.Scale(type="sqrt", domain=[0, 1], range=[0.12, 1])  # small shares are seen, too
     side = {"labelOverlap": True, "labelLimit": 120, "ticks": False, "domain": False}
     base = (
         alt.Chart(alt.NamedData("cells"))
@@ -74,16 +75,12 @@ def heat_map() -> alt.LayerChart:
             ],
         )
     )
-    cells = base.mark_rect().encode(
-        opacity=alt.Opacity(
-            "share:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=[0.06, 1])
-        ),
-    )
-    shade = alt.when(alt.datum.share > 0.55).then(alt.value("var(--ground)"))
+    cells = base.mark_rect().encode(opacity=alt.Opacity("share:Q", legend=None, scale=shades))
+    shade = alt.when(alt.datum.share > 0.6).then(alt.value("var(--ground)"))
     told = base.mark_text().encode(
         text=alt.Text("count:Q", format=","), color=shade.otherwise(alt.value("var(--ink)"))
     )
-    return alt.layer(cells, told)
+    return alt.layer(cells, told, view=alt.ViewBackground(stroke="var(--line)"))
 
 
 def pair_chart() -> alt.Chart:
@@ -93,7 +90,12 @@ def pair_chart() -> alt.Chart:
         .mark_bar()
         .encode(
             x=alt.X("count:Q", title="count", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("pair:N", title=None, sort=alt.EncodingSortField("order", op="min")),
+            y=alt.Y(
+                "pair:N",
+                title=None,
+                sort=alt.EncodingSortField("order", op="min"),
+                axis=alt.Axis(labelLimit=240),
+            ),
             tooltip=[
                 alt.Tooltip("truth:N", title="true class"),
                 alt.Tooltip("answer:N"),

@@ -7,7 +7,7 @@ from typing import Any
 from finetune.reporting.record import RunRecord
 from finetune.reporting.section import DASHES, Section, render
 
-MOST_POINTS = 1000  # of a curve; a longer one is drawn by the means of its parts
+MOST_POINTS = 600  # of a curve; a longer one is drawn by the means of its parts
 
 
 @dataclass(frozen=True, kw_only=True)

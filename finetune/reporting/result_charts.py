@@ -88,7 +88,7 @@ def score_chart(measure: str, bars: int, names: Sequence[str]) -> dict[str, Any]
         alt.Chart(alt.NamedData("scores"))
         .transform_filter(alt.FieldEqualPredicate(field="measure", equal=measure))
         .transform_filter("isValid(datum.mean)")
-        .encode(y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=200)))
+        .encode(y=alt.Y("label:N", title=None, sort=None, axis=alt.Axis(labelLimit=240)))
     )
     legend = alt.Legend(columns=1, symbolType="square")
     colour = alt.Color("kind:N", title=None, sort=list(KINDS), legend=legend)
@@ -101,7 +101,9 @@ def score_chart(measure: str, bars: int, names: Sequence[str]) -> dict[str, Any]
         alt.Tooltip("seeds:Q"),
     ]
     scale = alt.Scale(domain=[0, 1], clamp=True)
-    x = alt.X("mean:Q", title=name_of(measure), scale=scale, axis=alt.Axis(tickCount=5))
+    x = alt.X(
+        "mean:Q", title=name_of(measure), scale=scale, axis=alt.Axis(tickCount=5, labelSeparation=4)
+    )
     drawn = base.mark_bar(opacity=0.75).encode(x=x, color=colour, tooltip=tooltip)
     ink = alt.value("var(--ink)")
     spread = base.mark_rule(strokeWidth=2).encode(
@@ -128,7 +130,12 @@ def label_chart(metric: str, names: Sequence[str]) -> dict[str, Any]:
         .transform_filter(alt.FieldEqualPredicate(field="metric", equal=metric))
         .transform_filter("isValid(datum.mean)")
         .encode(
-            x=alt.X("labels:Q", title="labels", scale=alt.Scale(type="log", nice=False)),
+            x=alt.X(
+                "labels:Q",
+                title="labels",
+                scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(labelOverlap="greedy", labelSeparation=8),
+            ),
             color=alt.Color("curve:N", title=None, legend=legend),
             detail="line:N",
         )

@@ -206,7 +206,7 @@ def test_many_classes_are_drawn_in_part_and_a_sentence_says_so(tmp_path: Path) -
     section = section_of(run)
     dense, many = section.data["menu"]
     assert (dense["classes"], many["classes"]) == (200, 0)
-    assert "The matrix shows the 8,000 largest of its 40,000 counts." in dense["notes"]
+    assert "The matrix shows the 5,000 largest of its 40,000 counts." in dense["notes"]
     assert any("The matrix of 3,000 classes is not drawn" in note for note in many["notes"])
     cells = section.data["cells"]
     assert len(cells) == 200
