@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from finetune.reporting.section import Section, render
 from finetune.reporting.watched import Watched, WatchedStep, evenly
 
 MOST_RUNS = 6  # whose features are shown
-MOST_IMAGES = 400  # of a run
+MOST_IMAGES = 600  # of all runs together
 FEWEST = 8  # images, below which a map says nothing
 SIDE = 64  # pixels of a thumbnail
 ASKED = 10  # images whose neighbours are shown
@@ -38,7 +38,8 @@ class Thumbnails:
         digest = hashlib.sha256(pixels.tobytes()).digest()
         if digest not in self.numbers:
             self.numbers[digest] = len(self.uris)
-            self.uris.append(data_uri(pixels, SIDE))
+            tiny = max(pixels.shape) <= SIDE // 2
+            self.uris.append(data_uri(pixels, SIDE, exact=tiny))
         return self.numbers[digest]
 
     def table(self) -> list[Mapping[str, Any]]:
@@ -48,7 +49,7 @@ class Thumbnails:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """Features at a step, of the images that are shown."""
+    """Features at a step."""
 
     when: str
     """`before` or `after`, for names."""
@@ -106,8 +107,10 @@ def section(runs: Sequence[RunRecord]) -> Section | None:
     charts: dict[str, Mapping[str, Any]] = {}
     data: dict[str, Any] = {}
     shown = list[Shown]()
-    for number, (name, watched, looks) in enumerate(found[:MOST_RUNS]):
-        chosen = evenly(len(watched.images), MOST_IMAGES)
+    some = found[:MOST_RUNS]
+    for number, (name, watched, whole) in enumerate(some):
+        chosen = evenly(len(watched.images), MOST_IMAGES // len(some))
+        looks = [replace(look, features=look.features[chosen]) for look in whole]
         numbers = [thumbnails.add(watched.images.pixels[i]) for i in chosen]
         places, held = places_of(looks)
         classes = classes_of(watched, chosen)
@@ -159,10 +162,9 @@ def looks_of(watched: Watched) -> list[Look]:
     """The first and the last features that are finite; one look if there are no others."""
     if len(watched.images) < FEWEST:
         return []
-    chosen = evenly(len(watched.images), MOST_IMAGES)
     steps = watched.having("features")
-    first = next((found for step in steps if (found := features_of(step, chosen))), None)
-    last = next((found for step in steps[::-1] if (found := features_of(step, chosen))), None)
+    first = next((found for step in steps if (found := features_of(step))), None)
+    last = next((found for step in steps[::-1] if (found := features_of(step))), None)
     if first is None or last is None:
         return []
     (begun, before), (ended, after) = first, last
@@ -173,9 +175,9 @@ def looks_of(watched: Watched) -> list[Look]:
     return looks
 
 
-def features_of(step: WatchedStep, chosen: Sequence[int]) -> tuple[int, np.ndarray] | None:
+def features_of(step: WatchedStep) -> tuple[int, np.ndarray] | None:
     """The number of the step and its features; None if they are not finite or have one number."""
-    features = step["features"][list(chosen)].astype(np.float32)
+    features = step["features"].astype(np.float32)
     usable = np.isfinite(features).all() and features.shape[1] >= 2
     return (step.step, features) if usable else None
 

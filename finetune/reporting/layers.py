@@ -26,7 +26,7 @@ from finetune.reporting.watched import (
 )
 
 MOST_RUNS = 6  # whose patches are shown
-MOST_CHANNELS = 8  # of a stage
+MOST_CHANNELS = 8  # of a stage, for two runs; fewer for more of them
 MOST_PATCHES = 9  # of a channel, in rows of three
 ACROSS = 7  # positions of the stage that a patch spans: what one of its convolutions sees
 TILE = 64  # pixels of a patch as it is shown
@@ -82,6 +82,7 @@ def section(runs: Sequence[RunRecord]) -> Section | None:
     charts: dict[str, Mapping[str, Any]] = {}
     data: dict[str, Any] = {}
     shown = list[Shown]()
+    count = min(MOST_CHANNELS, 2 * MOST_CHANNELS // len(found[:MOST_RUNS]))
     for number, (name, watched) in enumerate(found[:MOST_RUNS]):
         last = [step for step in watched.steps if is_told(step)][-1]
         table = f"grn{number}" if blocks_in(last.names) else ""
@@ -89,7 +90,7 @@ def section(runs: Sequence[RunRecord]) -> Section | None:
             data[table] = grn_rows(watched)
             low = max(SILENT, min(row["q05"] for row in data[table]))
             charts[f"layers-{table}"] = chart_of(table, low)
-        stages = [stage_of(watched.images, last, stage) for stage in stages_in(last.names)]
+        stages = [stage_of(watched.images, last, stage, count) for stage in stages_in(last.names)]
         shown.append(Shown(name=name, step=last.step, stages=stages, grn=table))
     return Section(
         name="layers",
@@ -105,8 +106,15 @@ def is_told(step: WatchedStep) -> bool:
     return bool(stages_in(step.names) or blocks_in(step.names))
 
 
-def stage_of(images: WatchedImages, step: WatchedStep, stage: int) -> Stage:
-    """The patches that excite an even choice of a stage's channels."""
+def stage_of(images: WatchedImages, step: WatchedStep, stage: int, count: int) -> Stage:
+    """The patches that excite an even choice of a stage's channels.
+
+    Args:
+        images: that patches are cut from.
+        step: what excites channels.
+        stage: its number, from 1 on.
+        count: how many channels, at most.
+    """
     stride = step.strides[stage - 1]
     side = min(ACROSS * stride, *images.pixels.shape[2:])
     channels = step[f"stage{stage}.channels"]
@@ -114,7 +122,7 @@ def stage_of(images: WatchedImages, step: WatchedStep, stage: int) -> Stage:
         step[f"stage{stage}.{part}"][:, :MOST_PATCHES] for part in PLACES
     )
     shown = list[Channel]()
-    for i in evenly(len(channels), MOST_CHANNELS):
+    for i in evenly(len(channels), count):
         tiles = [
             tile_of(cut(images.pixels[image], int(row), int(column), stride, side))
             for image, row, column in zip(numbers[i], rows[i], columns[i], strict=True)

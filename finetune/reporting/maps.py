@@ -2,6 +2,9 @@
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 NEIGHBOURS = 30  # perplexity of t-SNE, where there are enough points
 
@@ -15,8 +18,6 @@ def pca(features: Float[np.ndarray, "n d"]) -> tuple[Float64[np.ndarray, "n 2"],
     Returns:
         The map, and the share of the variance that it holds.
     """
-    from sklearn.decomposition import PCA
-
     x = features.astype(np.float64)
     if not vary(x):
         return np.zeros((len(x), 2)), 0.0
@@ -33,9 +34,6 @@ def tsne(features: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "n 2"]:
     Args:
         features: at least four of them.
     """
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
-
     x = directions(features)
     if not vary(x):
         return np.zeros((len(x), 2))

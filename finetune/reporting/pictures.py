@@ -8,22 +8,23 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 from PIL import Image
 
-SMALL = 64  # pixels; up to this side a picture keeps every pixel as it is
+SMALL = 64  # pixels of a side; such a picture is enlarged so that each of its pixels is seen
 GREY = 128
-QUALITY = 80  # of the larger ones, by WebP's scale
+QUALITY = 80  # by WebP's scale
 
 
-def data_uri(pixels: UInt8[np.ndarray, "3 h w"], most: int) -> Markup:
+def data_uri(pixels: UInt8[np.ndarray, "3 h w"], most: int, *, exact: bool = False) -> Markup:
     """Encode a picture as WebP, as it stands in the `src` of an image.
 
     Args:
         pixels: red, green and blue.
         most: the longer side that it may have; a larger picture is reduced.
+        exact: whether every pixel stays as it is, which takes several times the bytes.
     """
     picture = Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
     picture.thumbnail((most, most), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=QUALITY, lossless=max(picture.size) <= SMALL, method=4)
+    picture.save(file, "WEBP", quality=QUALITY, lossless=exact, method=4)
     return Markup(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}")
 
 

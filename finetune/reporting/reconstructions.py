@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import UInt8
 
-from finetune.reporting.pictures import data_uri, is_small
+from finetune.reporting.pictures import SMALL, data_uri, is_small
 from finetune.reporting.record import RunRecord
 from finetune.reporting.section import Section, render
 from finetune.reporting.watched import VIEWS, Watched, WatchedStep, evenly
@@ -17,12 +17,12 @@ from finetune.reporting.watched import VIEWS, Watched, WatchedStep, evenly
 MOST_RUNS = 6  # whose pictures are shown
 MOST_BYTES = 1_500_000  # of the pictures of all runs
 MOST_STEPS = 24  # of a run
-SIDE = 224  # pixels of a picture at most
+SIDES = (224, 160, 128)  # pixels of a picture at most: the first one for which there is room
 CHANGING = VIEWS[1:]  # the views that change from step to step; the mask is always the same
 ABOUT = {
     "original": "the whole image",
-    "visible": "the patches that the encoder sees",
-    "prediction": "what the decoder makes of the hidden patches",
+    "visible": "the patches that the encoder sees; all others are grey",
+    "prediction": "what the decoder makes of those that were hidden",
     "pasted": "the prediction in its place among the visible patches",
 }
 
@@ -92,15 +92,14 @@ def shown_of(name: str, watched: Watched, steps: Sequence[WatchedStep], most: in
             the first one.
     """
     last = steps[-1]
-    originals = uris_of(watched.images.pixels[: len(last["visible"])])
-    visible = uris_of(last["visible"])
-    cost = sum(len(uri) for view in CHANGING for uri in uris_of(last[view]))
-    fixed = sum(map(len, originals + visible))
-    count = min(MOST_STEPS, max(2, (most - fixed) // max(cost, 1)))
-    chosen = [steps[i] for i in evenly(len(steps), count)]
-    changing = {view: [uris_of(step[view]) for step in chosen] for view in CHANGING}
+    small = is_small(watched.images.pixels)
+    originals = watched.images.pixels[: len(last["visible"])]
+    side, exact, count = form_for(originals, last, most, small=small)
+    chosen = [steps[i] for i in evenly(len(steps), min(MOST_STEPS, count))]
+    changing = {view: [uris_of(step[view], side, exact) for step in chosen] for view in CHANGING}
+    fixed = (uris_of(views, side, exact) for views in (originals, last["visible"]))
     cards = list[tuple[str, Sequence[Picture]]]()
-    for i, (original, seen) in enumerate(zip(originals, visible, strict=True)):
+    for i, (original, seen) in enumerate(zip(*fixed, strict=True)):
         called = watched.images.named(i)
         pictures = [
             Picture(view="original", uris=[original], alts=[f"{called}, original"]),
@@ -114,11 +113,36 @@ def shown_of(name: str, watched: Watched, steps: Sequence[WatchedStep], most: in
         name=name,
         steps=[step.step for step in chosen],
         left_out=len(steps) - len(chosen),
-        small=is_small(watched.images.pixels),
+        small=small,
         cards=cards,
     )
 
 
-def uris_of(pictures: UInt8[np.ndarray, "n 3 h w"]) -> list[str]:
-    """Encode pictures."""
-    return [data_uri(picture, SIDE) for picture in pictures]
+def form_for(
+    originals: UInt8[np.ndarray, "n 3 h w"], last: WatchedStep, most: int, *, small: bool
+) -> tuple[int, bool, int]:
+    """The form of pictures that leaves room for two steps, the best one, or else the last one.
+
+    Args:
+        originals: the images.
+        last: the step whose pictures are measured.
+        most: bytes that all pictures may take.
+        small: whether pixels are to be seen as they are.
+
+    Returns:
+        The longer side, whether every pixel stays as it is, and the number of steps.
+    """
+    forms = [(SMALL, True), (SMALL, False)] if small else [(side, False) for side in SIDES]
+    for side, exact in forms:
+        fixed, cost = (
+            sum(len(uri) for each in views for uri in uris_of(each, side, exact))
+            for views in ([originals, last["visible"]], [last[view] for view in CHANGING])
+        )
+        if (count := (most - fixed) // cost) >= 2:
+            return side, exact, count
+    return *forms[-1], 2
+
+
+def uris_of(pictures: UInt8[np.ndarray, "n 3 h w"], side: int, exact: bool) -> list[str]:
+    """Encode pictures; see `data_uri`."""
+    return [data_uri(picture, side, exact=exact) for picture in pictures]

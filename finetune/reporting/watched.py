@@ -120,15 +120,13 @@ def read_images(path: Path) -> WatchedImages:
         SafetensorError: it is damaged.
     """
     with safe_open(path, "numpy") as file:
-        told = metadata_of(file)
+        keys, classes = (told_in(file, name, tuple[str, ...]) for name in ("keys", "classes"))
         check(file, "images", "U8", (None, 3, None, None))
         pixels = file.get_tensor("images")
         check(file, "labels", "I64", (len(pixels),))
         labels = file.get_tensor("labels")
-    keys = field_of(told, "keys", tuple[str, ...])
     if len(keys) != len(pixels) or not pixels.size:
         raise ValueError(f"it has {len(keys)} keys for {len(pixels)} images")
-    classes = field_of(told, "classes", tuple[str, ...])
     return WatchedImages(pixels=pixels, labels=labels, keys=keys, classes=classes)
 
 
@@ -141,9 +139,8 @@ def read_step(path: Path, images: WatchedImages) -> WatchedStep:
         SafetensorError: it is damaged.
     """
     with safe_open(path, "numpy") as file:
-        told = metadata_of(file)
-        step = field_of(told, "step", int)
-        strides = field_of(told, "strides", tuple[int, ...])
+        step = told_in(file, "step", int)
+        strides = told_in(file, "strides", tuple[int, ...])
         names = frozenset(file.keys())
         if "features" in names:
             check(file, "features", "F16", (len(images), None))
@@ -158,14 +155,20 @@ def read_step(path: Path, images: WatchedImages) -> WatchedStep:
     return WatchedStep(path=path, step=step, strides=strides, names=names)
 
 
-def metadata_of(file: Any) -> dict[str, object]:
-    """The metadata of a file of safetensors, each value of JSON parsed.
+def told_in(file: Any, name: str, hint: Any) -> Any:
+    """An entry of the metadata of a file of safetensors, whose text is JSON.
+
+    Args:
+        file: that is open.
+        name: of the entry.
+        hint: the type that its value has.
 
     Raises:
-        ValueError: a value is no JSON.
+        ValueError: there is none, it is no JSON, or of another type.
     """
     given: Mapping[str, str] = file.metadata() or {}
-    return {name: parse_json(text, f"its {name!r}", object) for name, text in given.items()}
+    found = {name: parse_json(given[name], f"its {name!r}", object)} if name in given else {}
+    return field_of(found, name, hint)
 
 
 def check(file: Any, name: str, dtype: str, shape: tuple[int | None, ...]) -> None:

@@ -118,7 +118,7 @@ class Watch:
             values["knn_accuracy"] = self.knn_accuracy()
         return values
 
-    def has_passed(self, every: float) -> bool:
+    def has_passed(self, every: int | float) -> bool:
         """Whether a multiple of `every` steps lies between the last line of metrics and this."""
         return self.session.progress.logged // every < self.learner.state.step // every
 

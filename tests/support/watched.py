@@ -49,8 +49,8 @@ def write_step(run: Path, step: int, tensors: Mapping[str, np.ndarray]) -> Path:
 
 
 def as_header(values: Mapping[str, Any]) -> dict[str, str]:
-    """The header of a file: each value as JSON."""
-    return {name: json.dumps(value) for name, value in values.items()}
+    """The header of a file: each value as JSON, beside the entry that safetensors asks for."""
+    return {"format": "pt"} | {name: json.dumps(value) for name, value in values.items()}
 
 
 def views(pixels: np.ndarray, step: int) -> dict[str, np.ndarray]:

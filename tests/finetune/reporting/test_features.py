@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from finetune.reporting import features
-from finetune.reporting.features import MOST_CLASSES, OTHER, UNKNOWN, section
+from finetune.reporting.features import MOST_CLASSES, MOST_IMAGES, OTHER, UNKNOWN, section
 from finetune.reporting.maps import nearest, pca, tsne
 from finetune.reporting.record import read_run
 from finetune.reporting.section import Section
@@ -156,3 +156,19 @@ def test_runs_that_watch_the_same_images_share_their_pictures(tmp_path: Path) ->
     assert made is not None
     assert len(made.data["pictures"]) == 20
     assert made.data["map1"][3]["picture"] == 3
+
+
+def test_all_runs_together_have_a_bounded_number_of_pictures(tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        write_images(
+            tmp_path / name, photographs(MOST_IMAGES, 4) + (name == "b"), [0] * MOST_IMAGES
+        )
+        write_step(tmp_path / name, 0, {"features": groups(10, MOST_IMAGES // 10)})
+        (tmp_path / name / "metrics.jsonl").touch()
+        runs.append(read_run(tmp_path / name, name))
+    made = features.section(runs)
+    assert made is not None
+    assert len(made.data["pictures"]) == MOST_IMAGES
+    assert len(made.data["map1"]) == MOST_IMAGES // 2
+    assert made.data["map1"][-1]["key"] == f"key{MOST_IMAGES - 1}"

@@ -99,3 +99,12 @@ def test_v1_has_no_chart_of_grn_and_a_run_without_looks_no_section(tmp_path: Pat
     assert made is not None
     assert "GRN" not in made.body
     assert made_of(tmp_path / "none", {0: {"features": np.zeros((12, 3), np.float16)}}) is None
+
+
+def test_more_runs_show_fewer_channels(tmp_path: Path) -> None:
+    for name in "abcd":
+        made_of(tmp_path / name, {0: peaks(1, range(8), 9)})
+    made = section([read_run(tmp_path / name, name) for name in "abcd"])
+    assert made is not None
+    assert made.body.count("<figcaption>channel") == 4 * 4
+    assert made.body.count("<figcaption>channel 7<br>") == 4

@@ -7,9 +7,10 @@ import pytest
 
 from finetune.reporting import reconstructions
 from finetune.reporting.pictures import SMALL, data_uri, mosaic
-from finetune.reporting.reconstructions import MOST_BYTES, MOST_STEPS, section, shown_of
+from finetune.reporting.reconstructions import MOST_BYTES, MOST_RUNS, MOST_STEPS, section, shown_of
 from finetune.reporting.record import read_run
 from finetune.reporting.watched import read_watched
+from tests.support.images import photograph
 from tests.support.watched import decoded, photographs, views, write_images, write_step
 
 PIXELS = photographs(9)
@@ -22,8 +23,10 @@ def write_run(run: Path, pixels: np.ndarray, steps: range) -> Path:
     return run
 
 
-def test_small_pictures_keep_every_pixel() -> None:
-    assert np.array_equal(decoded(data_uri(PIXELS[0], SMALL)), PIXELS[0])
+def test_exact_pictures_keep_every_pixel() -> None:
+    exact, other = (data_uri(PIXELS[0], SMALL, exact=exact) for exact in (True, False))
+    assert np.array_equal(decoded(exact), PIXELS[0])
+    assert len(other) < len(exact)
 
 
 def test_large_pictures_are_reduced() -> None:
@@ -73,6 +76,28 @@ def test_steps_are_left_out_where_pictures_take_too_much(most: int, tmp_path: Pa
     else:
         assert 2 < len(shown.steps) < MOST_STEPS
         assert 0.7 * most < size < 1.05 * most
+
+
+def test_pictures_of_many_runs_are_smaller(tmp_path: Path) -> None:
+    whole = photograph(224, 300).transpose(2, 0, 1)
+    for i in range(MOST_RUNS + 1):
+        run = write_run(tmp_path / str(i), np.stack([whole[..., :224], whole[..., 76:]]), range(3))
+        (run / "metrics.jsonl").touch()
+    runs = [read_run(tmp_path / str(i), str(i)) for i in range(MOST_RUNS + 1)]
+    made = [
+        shown_of("run", run.watched, run.watched.steps, m)
+        for run in runs[:1]
+        if run.watched
+        for m in (10_000, MOST_BYTES)
+    ]
+    sides = [decoded(shown.cards[0][1][0].uris[0]).shape[1] for shown in made]
+    assert sides == [128, 224]
+    assert made[0].steps == [0, 2]
+    found = section(runs)
+    assert found is not None
+    assert len(found.body) < 1.1 * MOST_BYTES
+    assert found.body.count('class="film"') == MOST_RUNS
+    assert "1 more runs have kept pictures" in found.body
 
 
 def test_a_run_without_pictures_has_no_section(tmp_path: Path) -> None:

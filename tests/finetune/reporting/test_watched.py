@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.reporting.record import read_run
+import fcmae
+from finetune.reporting import features, layers, reconstructions, spectrum
+from finetune.reporting.maps import pca
+from finetune.reporting.record import read_run, read_runs
 from finetune.reporting.watched import evenly, read_watched
+from tests.support.programs import ROOT
 from tests.support.watched import peaks, photographs, views, write_images, write_step
 
 PIXELS = photographs(10)
@@ -35,6 +39,41 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert names == ["key0 (cat)", "key1 (dog)", "key2 (7)", "key3"]
     assert watched.having("features", "visible") == watched.steps
     assert watched.having("stage1.channels") == []
+
+
+def test_what_a_real_run_keeps_is_shown(tmp_path: Path) -> None:
+    changes = {
+        "data.train": str(ROOT / "data/demo/train-000000.tar.gz"),
+        "data.workers": 0,
+        "model.decoder_dim": 32,
+        "optim": {"steps": 4, "batch_size": 4},
+        "run": {"log_every": 1, "picture_every": 0, "dir": tmp_path / "run"},
+        "watch": {"images": 10, "collapse_every": 2},
+    }
+    directory = fcmae.pretrain("demo", changes).directory
+    (run,) = read_runs([directory])
+    assert run.problems == []
+    assert run.watched is not None
+    assert "Smileys & Emotion" in run.watched.images.classes
+    pictures = reconstructions.section([run])
+    measured = spectrum.section([run])
+    maps = features.section([run])
+    excited = layers.section([run])
+    assert pictures is not None
+    assert measured is not None
+    assert maps is not None
+    assert excited is not None
+    assert pictures.data["steps"] == [{"run": "run", "step": step} for step in (0, 4)]
+    assert {"spectrum-collapse0", "spectrum-rankme"} <= set(measured.charts)
+    count = len(run.watched.images)
+    assert len(maps.data["map0"]) == len(maps.data["pictures"]) == count >= 8
+    ours = fcmae.features(directory, list(run.watched.images.pixels.transpose(0, 2, 3, 1)))
+    places, _ = pca(ours.numpy())
+    found = [[row["pca_after_x"], row["pca_after_y"]] for row in maps.data["map0"]]
+    np.testing.assert_allclose(found, places, atol=0.02 * np.abs(places).max())  # half precision
+    blocks = [(row["when"], row["block"]) for row in excited.data["grn0"]]
+    assert blocks == [(f"step {step}", block) for step in (0, 4) for block in range(1, 13)]
+    assert excited.body.count("Patches that excite channel") == 4 * 8
 
 
 def test_a_run_that_watches_nothing_has_no_problem(tmp_path: Path) -> None:
