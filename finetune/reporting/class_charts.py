@@ -24,7 +24,7 @@ def charts(title: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def bar_chart() -> alt.LayerChart:
+def bar_chart() -> alt.LayerChart | alt.FacetChart:
     """A bar for each class, and a line over one standard deviation to both sides."""
     y = alt.Y("class:N", title=None, sort=alt.EncodingSortField("order", op="min"))
     tooltip = [
@@ -44,7 +44,7 @@ def bar_chart() -> alt.LayerChart:
     return alt.layer(bars, spread)
 
 
-def heat_map() -> alt.LayerChart:
+def heat_map() -> alt.LayerChart | alt.FacetChart:
     """The confusion matrix: rows are the truth, columns the answers, darker for a larger share.
 
     A cell's counts are those of its row's answers; names of answers are looked up by their place.
