@@ -15,6 +15,7 @@ from typing import Any
 from markupsafe import Markup
 from vl_convert import javascript_bundle
 
+from fcmae.run.secrets import public
 from finetune.reporting import (
     curves,
     features,
@@ -91,18 +92,18 @@ def policy(scripts: Sequence[str]) -> str:
 
 def as_script(value: object) -> Markup:
     """JSON that stands in a script element, which no text in it can end."""
-    text = json.dumps(finite(value), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(plain(value), allow_nan=False, separators=(",", ":"))
     for letter in "<>&\u2028\u2029":
         text = text.replace(letter, f"\\u{ord(letter):04x}")
     return Markup(text)
 
 
-def finite(value: Any) -> Any:
-    """A value as JSON has it: numbers that are not finite are null."""
+def plain(value: Any) -> Any:
+    """A value as the page has it: numbers that are not finite are null, URLs without passwords."""
     if isinstance(value, Mapping):
-        return {str(key): finite(part) for key, part in value.items()}
+        return {public(str(key)): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
+        return [plain(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    return public(value) if isinstance(value, str) else value

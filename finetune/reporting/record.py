@@ -4,7 +4,7 @@ A file that is missing or damaged, or half written by a run that still trains, c
 have shown, and a sentence on the page.
 """
 
-import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ class RunRecord:
     def number(self, key: str) -> float | None:
         """A number of the config by its dotted name; None if it has none there."""
         value = self.value(key)
-        return value if is_number(value) else None
+        return float(value) if is_number(value) else None
 
     @property
     def step(self) -> int:
@@ -96,7 +96,8 @@ class RunRecord:
 
 def is_number(value: object) -> bool:
     """Whether a value is a finite number, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and abs(value) <= sys.float_info.max
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:

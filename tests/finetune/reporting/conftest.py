@@ -1,8 +1,9 @@
-"""Results of all kinds beside a run, made by the programs themselves on a few small images."""
+"""A short pretraining, and results of all kinds beside a run, made by the programs themselves."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from finetune import few_shot, knn, linear_probe, segment, train
 from scripts import baselines
 from tests.support.images import encoded
 from tests.support.models import TINY_FLAGS
+from tests.support.runs import pretrain
 from tests.support.shards import write_colours
 
 CLASSES = ("red", "<b>green</b>", "=blue'\"\u202e")  # names of others, which may be anything
@@ -62,3 +64,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     baselines.main(["--train", train_shard, "--test", test_shard, "--out", out])
     (run / "config.yaml").write_text("seed: 0\n")
     return run
+
+
+@pytest.fixture(scope="session")
+def trained() -> Iterator[Path]:
+    """The directory of a real run of six steps, which nobody writes into."""
+    # not among the folders of pytest, which go with the file of tests that made them
+    with TemporaryDirectory() as folder:
+        run = Path(folder) / "trained"
+        done = pretrain(run, "--watch.collapse_every", "3")
+        assert done.returncode == 0, done.stderr
+        yield run
