@@ -152,6 +152,7 @@ def test_every_flag_in_the_text_exists(page: str) -> None:
     ours = set(field_names(ImagesPlan))  # beside that of `fcmae plan RECIPE`
     for command in COMMANDS.values():
         config = getattr(importlib.import_module(command.module), command.config)
+        assert isinstance(config, type)
         assert is_dataclass(config)
         ours |= {*field_names(config)} | {field.name for field in fields(config)}
     ours |= {field.name for field in fields(Encoding)}  # without a prefix in `fcmae shards make`

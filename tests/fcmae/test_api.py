@@ -2,15 +2,18 @@
 
 import doctest
 import io
+import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
+from timm.data.config import resolve_model_data_config
+from timm.data.transforms_factory import create_transform
 
 import fcmae
 from data.config import PixelConfig
@@ -48,7 +51,7 @@ def test_the_lines_of_the_module_do_what_they_show(
     Path("photos").mkdir()
     for i in range(8):
         picture(90 + i).save(f"photos/{i}.jpg")
-    result = doctest.testmod(fcmae.api)
+    result = doctest.testmod(sys.modules[fcmae.pretrain.__module__])
     assert (result.failed, result.attempted > 5) == (0, True)
 
 
@@ -66,7 +69,7 @@ def test_a_run_of_this_process_is_that_of_the_command(trained: fcmae.Run, tmp_pa
 def test_the_model_and_its_transform_are_timm_s(trained: fcmae.Run) -> None:
     model, transform = fcmae.load(str(trained.directory))
     assert not model.training
-    theirs = create_transform(**resolve_model_data_config(model))
+    theirs: Any = create_transform(**resolve_model_data_config(model))
     assert torch.equal(transform(picture()), theirs(picture()))
     with torch.inference_mode():
         assert model(transform(picture())[None]).shape == (1, 320)

@@ -24,6 +24,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import count
 from multiprocessing import forkserver
+from multiprocessing import process as own_process
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from tempfile import mkdtemp
@@ -70,7 +71,7 @@ def _become(words: list[str], env: dict[str, str], cwd: Path, stdout: Path, stde
     if os.isatty(2):  # the streams of the server take what they have for a file
         sys.stdout, sys.stderr = (os.fdopen(n, "w", 1, closefd=False) for n in (1, 2))
     multiprocessing.set_start_method(None, force=True)  # the default, as elsewhere
-    vars(multiprocessing.process)["_parent_process"] = None  # as of one that a shell has started
+    own_process.__dict__["_parent_process"] = None  # as of one that a shell has started
     kind, *rest = words
     if kind == "-c":
         sys.argv = ["-c", *rest[1:]]
