@@ -61,10 +61,11 @@ class Explored:
             The outputs of the stages; a patch is one position of the last.
         """
         outputs: list[Tensor] = []
-        hooks = [
-            stage.register_forward_hook(lambda _, __, output: outputs.append(output))
-            for stage in self.encoder.stages
-        ]
+
+        def keep(_module: nn.Module, _args: object, output: Tensor) -> None:
+            outputs.append(output)
+
+        hooks = [stage.register_forward_hook(keep) for stage in self.encoder.stages]
         try:
             self.encoder(images, visible)
         finally:

@@ -15,6 +15,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import Route
 
 from fcmae.run.terminal import line_of, say
+from fcmae.run.waiting import waiting
 from fcmae.weights.transform import Transform
 from finetune.exploring.answers import Answers
 from finetune.exploring.config import ExploreConfig
@@ -38,17 +39,16 @@ def page(config: ExploreConfig) -> Starlette:
         ValueError: The checkpoint holds no encoder of this project, or the data no images.
     """
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    say(f"loading {config.checkpoint}", flush=True)
-    explored = load(config.checkpoint, device, say)
+    with waiting(f"loading {config.checkpoint}"):
+        explored = load(config.checkpoint, device, say)
     data = DataImages(config, explored.metadata) if config.data else None
     neighbours = None
     if data is not None and config.compare:
-        count = min(config.compare, len(data))
-        say(f"computing the patches of {count} images, to compare with", flush=True)
         neighbours = neighbours_of(explored, data.spread(config.compare))
     pictures = Pictures(explored.metadata, config.fitted(explored.metadata), data)
     answers = Answers(explored, device, pictures, neighbours)
-    answers.warm_up()
+    with waiting("preparing the first answer"):
+        answers.warm_up()
     return Page(explored, pictures, answers).app()
 
 

@@ -16,6 +16,7 @@ from tests.support.programs import ROOT, Program, start, wait_for
 
 TEST = str(ROOT / "data/demo/test-000000.tar.gz")
 CLASSES = ("a cat", "<b>dog</b>", "a & b")
+THREE = Task(kind="class", field="", names=CLASSES)
 SMALL = RandomConfig(image_size=32, stem_stride=1, mean=(0.5,), std=(0.25,))
 
 
@@ -27,11 +28,10 @@ def pretrained(folder: Path) -> Path:
     return folder / "run"
 
 
-def fine_tuned(folder: Path) -> Path:
-    """Weights with a head of three classes, whose names are hostile; they have no decoder."""
+def fine_tuned(folder: Path, task: Task = THREE) -> Path:
+    """Weights with a head, by default of classes with hostile names; they have no decoder."""
     path = folder / "weights.safetensors"
     config = BackboneConfig(random=SMALL, head_init_scale=20.0)
-    task = Task(kind="class", field="", names=CLASSES)
     model, metadata = classifier.create(config, task.outputs, 0)
     classifier.save(path, model, metadata, task)
     return path

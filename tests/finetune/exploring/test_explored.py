@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -13,6 +14,9 @@ from PIL import Image
 import fcmae
 from fcmae.masking import draw_visible, patchify, unpatchify
 from fcmae.reconstruction import VIEWS
+from fcmae.run import checkpoint
+from fcmae.run.checkpoint import TrainState
+from fcmae.weights.autoencoder import load_autoencoder
 from finetune.exploring.answers import Answers
 from finetune.exploring.config import ExploreConfig
 from finetune.exploring.data_images import DataImages
@@ -22,6 +26,7 @@ from finetune.exploring.feature_maps import most_varied, patch_vectors, similari
 from finetune.exploring.neighbours import neighbours_of
 from finetune.exploring.pictures import KEPT, Pictures
 from finetune.exploring.question import Question
+from finetune.labels.tasks import Task
 from finetune.predict import main as predict
 from tests.support.exploring import CLASSES, TEST, fine_tuned, pretrained
 from tests.support.generators import generator
@@ -134,14 +139,15 @@ def test_a_patch_is_found_among_those_of_many_images(model: Explored, data: Data
     sample = int(found.samples[7])
     image, _ = data.read(sample)
     patch = int(patchify(image[None], 8).flatten(2).var(-1).argmax())  # others may be white alike
-    for at, stage in enumerate(model.stages(image[None], torch.ones(1, 16, dtype=torch.bool))):
-        vector = patch_vectors(stage)[0, patch]
+    stages = model.stages(image[None], torch.ones(1, 16, dtype=torch.bool))
+    vectors = [patch_vectors(stage)[0, patch] for stage in stages]
+    for at, vector in enumerate(vectors):
         first, second = found.nearest(vector, at, 2, None)
         assert first.sample == sample
         assert first.cosine == pytest.approx(1, abs=2e-3)
         assert second.sample != sample
         assert found.nearest(vector, at, 1, sample) == [second]
-    assert len(found.nearest(vector, 3, 100, sample)) == 19
+    assert len(found.nearest(vectors[3], 3, 100, sample)) == 19
 
 
 def test_classes_are_those_of_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +165,37 @@ def test_classes_are_those_of_predict(tmp_path: Path, capsys: pytest.CaptureFixt
     assert shares == pytest.approx([row["probability"] for row in expected])
     assert {name for name, _ in answers.ranked(image)} == set(CLASSES)
     assert (model.decoder, model.ratio) == (None, 0.6)
+
+
+def test_a_value_is_told_in_its_unit(tmp_path: Path) -> None:
+    task = Task(kind="value", field="age <years>", names=("age <years>",), mean=40.0, std=9.0)
+    model = load(str(fine_tuned(tmp_path, task)), CPU, print)
+    pictures = Pictures(model.metadata, ExploreConfig(checkpoint="").fitted(model.metadata), None)
+    name = pictures.drop(png(5))
+    assert model.classifier is not None
+    with torch.inference_mode():
+        expected = 40 + 9 * float(model.classifier(pictures[name].image[None]))
+    question = {"picture": name, "stage": 4, "ratio": 0.5}
+    html = Answers(model, CPU, pictures, None)(json.dumps(question).encode())["html"]
+    assert f"age &lt;years&gt;: {expected:.4g}" in html
+    assert "probability" not in html
+
+
+def test_averaged_weights_are_taken_with_their_decoder(tmp_path: Path) -> None:
+    model, metadata = load_autoencoder(pretrained(tmp_path))
+    averages = {name: 0.5 * tensor for name, tensor in model.state_dict().items()}
+    files = checkpoint.snapshot(model, torch.optim.AdamW(model.parameters()), averages)
+    config = (tmp_path / "run" / "step_0000007" / checkpoint.CONFIG).read_text()
+    step = checkpoint.save(tmp_path / "averaged", TrainState(9, 72), files, config)
+    averaged, told = load_autoencoder(step / checkpoint.EMA)
+    assert told == replace(metadata, step=9)
+    assert all(torch.equal(averaged.state_dict()[name], averages[name]) for name in averages)
+    shown = load(str(step / checkpoint.EMA), CPU, print)
+    assert shown.decoder is not None
+    assert torch.equal(shown.decoder.predict.weight, averages["decoder.predict.weight"])
+    assert torch.equal(shown.encoder.stem[0].weight, averages["encoder.stem.0.weight"])
+    last, _ = load_autoencoder(step)
+    assert torch.equal(last.decoder.predict.weight, model.decoder.predict.weight)
 
 
 def header_of(height: int, width: int) -> bytes:
