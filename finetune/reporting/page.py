@@ -15,7 +15,9 @@ from typing import Any
 from markupsafe import Markup
 from vl_convert import javascript_bundle
 
+from fcmae import __version__
 from fcmae.run.secrets import public
+from fcmae.run.waiting import counted, waiting
 from finetune.reporting import (
     curves,
     features,
@@ -50,7 +52,8 @@ def page(runs: Sequence[RunRecord]) -> str:
     Args:
         runs: at least one.
     """
-    made = [make(runs) for make in SECTIONS]
+    turns = counted(SECTIONS, "drawing the report", len(SECTIONS), "sections")
+    made = [make(runs) for make in turns]
     sections = [section for section in made if section is not None]
     data = {
         "sections": {s.name: {"charts": s.charts, "data": s.data} for s in sections},
@@ -60,7 +63,7 @@ def page(runs: Sequence[RunRecord]) -> str:
     return render(
         "page.html",
         title=" · ".join(run.name for run in runs),
-        runs=runs,
+        version=__version__,
         sections=sections,
         style=Markup("\n".join(map(read, STYLES))),
         data=as_script(data),
@@ -72,7 +75,8 @@ def page(runs: Sequence[RunRecord]) -> str:
 @cache
 def library() -> str:
     """The JavaScript of Vega-Lite and all that it needs; it takes seconds to put together."""
-    return javascript_bundle(LIBRARY)
+    with waiting("putting the library of charts together"):
+        return javascript_bundle(LIBRARY)
 
 
 def read(name: str) -> str:

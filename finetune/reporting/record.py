@@ -19,6 +19,7 @@ from fcmae.run.lock import writer_of
 from fcmae.run.metrics import METRICS, line_in
 from fcmae.run.terminal import line_of, visible
 from fcmae.run.training_data import DATA, Record, read_data
+from fcmae.run.waiting import counted
 from fcmae.run.yaml_files import read_yaml
 from finetune.reporting.found import Result, results_of
 from finetune.reporting.watched import Watched, read_watched
@@ -112,7 +113,9 @@ def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
     if not paths:
         raise ValueError("name the directory of a run, such as runs/quickstart")
     found = {path.resolve(): path for given in paths for path in runs_in(given)}
-    return [read_run(path, name) for path, name in zip(found.values(), short(found), strict=True)]
+    named = zip(found.values(), short(found), strict=True)
+    turns = counted(named, "reading runs", len(found), "runs")
+    return [read_run(path, name) for path, name in turns]
 
 
 def short(paths: Iterable[Path]) -> list[str]:

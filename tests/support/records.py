@@ -10,7 +10,8 @@ import yaml
 from data.bad_samples import BadSample, BadSamples
 from fcmae.run.checkpoint import TrainState
 
-HEALTHY: Mapping[str, Callable[[int], Any]] = {  # of the line i, counted from 0
+Columns = dict[str, Callable[[int], Any]]
+HEALTHY: Columns = {  # of the line i, counted from 0
     "loss": lambda i: 0.5 + 0.4 / (i + 1),
     "lr": lambda i: 1e-3,
     "grad_norm": lambda i: 1.0 + 0.1 * (i % 3),
@@ -27,7 +28,7 @@ def write_run(
     total: int = 40,
     samples: int = 100,
     config: Mapping[str, Any] | None = None,
-    **columns: Callable[[int], Any],
+    columns: Columns | None = None,
 ) -> Path:
     """Write a directory of a run of batches of 100 images, with a line of metrics for each step.
 
@@ -44,7 +45,7 @@ def write_run(
     (run / "config.yaml").write_text(yaml.safe_dump(tree | dict(config or {})))
     (run / "data.json").write_text(json.dumps({"shards": [["a.tar", samples, "0" * 64]]}))
     (run / "environment.json").write_text(json.dumps([{"step": 0, "command": ["pretrain.py"]}]))
-    values = HEALTHY | columns
+    values = HEALTHY | (columns or {})
     told = (
         {"step": i + 1, "samples_seen": 100 * (i + 1)} | {k: f(i) for k, f in values.items()}
         for i in range(lines)

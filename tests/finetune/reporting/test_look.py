@@ -28,7 +28,7 @@ def url(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
         folder / "<script>alert(1)<" / "script>",
         20,
         config={EVIL: EVIL},
-        loss=lambda i: 1.0 + (i % 2),
+        columns={"loss": lambda i: 1.0 + (i % 2)},
     )
     write_bad_samples(other, EVIL, "x" * 300)
     third = write_run(folder / "plain" / "script>", 30, total=30)

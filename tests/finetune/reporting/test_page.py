@@ -36,7 +36,7 @@ def hostile(tmp_path: Path) -> Path:
     run = write_run(
         tmp_path / "<script>alert(1)<" / "script>",
         config=config,
-        **{EVIL: lambda i: EVIL, "collapse": lambda i: [EVIL]},
+        columns={EVIL: lambda i: EVIL, "collapse": lambda i: [EVIL]},
     )
     write_bad_samples(run, EVIL, "</td><img src=x onerror=alert(1)>", TURNED)
     (run / "environment.json").write_text(json.dumps([{"command": [EVIL], "packages": {EVIL: 1}}]))

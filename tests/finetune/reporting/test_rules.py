@@ -1,17 +1,14 @@
 """Each rule speaks of a run that deserves it, and of no other."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from finetune.reporting.health import verdict_on
 from finetune.reporting.record import read_run
 from finetune.reporting.rules import RULES
-from tests.support.records import HEALTHY, write_bad_samples, write_run
+from tests.support.records import HEALTHY, Columns, write_bad_samples, write_run
 
-Columns = dict[str, Callable[[int], Any]]
 SPIKES = (25, 30, 35)
 
 # rule: what makes it speak, and what is just not enough
@@ -52,17 +49,17 @@ def test_a_healthy_run_is_called_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", CASES)
 def test_a_rule_speaks_of_what_deserves_it(rule: str, tmp_path: Path) -> None:
     spoiled, fine = CASES[rule]
-    verdict = verdict_on(read_run(write_run(tmp_path / "spoiled", **spoiled), "run"))
+    verdict = verdict_on(read_run(write_run(tmp_path / "spoiled", columns=spoiled), "run"))
     assert [(name, finding.severity) for name, finding in verdict.found] == [(rule, "warning")]
     assert verdict.state == "warning"
     assert verdict.found[0][1].help
-    assert found(write_run(tmp_path / "fine", **fine)) == {}
+    assert found(write_run(tmp_path / "fine", columns=fine)) == {}
 
 
 @pytest.mark.parametrize("rule", ["loss flat", "loss rises"])
 def test_nothing_is_said_of_the_course_of_a_few_lines(rule: str, tmp_path: Path) -> None:
     spoiled, _ = CASES[rule]
-    assert found(write_run(tmp_path / "run", 15, total=15, **spoiled)) == {"short": "note"}
+    assert found(write_run(tmp_path / "run", 15, total=15, columns=spoiled)) == {"short": "note"}
 
 
 def test_a_loss_that_was_not_finite_is_a_fault_until_the_run_has_passed_it(tmp_path: Path) -> None:
@@ -114,7 +111,7 @@ def test_files_that_are_missing_leave_a_run_healthy(tmp_path: Path) -> None:
 
 
 def test_the_gravest_comes_first(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", 30, samples=1000, data_wait=lambda i: 0.5)
+    run = write_run(tmp_path / "run", 30, samples=1000, columns={"data_wait": lambda i: 0.5})
     (run / "not_finite_0000031.json").write_text("{}")
     severities = list(found(run).values())
     assert severities == ["fault", "warning", "warning", "note"]
@@ -122,7 +119,8 @@ def test_the_gravest_comes_first(tmp_path: Path) -> None:
 
 def test_values_of_any_kind_are_no_numbers(tmp_path: Path) -> None:
     run = write_run(
-        tmp_path / "run", **{key: lambda i: ["x", None, True, {}, []][i % 5] for key in HEALTHY}
+        tmp_path / "run",
+        columns={key: lambda i: ["x", None, True, {}, []][i % 5] for key in HEALTHY},
     )
     assert found(run) == {}
 
