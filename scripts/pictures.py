@@ -60,11 +60,11 @@ def drawings(data: str, keys: Sequence[str]) -> list[Image]:
         OSError: a shard cannot be read.
         ValueError: a shard is damaged, or has no such key.
     """
-    from PIL import Image
+    from PIL.Image import open as read_image
 
     from data.shards.reading import open_shards, read_sample
 
-    found: dict[str, Image.Image] = {}
+    found: dict[str, Image] = {}
     for shard in open_shards(data):
         for i in range(shard.samples):
             sample = read_sample(shard, i)
@@ -72,7 +72,7 @@ def drawings(data: str, keys: Sequence[str]) -> list[Image]:
             assert isinstance(key, str)
             assert isinstance(content, bytes)
             if (key in keys) if keys else len(found) < 6:
-                found[key] = Image.open(io.BytesIO(content))
+                found[key] = read_image(io.BytesIO(content))
     missing = set(keys) - set(found)
     if missing:
         raise ValueError(f"{data} has no drawing {sorted(missing)[0]!r}: take keys that it has")

@@ -17,8 +17,10 @@ from tests.support.programs import ROOT, run
 
 SMALL = ("--optim.steps", "2", "--optim.batch_size", "4", "--data.workers", "0")
 # what makes commands that would take hours end after two small steps
-SHORT = dict.fromkeys(("pretrain", "finetune", "segment"), SMALL)
-SHORT["few-shot"] = (*SMALL, "--seeds", "1", "--fractions", "1")
+SHORT: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("pretrain", "finetune", "segment"), SMALL),
+    "few-shot": (*SMALL, "--seeds", "1", "--fractions", "1"),
+}
 # `fcmae` as typed, in front of a block
 PRELUDE = f"""
 fcmae() {{
