@@ -193,7 +193,9 @@ def test_averaged_weights_are_taken_with_their_decoder(tmp_path: Path) -> None:
     shown = load(str(step / checkpoint.EMA), CPU, print)
     assert shown.decoder is not None
     assert torch.equal(shown.decoder.predict.weight, averages["decoder.predict.weight"])
-    assert torch.equal(shown.encoder.stem[0].weight, averages["encoder.stem.0.weight"])
+    assert torch.equal(
+        shown.encoder.state_dict()["stem.0.weight"], averages["encoder.stem.0.weight"]
+    )
     last, _ = load_autoencoder(step)
     assert torch.equal(last.decoder.predict.weight, model.decoder.predict.weight)
 
