@@ -29,7 +29,10 @@ def print_closing(runs: Sequence[RunRecord], out: Path) -> None:
             for key, title in BASELINES.items():
                 if is_number(result.content.get(key)):
                     rows.setdefault(f"{before}{title}", {})[""] = f"{result.content[key]:.3f}"
-    methods = list(dict.fromkeys(method for cells in rows.values() for method in cells))
+    methods = sorted({method for cells in rows.values() for method in cells}, reverse=True)
+    rows = dict(
+        sorted(rows.items(), key=lambda row: "" in row[1])
+    )  # what has no encoder comes last
     if rows:
         heads = [method.replace("_", " ") or "linear, without an encoder" for method in methods]
         cells = ([name, *(row.get(m, "") for m in methods)] for name, row in rows.items())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from data.bad_samples import BadSample
 from fcmae.run import checkpoint
@@ -25,6 +25,7 @@ from finetune.reporting.found import Result, results_of
 from finetune.reporting.watched import Watched, read_watched
 
 T = TypeVar("T")
+NOT_FINITE = "not_finite_*.json"
 Named = tuple[tuple[str, int, str, str], ...]  # bad samples: shard, number, key, reason
 
 
@@ -95,10 +96,11 @@ class RunRecord:
         return None if steps is None else int(steps)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether a value is a finite number, and no truth value."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and abs(value) <= sys.float_info.max
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def read_runs(paths: Sequence[Path]) -> list[RunRecord]:
@@ -181,9 +183,14 @@ def read_run(path: Path, name: str) -> RunRecord:
         results=results_of(path, problems),
         watched=read_watched(path, problems),
         writer=writer_of(path),
-        not_finite=sorted(path.glob("not_finite_*.json")),
+        not_finite=[file for file in sorted(path.glob(NOT_FINITE)) if step_in(file).isdecimal()],
         problems=problems,
     )
+
+
+def step_in(file: Path) -> str:
+    """The part of a file's name that tells a step, as in not_finite_0000012.json."""
+    return file.stem.rpartition("_")[2]
 
 
 def read_lines(file: Path, problems: list[str]) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Literal
 
-from finetune.reporting.record import RunRecord
+from finetune.reporting.record import RunRecord, step_in
 
 FEWEST = 20  # lines of metrics, below which nothing is said of a course
 FALL = 0.02  # share by which a loss has to fall
@@ -51,7 +51,7 @@ def not_finite(run: RunRecord) -> Finding | None:
     if not run.not_finite:
         return None
     last = run.not_finite[-1]
-    passed = int(last.stem.rpartition("_")[2]) <= run.step
+    passed = int(step_in(last)) <= run.step
     after = "; the run was started again and has passed it" if passed else ", where the run ended"
     return Finding(
         severity="warning" if passed else "fault",

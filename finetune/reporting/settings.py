@@ -7,7 +7,7 @@ from fcmae.run.config import flatten
 from finetune.reporting.record import RunRecord
 from finetune.reporting.section import Section, render
 
-LISTED = 200  # shards and bad samples of a run that are listed
+LISTED = 200  # shards, starts and bad samples of a run that are listed
 OWN = ("run.dir",)  # settings that differ by nature
 START = (
     "start",
@@ -25,6 +25,7 @@ START = (
 def section(runs: Sequence[RunRecord]) -> Section:
     """Show what runs were made with, and what of it differs."""
     configs = {run.name: {k: told(v) for k, v in flatten(run.config).items()} for run in runs}
+    bad = {run.name: bad_of(run) for run in runs}
     body = render(
         "settings.html",
         runs=runs,
@@ -32,11 +33,15 @@ def section(runs: Sequence[RunRecord]) -> Section:
         configs={name: list(config.items()) for name, config in configs.items()},
         differing=differing(configs),
         heads=START,
-        starts={run.name: [start_of(i, s) for i, s in enumerate(run.starts, 1)] for run in runs},
-        bad={run.name: bad_of(run) for run in runs},
+        starts={run.name: starts_of(run) for run in runs},
+        bad=bad,
     )
-    data = {"configs": {run.name: run.config for run in runs}}
-    data["starts"] = {run.name: run.starts for run in runs}
+    data = {
+        "configs": {run.name: run.config for run in runs},
+        "starts": {run.name: run.starts[-LISTED:] for run in runs},
+        "shards": {run.name: run.shards[:LISTED] for run in runs},
+        "bad": bad,
+    }
     return Section(name="settings", title="Settings", body=body, data=data)
 
 
@@ -54,6 +59,12 @@ def told(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "none" if value is None else str(value)
+
+
+def starts_of(run: RunRecord) -> list[list[str]]:
+    """The last starts of a run, as rows of a table."""
+    numbered = list(enumerate(run.starts, 1))
+    return [start_of(number, start) for number, start in numbered[-LISTED:]]
 
 
 def start_of(number: int, start: Mapping[str, Any]) -> list[str]:

@@ -72,6 +72,12 @@ def test_a_loss_that_was_not_finite_is_a_fault_until_the_run_has_passed_it(tmp_p
     assert found(run) == {"loss not finite": "warning"}
 
 
+def test_a_file_of_another_name_tells_of_no_step(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "not_finite_x.json").write_text("{}")
+    assert found(run) == {}
+
+
 def test_a_run_that_stopped_early_is_told(tmp_path: Path) -> None:
     assert found(write_run(tmp_path / "run", 30)) == {"not at its end": "warning"}
 
