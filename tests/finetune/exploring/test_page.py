@@ -144,7 +144,7 @@ def test_images_of_the_data_set_are_chosen_and_turned_over(page: "Page") -> None
     assert page.inner_text("#name") != before
     assert page.get_by_role("button", name="Previous").is_disabled()
     page.get_by_role("button", name="Next").click()
-    page.get_by_role("button", name="image 24 of the data set").wait_for()
+    page.get_by_role("button", name="image 25 of the data set").wait_for()
     assert page.get_by_text("25 to 48 of 1164").is_visible()
 
 
