@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/install.sh dev
 tests=(-m "not slow")
-[ "${1:-}" != "--all" ] || tests=()
+share=4 # processes for two cores
+[ "${1:-}" != "--all" ] || { tests=(); share=5; }
 echo "== ruff"
 ruff format --check --quiet .
 ruff check --quiet .
@@ -14,7 +15,8 @@ basedpyright >"$told/types" 2>&1 &
 checking=$!
 trap 'kill "$checking" 2>/dev/null || true; rm -rf "$told"' EXIT
 echo "== pytest"
-# Twice as many processes as cores, each with one thread: many tests wait for programs and servers.
+# More processes than cores, each with one thread: many tests wait for programs and servers, the slow
+# ones most of all.
 # Tests of a file stay together: they share its runs; their order is that of tests/conftest.py.
 status=0
 cores=$(python -c "from fcmae.run.threads import cores; print(cores())")

@@ -66,6 +66,7 @@ def serve(app: ASGIApp, listening: socket.socket, host: str) -> None:
         timeout_graceful_shutdown=1,
     )
     Server(config, f"open {place}{query} in a browser; Ctrl-C ends it").run(sockets=[listening])
+    raise KeyboardInterrupt  # asyncio loses it where it comes before the first request
 
 
 class Server(uvicorn.Server):

@@ -53,7 +53,7 @@ def test_behind_each_command_is_a_program(name: str) -> None:
 def test_every_program_that_users_start_is_behind_a_command() -> None:
     programs = {f"finetune.{path.stem}" for path in (ROOT / "finetune").glob("[!_]*.py")}
     scripts = {f"scripts.{path.stem}" for path in (ROOT / "scripts").glob("*.py")}
-    of_developers = {"scripts.soak", "scripts.wheel"}
+    of_developers = {"scripts.pictures", "scripts.soak", "scripts.wheel"}
     missing = (programs | scripts) - {c.module for c in COMMANDS.values()} - of_developers
     assert not missing
 

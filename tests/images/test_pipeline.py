@@ -21,7 +21,7 @@ from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.transforms import Crop, Normalise
 from tests.support.namespaces import run_after
-from tests.support.programs import run
+from tests.support.programs import lines_of, run
 
 
 def png(seed: int, size: tuple[int, int] = (40, 48), mode: str = "RGB") -> bytes:
@@ -166,7 +166,7 @@ def test_a_killed_worker_ends_in_one_line() -> None:
     code = loading(4, 2, 64, "next(left)", kill, "list(left)")
     done = run("-c", code)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    (line,) = lines_of(done.stderr)
     assert re.fullmatch(
         r"error: DataLoader worker (\(pid \d+\) is killed by signal: Killed|was lost with its"
         " batch); if memory has run out, give fewer --data.workers, or 0",
@@ -178,6 +178,6 @@ def test_a_batch_that_shared_memory_cannot_hold_ends_in_one_line(tmp_path: Path)
     code = loading(16, 1, 224, "next(left)")
     done = run_after("mount -t tmpfs -o size=1m tmpfs /dev/shm", code)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    (line,) = lines_of(done.stderr)
     assert line.startswith("error: shared memory has no room for a batch of images: give /dev/shm")
     assert "--data.workers 0" in line

@@ -142,7 +142,7 @@ def test_recomputing_a_stage_keeps_less(tmp_path: Path) -> None:
 
 
 LONG = ("--optim.steps", "200", "--run.log_every", "20", "--run.save_every", "100")
-LONG += ("--run.picture_every", "0")
+LONG += ("--run.picture_every", "0", "--optim.batch_size", "4", "--watch.images", "0")
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +191,11 @@ def test_a_compiled_model_takes_the_same_steps(alone: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert_close(run, alone, rtol=1e-4)
     assert [line["step"] for line in read_metrics(run) if "collapse" in line] == [2, 4, 6]
+    first = "watched/step_0000000.safetensors"
+    seen, expected = load_file(run / first), load_file(alone / first)
+    assert seen.keys() == expected.keys()
+    for name, tensor in seen.items():
+        torch.testing.assert_close(tensor, expected[name])
 
 
 @pytest.mark.dist

@@ -233,18 +233,6 @@ def test_processes_share_the_images(env: dict[str, str], watched: Path, tmp_path
     assert read_metrics(run)[-1]["rankme"] == pytest.approx(look(watched, 4)[1]["rankme"], rel=0.1)
 
 
-@pytest.mark.slow
-def test_a_compiled_model_is_looked_at(watched: Path, tmp_path: Path) -> None:
-    flags = ("--data.train", str(CHANGES["data.train"]), "--optim.batch_size", "4")
-    flags += ("--optim.steps", "2", "--compile", "True")
-    for name, images in (("run", "8"), ("plain", "0")):
-        done = pretrain(tmp_path / name, *flags, "--watch.images", images)
-        assert done.returncode == 0, done.stderr
-    assert_same_bits(tmp_path / "run", tmp_path / "plain")
-    for name, tensor in look(watched, 0)[0].items():
-        torch.testing.assert_close(look(tmp_path / "run", 0)[0][name], tensor)
-
-
 def test_looks_grow_rarer_from_a_hundredth_of_the_run_to_its_end() -> None:
     assert look_steps(10_000, 6) == (100, 316, 1000, 3162, 10_000)
     assert look_steps(600, 3) == (6, 600)

@@ -25,7 +25,7 @@ from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.weights.conversion import convert
 from finetune.training.pretraining import PretrainConfig
 from tests.support.images import png
-from tests.support.programs import run
+from tests.support.programs import lines_of, run
 from tests.support.runs import newest, pretrain
 
 
@@ -89,7 +89,7 @@ def test_shards_that_were_replaced_between_two_starts_end_the_run(
     write_index([replace(other, url=str(moved / "train-000001.tar.gz"))])
     result = pretrain(finished, "--data.train", train)
     assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
+    (line,) = lines_of(result.stderr)
     assert "has trained on other data: changed train-000001.tar.gz (" in line
     assert "-> 8 samples); restore these shards, or start another --run.dir" in line
 
@@ -143,7 +143,7 @@ def test_weights_of_another_model_end_before_the_first_step(finished: Path, tmp_
     run = tmp_path / "run"
     result = pretrain(run, "--init.weights", str(finished), "--model.name", "convnextv2_femto")
     assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
+    (line,) = lines_of(result.stderr)
     assert line.startswith(f"error: init.weights={finished} is convnextv2_atto with stem_stride=1")
     assert "but the run trains convnextv2_femto with stem_stride=1 and in_chans=3" in line
     assert not run.exists()

@@ -10,6 +10,7 @@ import atexit
 import multiprocessing
 import os
 import pty
+import re
 import runpy
 import select
 import shutil
@@ -39,6 +40,7 @@ PRELOADED = [
 ]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 NUMBERS = count()
+WAIT = re.compile(r": .*\b\d\d:\d\d\b")  # with the time that it has taken
 TERMINAL = ("CI", "COLUMNS", "LINES", "NO_COLOR", "TERM")  # what tells programs of a terminal
 
 
@@ -157,6 +159,12 @@ def start_ranks(
     place |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(world)]
     return [Program(words, dict(env or {}) | place | rank, ROOT, merged) for rank in ranks]
+
+
+def lines_of(stderr: str) -> list[str]:
+    """What a program printed beside lines on work that takes a while, which a busy machine has."""
+    lines = stderr.splitlines()
+    return [line for line in lines if line.startswith("error: ") or not WAIT.search(line)]
 
 
 def run(

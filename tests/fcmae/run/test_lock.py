@@ -15,7 +15,7 @@ import pytest
 
 from fcmae.run.lock import LOCK, acquire, release, sole_writer
 from fcmae.run.processes import Processes
-from tests.support.programs import run, start, wait_for
+from tests.support.programs import lines_of, run, start, wait_for
 
 HOLDER = rf"{os.getpid()} on {re.escape(socket.gethostname())} since 20\d\d-[\d :+-]+: wait for"
 
@@ -186,6 +186,6 @@ def test_every_program_that_writes_a_run_takes_its_lock(
         suffix = "" if "pretrain.py" in words else ".json"
         done = run(*words, f"{path}{suffix}")
         assert done.returncode == 1
-        (line,) = done.stderr.splitlines()
+        (line,) = lines_of(done.stderr)
         assert re.search(f"^error: {path} is in use by {HOLDER}", line)
         assert [file.name for file in path.iterdir()] == [LOCK]

@@ -19,7 +19,7 @@ from fcmae.sparse.gathered import Gathered, ScatterConvolve, TapLoops
 from fcmae.sparse.grn_mlp import FusedGrnMlp, fused, plain
 from tests.support.generators import generator
 from tests.support.namespaces import run_after
-from tests.support.programs import run
+from tests.support.programs import lines_of, run
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -251,7 +251,7 @@ def test_compiled_loops_need_no_usual_place_on_disk(taken: bool) -> None:
         before += " && mkdir /mnt/fcmae-0 && chmod 777 /mnt/fcmae-0"
     done = run_after(before, code, HOME="/proc", NUMBA_CACHE_DIR="", TMPDIR="/mnt")
     assert done.returncode == 0, done.stderr
-    (line,) = done.stderr.splitlines()
+    (line,) = lines_of(done.stderr)
     assert line.startswith("neither the folder of the code nor the user's own can be written")
     assert ("kept nowhere" if taken else "kept in /mnt/fcmae-0;") in line
     assert done.stdout.startswith("/mnt/fcmae-0/numba/") != taken

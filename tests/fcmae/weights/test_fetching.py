@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from fcmae.weights.fetching import hub_name
 from fcmae.weights.files import read_weights
 from fcmae.weights.safetensors_files import read_metadata
-from tests.support.programs import ROOT
+from tests.support.programs import ROOT, lines_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_fetched_is_one_line_with_the_way_out(
 ) -> None:
     there = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": offline}
     done = alone("-m", "fcmae.convert", "hf:me/mine", tmp_path / "out.safetensors", **there)
-    (line,) = done.stderr.splitlines()
+    (line,) = lines_of(done.stderr)
     assert line.startswith(f"error: hf:me/mine can neither be fetched ({reason}")
     assert "nor is it in the cache: run hf download me/mine where there is a network" in line
 

@@ -17,7 +17,7 @@ from data.shards.members import split_name
 from data.shards.reading import open_shards, read_sample
 from data.shards.scanning import index_shard
 from data.shards.writing import write_shards
-from tests.support.programs import kill, run, start, wait_for
+from tests.support.programs import kill, lines_of, run, start, wait_for
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -145,7 +145,7 @@ def test_index_of_others_shards_is_written_by_the_command(tmp_path):
     failed = run("-m", "data.shards", "index", path, "nowhere.tar")
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ")
-    assert len(failed.stderr.splitlines()) == 1
+    assert len(lines_of(failed.stderr)) == 1
 
 
 @pytest.mark.parametrize("compress", [False, True])

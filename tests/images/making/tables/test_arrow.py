@@ -14,7 +14,7 @@ from data.making.listing import find_entries
 from data.making.masks import with_masks
 from data.making.tables.arrow import unpack
 from tests.support.images import png
-from tests.support.programs import ROOT, environment
+from tests.support.programs import ROOT, environment, lines_of
 from tests.support.servers import Handler, serve
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -160,7 +160,7 @@ def test_a_data_set_of_the_hub_is_fetched_or_refused_in_one_line(tmp_path):
     done = offered(HF_HUB_OFFLINE="1")
     assert done.returncode == 1
     assert done.stderr.startswith("error: hf://datasets/org/set is not in the cache and cannot be")
-    assert len(done.stderr.splitlines()) == 1
+    assert len(lines_of(done.stderr)) == 1
     with serve(hub) as server:
         server.RequestHandlerClass = HubHandler
         done = offered(HF_ENDPOINT=server.url)
