@@ -101,6 +101,7 @@ def on_a_small_disk(disk: Path, elsewhere: Path) -> None:
     print("as expected")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

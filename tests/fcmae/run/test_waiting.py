@@ -10,7 +10,7 @@ from data.sets.demo import TEST
 from fcmae.run import waiting as module
 from fcmae.run.display import is_plain
 from fcmae.run.waiting import Wait, clock, counted, waiting
-from tests.support.programs import on_terminal, run
+from tests.support.programs import ROOT, on_terminal, run
 from tests.support.shards import write_colours
 
 ESCAPE = "\x1b["
@@ -159,7 +159,8 @@ def test_the_door_takes_the_flag_anywhere(tmp_path: Path) -> None:
 
 
 def test_verifying_shows_a_bar_for_its_shards() -> None:
-    status, told = on_terminal("-m", "data.shards", "verify", TEST, "--workers", "1")
+    shards = sorted((ROOT / "data/demo").glob("*.tar.gz")) * 4  # a bar takes a moment to appear
+    status, told = on_terminal("-m", "data.shards", "verify", *shards, "--workers", "1")
     assert status == 0
     assert "all is well" in lines_of(told)[-1]
     assert any("verifying shards" in line and BAR in line for line in lines_of(told))
