@@ -37,6 +37,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_equals_one_that_was_not(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for steps in (4, 8):  # past the first checkpoint, and past one of the second start

@@ -396,6 +396,7 @@ def test_preprocessing_is_that_of_the_data(
                 assert (found - wanted).abs().max() < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 8, 8), (2, 64, 24), (3, 32, 40)])
 def test_onnx_computes_the_features_for_any_number_and_size_of_images(
     onnx_file: Path, batch: int, height: int, width: int

@@ -48,6 +48,7 @@ def score(section: Section, result: str, measure: str = "accuracy") -> Mapping[s
     return row
 
 
+@pytest.mark.slow
 def test_the_results_of_all_programs_are_there_with_their_numbers(made: Path) -> None:
     section = section_of(made)
     for name in ("linear", "knn"):
@@ -71,6 +72,7 @@ def test_the_results_of_all_programs_are_there_with_their_numbers(made: Path) ->
     }
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_their_seed_alone_are_one_row(made: Path) -> None:
     values = [read(made, f"tuned-{seed}")["accuracy"] for seed in (0, 1)]
     found = score(section_of(made), "tuned-0, tuned-1")
@@ -78,6 +80,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row(made: Path) -> None:
     assert (found["mean"], found["std"]) == pytest.approx((mean(values), stdev(values)))
 
 
+@pytest.mark.slow
 def test_learning_curves_have_each_value_by_the_number_of_labels(made: Path) -> None:
     section = section_of(made)
     written = read(made, "few")
@@ -91,6 +94,7 @@ def test_learning_curves_have_each_value_by_the_number_of_labels(made: Path) -> 
     assert "Few labels: accuracy of few" in section.body
 
 
+@pytest.mark.slow
 def test_each_class_and_the_confusion_matrix_are_those_of_the_file(made: Path) -> None:
     section = section_of(made)
     matrices = read(made, "knn")["confusion"]
@@ -114,6 +118,7 @@ def test_each_class_and_the_confusion_matrix_are_those_of_the_file(made: Path) -
     assert ious == {shown: rows[own]["iou"] for own, shown in zip(CLASSES, SHOWN, strict=True)}
 
 
+@pytest.mark.slow
 def test_names_of_classes_are_no_markup_and_drive_no_text(made: Path) -> None:
     html = page(read_runs([made]))
     assert "<b>green" not in html
@@ -221,6 +226,7 @@ def test_a_run_without_results_has_no_section(tmp_path: Path) -> None:
     assert found_beside(read_runs([run_with(tmp_path / "b")])).problems == []
 
 
+@pytest.mark.slow
 def test_it_shows_in_a_browser_and_the_menu_changes_it(
     made: Path, pages: Pages, tmp_path: Path
 ) -> None:
