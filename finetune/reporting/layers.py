@@ -14,7 +14,7 @@ from PIL import Image
 
 from finetune.reporting.pictures import data_uri, mosaic
 from finetune.reporting.record import RunRecord
-from finetune.reporting.section import Section, render
+from finetune.reporting.section import BLOCKS, Section, render
 from finetune.reporting.watched import (
     PLACES,
     Watched,
@@ -202,12 +202,7 @@ def chart_of(table: str, low: float) -> dict[str, Any]:
     return {
         "data": {"name": table},
         "encoding": {
-            "x": {
-                "field": "block",
-                "type": "quantitative",
-                "axis": {"tickMinStep": 1, "format": "d"},
-                "scale": {"nice": False, "zero": False},
-            },
+            "x": BLOCKS,
             "color": when | {"legend": legend},
         },
         "layer": [

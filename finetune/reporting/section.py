@@ -42,6 +42,14 @@ class Section:
     charts are drawn. Sections of the same file have it once."""
 
 
+BLOCKS = {  # the axis of an encoder's blocks
+    "field": "block",
+    "type": "quantitative",
+    "axis": {"tickMinStep": 1, "format": "d"},
+    "scale": {"nice": False, "zero": False},
+}
+
+
 def render(template: str, **values: object) -> Markup:
     """Fill a template in; what it shows of `values` is escaped, and drives neither page nor text.
 

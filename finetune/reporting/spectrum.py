@@ -10,7 +10,7 @@ from typing import Any
 from finetune.reporting.curves import Curve, label_of, rows_of
 from finetune.reporting.record import RunRecord, is_number
 from finetune.reporting.rules import ALIKE
-from finetune.reporting.section import DASHES, Section, render
+from finetune.reporting.section import BLOCKS, DASHES, Section, render
 from finetune.reporting.watched import evenly
 
 MOST_LINES = 12  # steps of a run whose blocks are drawn
@@ -162,12 +162,7 @@ def chart_by_block(table: str, steps: Sequence[int]) -> dict[str, Any]:
         "data": {"name": table},
         "mark": {"type": "line", "point": {"size": 25}},
         "encoding": {
-            "x": {
-                "field": "block",
-                "type": "quantitative",
-                "axis": {"tickMinStep": 1, "format": "d"},
-                "scale": {"nice": False, "zero": False},
-            },
+            "x": BLOCKS,
             "y": {
                 "field": "distance",
                 "type": "quantitative",
