@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -182,7 +183,8 @@ def test_a_file_is_dropped_by_the_mouse(page: "Page") -> None:
 
 def test_weights_without_decoder_tell_classes(tmp_path: Path, pages: Pages) -> None:
     with explored(fine_tuned(tmp_path), "--host", "0.0.0.0") as (url, _):
-        page = pages.open(url.replace(url.split("/")[2].partition(":")[0], "127.0.0.1"))
+        address = urlsplit(url)
+        page = pages.open(address._replace(netloc=f"127.0.0.1:{address.port}").geturl())
         assert "token" not in page.url
         assert page.get_by_text("Choose a picture, and what the model makes").is_visible()
         assert page.locator("#mask").is_hidden()
