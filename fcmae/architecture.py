@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fcmae.networks import PREFIX, network
 from fcmae.run.ranges import Depth, Extent, ShareBelow1
 
 Implementation = Literal["gathered", "reference", "minkowski"]
@@ -63,9 +64,17 @@ class Architecture:
         return f"{self.name} with stem_stride={self.stem_stride} and in_chans={self.in_chans}"
 
     @property
+    def of_timm(self) -> bool:
+        """Whether the network is one of timm's, run on visible patches as it is."""
+        return self.name.startswith(PREFIX)
+
+    @property
     def family(self) -> str:
-        """The family: `convnextv2`, whose blocks have GRN, or `convnext`, with LayerScale."""
-        return self.name.split("_")[0]
+        """The family: `convnextv2`, whose blocks have GRN, or `convnext`, with LayerScale.
+
+        Of timm's networks, their name.
+        """
+        return self.name.removeprefix(PREFIX) if self.of_timm else self.name.split("_")[0]
 
     @property
     def has_grn(self) -> bool:
@@ -90,11 +99,15 @@ class Architecture:
     @property
     def dim(self) -> int:
         """Width of the features: the number of channels of the last stage."""
+        if self.of_timm:
+            return network(self.name.removeprefix(PREFIX)).dim
         return self.widths[-1]
 
     @property
     def patch_size(self) -> int:
         """Side p of a patch in pixels: the stem's stride, and three downsamplings by 2."""
+        if self.of_timm:
+            return network(self.name.removeprefix(PREFIX)).stride
         return 8 * self.stem_stride
 
     @property
@@ -132,8 +145,17 @@ class Architecture:
         Raises:
             ValueError: a value is out of range; the message names it, the rule and a way out.
         """
-        if self.name not in MODELS:
-            raise ValueError(f"model name={self.name!r} is none of {', '.join(MODELS)}")
+        if self.of_timm:
+            network(self.name.removeprefix(PREFIX))
+        elif self.name not in MODELS:
+            raise ValueError(
+                f"model name={self.name!r} is none of {', '.join(MODELS)}, and not timm:NAME"
+            )
+        if self.of_timm and self.stem_stride != Architecture.stem_stride:
+            raise ValueError(
+                f"stem_stride={self.stem_stride} is for convnextv2 and convnext: {self.name} has"
+                " its own stride"
+            )
         if self.stem_stride not in STEM_STRIDES:
             raise ValueError(
                 f"stem_stride={self.stem_stride} must be 4, 2 or 1 (patches of 32, 16, 8)"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcmae.encoder import Encoder
@@ -38,7 +38,7 @@ def row_norm(a: Float[Tensor, "b r e"]) -> Float[Tensor, "b 1 e"]:
 
 
 @contextmanager
-def measured(encoder: Encoder) -> Iterator[list[Float[Tensor, ""]]]:
+def measured(encoder: nn.Module) -> Iterator[list[Float[Tensor, ""]]]:
     """Measure the feature distance of each block in the forward passes of this context.
 
     It is measured on the input of the second linear layer: after GELU, and GRN if there is one.
@@ -50,7 +50,7 @@ def measured(encoder: Encoder) -> Iterator[list[Float[Tensor, ""]]]:
         ValueError: the encoder does not use the gathered implementation, in which every site is a
             visible one.
     """
-    if encoder.sparse is not Gathered:
+    if not isinstance(encoder, Encoder) or encoder.sparse is not Gathered:
         raise ValueError("the collapse metric needs --model.sparse gathered")
     distances: list[Float[Tensor, ""]] = []
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fcmae.architecture import Implementation, ModelConfig
 from fcmae.decoder import Decoder
-from fcmae.encoder import Encoder
+from fcmae.encoders import make_encoder
 from fcmae.layers import initialise
 from fcmae.loss import reconstruction_loss
 
@@ -15,7 +15,8 @@ class FCMAE(nn.Module):
     """A masked autoencoder: sparse encoder, plain decoder, reconstruction loss.
 
     Args:
-        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, or `convnext_*` (V1).
+        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), or `timm:NAME`
+            for any ConvNet of timm.
         image_size: side of the images in pixels, or (height, width): multiples of the patch side,
             which is 8 x stem_stride.
         in_chans: number of channels of the images.
@@ -62,14 +63,14 @@ class FCMAE(nn.Module):
         self.n = config.patches
         self.ratio = ratio
         self.v = config.visible_patches
-        self.encoder = Encoder(config, sparse)
+        self.encoder = make_encoder(config, sparse, generator)
         self.decoder = Decoder(
-            dim_in=self.encoder.dim,
+            dim_in=config.dim,
             dim=decoder_dim,
             depth=decoder_depth,
             pixels=self.patch_size**2 * in_chans,
         )
-        initialise(self, generator)
+        initialise(self.decoder, generator)
         nn.init.trunc_normal_(self.decoder.token, std=0.02, generator=generator)
 
     @classmethod

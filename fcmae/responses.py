@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -120,13 +121,13 @@ def peaks_of(x: Float[Tensor, "b n s s d"], grid: tuple[int, int]) -> Peaks:
         x: all sites, in the gathered layout.
         grid: rows and columns of patches.
     """
-    channels = channels_of(x.shape[-1])
-    maps = rearrange(
-        x[..., channels.to(x.device)],
-        "b (gh gw) s t k -> b k (gh s) (gw t)",
-        gh=grid[0],
-        gw=grid[1],
-    )
+    return peaks_in(rearrange(x, "b (gh gw) s t d -> b d (gh s) (gw t)", gh=grid[0], gw=grid[1]))
+
+
+def peaks_in(maps: Float[Tensor, "b d h w"]) -> Peaks:
+    """The strongest site of each image for the channels that `channels_of` chooses."""
+    channels = channels_of(maps.shape[1])
+    maps = maps[:, channels.to(maps.device)]
     values, at = maps.flatten(2).max(2)
     width = maps.shape[-1]
     return Peaks(
@@ -147,14 +148,28 @@ def channels_of(d: int) -> Int[Tensor, " k"]:
     return (2 * torch.arange(k) + 1) * d // (2 * k)
 
 
+@runtime_checkable
+class HasMaps(Protocol):
+    """What encoders have that compute on whole maps."""
+
+    def maps(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d h w"]]:
+        """The maps of each level of whole images, the first ones first, and the last map."""
+        ...
+
+
 @torch.no_grad()
-def respond(encoder: Encoder, images: Float[Tensor, "n c h w"]) -> Responses:
+def respond(encoder: nn.Module, images: Float[Tensor, "n c h w"]) -> Responses:
     """What an encoder makes of whole images, all patches of which it sees.
 
     Args:
         encoder: on the device of the images; it stays as it is.
         images: normalised.
     """
+    if isinstance(encoder, HasMaps):
+        *stages, last = encoder.maps(images)
+        peaks = tuple(map(peaks_in, stages))
+        return Responses(features=last.mean((2, 3)).cpu(), stages=peaks, grn=())
+    assert isinstance(encoder, Encoder)
     h, w = images.shape[2:]
     grid = patch_grid(h, w, encoder.patch_size)
     n = grid[0] * grid[1]

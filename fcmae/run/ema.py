@@ -1,4 +1,7 @@
-"""An exponential moving average of a module's parameters (Polyak and Juditsky 1992)."""
+"""An exponential moving average of a module's parameters (Polyak and Juditsky 1992).
+
+Running statistics of batch norm are averaged along: they belong to the averaged weights.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +28,8 @@ class Ema:
         if not 0 <= decay < 1:
             raise ValueError(f"optim.ema={decay} must lie in [0, 1); 0.9999 is usual")
         self.decay = decay
-        self.parameters = {prefix + name: p.detach() for name, p in module.named_parameters()}
+        state = (*module.named_parameters(), *module.named_buffers())
+        self.parameters = {prefix + n: t.detach() for n, t in state if t.is_floating_point()}
         self.averages = {name: p.clone() for name, p in self.parameters.items()}
 
     @torch.no_grad()

@@ -60,7 +60,7 @@ def convert(
     sentences = [f"{out}: {to} {metadata.model}, step {step}"]
     sentences += weights.notes
     sentences += [f"{n} tensors of the {part} dropped" for part, n in weights.dropped.items()]
-    if to != "official-sparse":
+    if to != "official-sparse" and not metadata.architecture.of_timm:
         kept = f"{FINAL_NORM}weight" in weights.tensors
         sentences.append(
             "final norm kept" if kept else "final norm, not in the source, is the identity"

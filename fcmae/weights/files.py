@@ -5,7 +5,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor, nn
 
 from fcmae.architecture import Architecture, sides_of
-from fcmae.encoder import Encoder
 from fcmae.run import checkpoint
 from fcmae.run.json_files import as_object
 from fcmae.run.yaml_files import read_yaml
@@ -138,6 +137,8 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
             " fcmae.convert takes its encoder alone"
         )
     try:
+        if metadata is not None and metadata.architecture.of_timm:
+            return read_network(content, metadata, extra_header, notes)
         tensors, told = choose(content.sets, key)
         known = metadata.architecture if metadata is not None else infer(tensors)
         known.check_encoder()
@@ -159,6 +160,29 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
         extra_header=extra_header,
         dropped=Counter(part for part in map(naming.drops, tensors) if part is not None),
         notes=(*notes, *content.notes, *told),
+    )
+
+
+def read_network(
+    content: Content, metadata: Metadata, extra_header: dict[str, str], notes: Sequence[str]
+) -> Weights:
+    """Make weights of a network of timm, out of a file of ours.
+
+    Raises:
+        ValueError: its tensors are not those of the network.
+    """
+    from fcmae.weights.networks import network_in  # timm: seconds
+
+    architecture = metadata.architecture
+    kept, dropped = network_in(content.sets[""], architecture)
+    return Weights(
+        tensors=kept,
+        architecture=architecture,
+        metadata=metadata,
+        classes=(),
+        extra_header={k: v for k, v in extra_header.items() if k != CLASSES},
+        dropped=dict(dropped),
+        notes=(*notes, *content.notes),
     )
 
 
@@ -242,7 +266,7 @@ def metadata_in(config: dict[str, Any], step: int) -> Metadata:
     return metadata
 
 
-def load_encoder(encoder: Encoder, source: str | Path, architecture: Architecture) -> str:
+def load_encoder(encoder: nn.Module, source: str | Path, architecture: Architecture) -> str:
     """Load weights into an encoder, strictly, and describe in one phrase what was loaded.
 
     Args:
@@ -260,7 +284,10 @@ def load_encoder(encoder: Encoder, source: str | Path, architecture: Architectur
             f"init.weights={source} is {weights.architecture}, but the run trains {architecture}:"
             " change model.name, model.stem_stride or model.in_chans, or give other weights"
         )
-    encoder.load_state_dict({name: weights.tensors[name] for name in encoder.state_dict()})
+    prefix = "net." if architecture.of_timm else ""
+    encoder.load_state_dict(
+        {name: weights.tensors[name.removeprefix(prefix)] for name in encoder.state_dict()}
+    )
     left_out = [
         f"{prefix}*"
         for prefix in (FINAL_NORM, CLASSIFIER)

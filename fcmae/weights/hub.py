@@ -7,6 +7,7 @@ So do transformers' `AutoModel` and `AutoImageProcessor`, as their wrapper of ti
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from timm.models import save_for_hf
 from torch import nn
@@ -16,6 +17,7 @@ from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.saving import save_tensors
 from fcmae.weights.timm_models import TimmModel
 
+TITLES = {"convnextv2": "ConvNeXt V2", "convnext": "ConvNeXt"}
 CARD = """\
 ---
 library_name: timm
@@ -77,18 +79,12 @@ def write_hub(
             "stem_stride=2 is not among timm's arguments, so that timm cannot load it from a"
             " directory: take --to hf, or --to timm and fcmae.weights.timm_models.load_timm"
         )
-    architecture = metadata.architecture
     with staged(out) as partial:
         save_for_hf(
             model,
             str(partial),
             model_config={"label_names": list(classes)},
-            model_args={  # only the newest versions of timm write these themselves
-                "in_chans": metadata.in_chans,
-                "depths": architecture.depths,
-                "dims": architecture.widths,
-                "patch_size": metadata.stem_stride,
-            },
+            model_args=model_args(metadata),
             safe_serialization=True,
         )
         config = json.loads((partial / "config.json").read_text())
@@ -102,6 +98,19 @@ def write_hub(
         )
 
 
+def model_args(metadata: Metadata) -> dict[str, Any]:
+    """The arguments of timm's model, which only the newest versions of timm write themselves."""
+    architecture = metadata.architecture
+    if architecture.of_timm:
+        return {"in_chans": metadata.in_chans}
+    return {
+        "in_chans": metadata.in_chans,
+        "depths": architecture.depths,
+        "dims": architecture.widths,
+        "patch_size": metadata.stem_stride,
+    }
+
+
 def card(
     model: nn.Module, metadata: Metadata, classes: Sequence[str], extra_header: Mapping[str, str]
 ) -> str:
@@ -112,7 +121,7 @@ def card(
         task="image-classification" if classes else "image-feature-extraction",
         family=architecture.family,
         model=metadata.model,
-        title="ConvNeXt V2" if architecture.has_grn else "ConvNeXt",
+        title=TITLES.get(architecture.family, f"timm's {architecture.family}"),
         origin=(
             ", pretrained without labels as a fully convolutional masked autoencoder"
             f" ([FCMAE](https://arxiv.org/abs/2301.00808)), step {metadata.step}"

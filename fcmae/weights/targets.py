@@ -28,6 +28,11 @@ def write_target(
         ValueError: the target cannot express the weights.
         ModuleNotFoundError: the extra `export` is missing.
     """
+    if metadata.architecture.of_timm and to not in ("timm", "hub", "onnx"):
+        raise ValueError(
+            f"--to {to} is for ConvNeXt: {metadata.model} goes to timm, hub and onnx, under timm's"
+            " names"
+        )
     tensors = weights.tensors
     classes = weights.classes
     extra_header = weights.extra_header

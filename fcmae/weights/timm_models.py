@@ -10,6 +10,7 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from fcmae.networks import PREFIX
 from fcmae.run.files import replacing
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata, header_for
@@ -102,6 +103,14 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
         drop_path: the largest rate of stochastic depth, that of the last block.
     """
     architecture = metadata.architecture
+    if architecture.of_timm:
+        return timm.create_model(
+            metadata.model.removeprefix(PREFIX),
+            pretrained_cfg_overlay=preprocessing(metadata),
+            in_chans=metadata.in_chans,
+            num_classes=num_classes,
+            drop_path_rate=drop_path or None,  # not every network has it
+        )
     name = metadata.model if timm.is_model(metadata.model) else f"{architecture.family}_large"
     model = timm.create_model(
         name,

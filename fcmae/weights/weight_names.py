@@ -99,10 +99,14 @@ def count_classes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def complete(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add a final norm to an encoder's tensors if there is none: the identity, as norms start."""
-    if f"{FINAL_NORM}weight" in tensors:
+    """Add a final norm to an encoder's tensors if there is none: the identity, as norms start.
+
+    Those of timm's networks are complete as they are.
+    """
+    last = tensors.get("stages.3.blocks.0.norm.weight")
+    if last is None or f"{FINAL_NORM}weight" in tensors:
         return dict(tensors)
-    dim = len(tensors["stages.3.blocks.0.norm.weight"])
+    dim = len(last)
     identity = {f"{FINAL_NORM}weight": torch.ones(dim), f"{FINAL_NORM}bias": torch.zeros(dim)}
     return dict(tensors) | identity
 

@@ -60,6 +60,12 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
             accelerator.print(load_decoder(model.decoder, init.weights))
     elif init.weights is not None and newest is not None:
         accelerator.print(f"init.weights={init.weights} is ignored: {newest.parent} resumes")
+    of_convnext = config.run.recompute or config.compile or sharded or config.watch.collapse_every
+    if config.model.of_timm and of_convnext:
+        raise ValueError(
+            f"model.name={config.model.name} goes with none of run.recompute, compile=True, FSDP2"
+            " and watch.collapse_every, which are for convnextv2 and convnext"
+        )
     for stage in config.run.recompute:
         model.encoder.stages[stage].recompute = True  # type: ignore[assignment]
     if config.compile:

@@ -1,0 +1,165 @@
+"""Any ConvNet of timm on visible patches: nothing hidden counts, and whole images are timm's own."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fcmae import FCMAE, draw_visible
+from fcmae.architecture import Architecture
+from fcmae.encoders.masked_convnet import MaskedConvNet
+from fcmae.encoders.on_visible import OnVisible
+
+# convolution and max pooling; residuals; squeeze-and-excitation; dense blocks and average pooling;
+# group norm; GRN and LayerNorm; weights that are standardised
+NAMES = (
+    "vgg11_bn",
+    "resnet18",
+    "seresnet18",
+    "mobilenetv3_small_050",
+    "regnety_002",
+    "resnet26d",
+    "convnextv2_atto",
+    "nf_resnet26",
+)
+GRID = (3, 2)
+
+
+def encoder_of(name: str) -> MaskedConvNet:
+    generator = torch.Generator().manual_seed(0)
+    return MaskedConvNet(Architecture(name=f"timm:{name}", image_size=(96, 64)), generator)
+
+
+def images_and_visible(b: int = 2) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b n"]]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(b, 3, 96, 64, generator=generator)
+    return images, draw_visible(b, 6, 0.5, generator=generator)
+
+
+def pixels(visible: Bool[Tensor, "b n"]) -> Bool[Tensor, "b 1 h w"]:
+    return OnVisible(visible, GRID).at((96, 64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_hidden_pixel_changes_no_feature_no_gradient_and_no_statistic(name: str) -> None:
+    images, visible = images_and_visible()
+    others = torch.where(pixels(visible), images, torch.full_like(images, 1e3))
+    found = []
+    for batch in (images, others):
+        encoder = encoder_of(name).train()
+        batch = batch.clone().requires_grad_()
+        features = encoder(batch, visible, 3)
+        features.square().sum().backward()
+        grads = [p.grad for p in encoder.parameters() if p.grad is not None]
+        assert batch.grad is not None
+        assert not batch.grad.masked_select(~pixels(visible)).any()
+        assert batch.grad.masked_select(pixels(visible)).any()
+        found.append([features, *grads, *encoder.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("training", [True, False])
+def test_with_everything_visible_the_features_are_timm_s(name: str, *, training: bool) -> None:
+    images, _ = images_and_visible()
+    encoder = encoder_of(name).train(training)
+    theirs = copy.deepcopy(encoder.net)
+    ours = encoder(images, torch.ones(2, 6, dtype=torch.bool))
+    expected = theirs.forward_features(images).flatten(2).mT
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    for mine, its in zip(encoder.net.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)
+
+
+def test_batch_norm_takes_the_statistics_of_visible_sites() -> None:
+    _, visible = images_and_visible()
+    x = torch.randn(2, 5, 12, 8)
+    mask = OnVisible(visible, GRID).at((12, 8))
+    norm = nn.BatchNorm2d(5, momentum=0.3)
+    with OnVisible(visible, GRID):
+        y = norm(x)
+    rows = x.permute(0, 2, 3, 1)[mask[:, 0]]
+    expected = nn.BatchNorm1d(5, momentum=0.3)
+    torch.testing.assert_close(y.permute(0, 2, 3, 1)[mask[:, 0]], expected(rows))
+    torch.testing.assert_close(norm.running_mean, expected.running_mean)
+    torch.testing.assert_close(norm.running_var, expected.running_var)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_group_norm_takes_those_of_an_image(groups: int) -> None:
+    _, visible = images_and_visible()
+    x = torch.randn(2, 6, 12, 8)
+    mask = OnVisible(visible, GRID).at((12, 8))
+    norm = nn.GroupNorm(groups, 6)
+    nn.init.normal_(norm.weight)
+    with OnVisible(visible, GRID):
+        y = norm(x)
+    for image, out, seen in zip(x, y, mask, strict=True):
+        sites = image[:, seen[0]][None]
+        torch.testing.assert_close(out[:, seen[0]], norm(sites)[0])
+
+
+def test_pooling_counts_visible_sites() -> None:
+    _, visible = images_and_visible()
+    x = torch.randn(2, 4, 12, 8)
+    mask = OnVisible(visible, GRID).at((12, 8))
+    with OnVisible(visible, GRID):
+        means = (F.adaptive_avg_pool2d(x, 1), x.mean((2, 3), keepdim=True))
+        last = x.permute(0, 2, 3, 1).mean((1, 2))
+        largest = F.adaptive_max_pool2d(x, 1)
+        norms = x.norm(p=2, dim=(2, 3))
+        averaged = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    for i in range(2):
+        sites = x[i][:, mask[i, 0]]
+        for mean in means:
+            torch.testing.assert_close(mean[i, :, 0, 0], sites.mean(1))
+        torch.testing.assert_close(last[i], sites.mean(1))
+        torch.testing.assert_close(largest[i, :, 0, 0], sites.amax(1))
+        torch.testing.assert_close(norms[i], sites.norm(dim=1))
+    shown, counted = x.masked_fill(~mask, 0), mask.float()
+    sums, counts = (F.avg_pool2d(t, 3, 1, 1, divisor_override=1) for t in (shown, counted))
+    expected = (sums / counts).masked_select(mask)
+    torch.testing.assert_close(averaged.masked_select(mask), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("resnet8", "timm has no such network; did you mean timm:resnet"),
+        ("vit_tiny_patch16_224", "has no maps of features"),
+        ("inception_v3", "patches of whole pixels do not tile its maps"),
+        ("gcresnet33ts", r"its module stages\.0\.0\.attn reads hidden ones"),
+        ("edgenext_xx_small", r"its module stages\.1\.blocks\.1\.xca\S* reads hidden ones"),
+    ],
+)
+def test_a_network_that_cannot_be_restricted_is_refused_by_name(name: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        encoder_of(name)
+
+
+def test_the_side_of_images_is_a_multiple_of_the_stride() -> None:
+    with pytest.raises(ValueError, match="image_size=100 must be a multiple of patch_size=32"):
+        FCMAE(name="timm:resnet18", image_size=100)
+
+
+def test_initial_weights_are_of_the_generator_and_disturb_no_other() -> None:
+    before = torch.random.get_rng_state()
+    one, two = encoder_of("resnet18"), encoder_of("resnet18")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    other = MaskedConvNet(Architecture(name="timm:resnet18"), torch.Generator().manual_seed(1))
+    assert not torch.equal(next(one.parameters()), next(other.parameters()))
+
+
+def test_names_are_timm_s() -> None:
+    theirs = timm.create_model("resnet18", num_classes=0).state_dict()
+    assert encoder_of("resnet18").net.state_dict().keys() == theirs.keys()
+
+
+def test_what_lies_behind_the_last_map_is_not_trained() -> None:
+    frozen = {n for n, p in encoder_of("convnextv2_atto").net.named_parameters() if not p.requires_grad}
+    assert frozen == {"head.norm.weight", "head.norm.bias"}
