@@ -15,8 +15,8 @@ class FCMAE(nn.Module):
     """A masked autoencoder: sparse encoder, plain decoder, reconstruction loss.
 
     Args:
-        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), or `timm:NAME`
-            for any ConvNet of timm.
+        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), or
+            `timm:NAME` for any ConvNet of timm.
         image_size: side of the images in pixels, or (height, width): multiples of the patch side,
             which is 8 x stem_stride.
         in_chans: number of channels of the images.

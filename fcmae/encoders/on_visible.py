@@ -1,7 +1,7 @@
 """Dense operations on visible sites alone, for networks that know nothing of hidden patches.
 
-SparK (Tian et al. 2023, arXiv 2301.03580, section 3.1) pretrains ConvNets by sparse operations. Here
-they take the place of the dense ones while a network runs, so that no line of the network changes:
+SparK (Tian et al. 2023, arXiv 2301.03580, section 3.1) pretrains ConvNets by sparse operations.
+Here they take the place of the dense ones while a network runs, so that no line of it changes:
 
 - what mixes sites (convolutions, pooling, padding) reads zeros at hidden sites, or nothing;
 - what reduces over sites (batch, group and instance norm, means, norms and maxima over an image, as
@@ -159,8 +159,12 @@ def avg_pool(sites: OnVisible, func: Any, x: Tensor, *args: Any, **kwargs: Any) 
     return func(sites.filled(x), *args, **kwargs) / share.masked_fill(share == 0, 1)
 
 
-def global_pool(sites: OnVisible, func: Any, x: Tensor, output_size: Any) -> Tensor:
+def global_pool(
+    sites: OnVisible, func: Any, x: Tensor, output_size: Any, return_indices: bool = False
+) -> Tensor:
     """Average, or take the maximum, over the visible sites of an image."""
+    if return_indices:
+        raise ValueError("it asks where the maxima are")
     if output_size not in (1, (1, 1), [1, 1]):
         raise ValueError(f"it pools to {output_size} sites, which patches do not tile")
     if func is F.adaptive_max_pool2d:

@@ -49,7 +49,7 @@ def network_in(
         mine = dict(tensors)
     shapes = shapes_of(architecture)
     missing = [name for name in shapes if name not in mine and not name.endswith(COUNTER)]
-    misshapen = [name for name, shape in shapes.items() if name in mine and mine[name].shape != shape]
+    misshapen = [name for name in shapes if name in mine and mine[name].shape != shapes[name]]
     for what, names in (("missing", missing), ("of another shape", misshapen)):
         if names:
             raise ValueError(f"no {architecture.name}: {len(names)} {what}{listing(names)}")

@@ -1,4 +1,4 @@
-"""Any ConvNet of timm on visible patches: nothing hidden counts, and whole images are timm's own."""
+"""Any ConvNet of timm on visible patches: nothing hidden counts, whole images are as in timm."""
 
 import copy
 
@@ -68,8 +68,9 @@ def test_with_everything_visible_the_features_are_timm_s(name: str, *, training:
     images, _ = images_and_visible()
     encoder = encoder_of(name).train(training)
     theirs = copy.deepcopy(encoder.net)
-    ours = encoder(images, torch.ones(2, 6, dtype=torch.bool))
-    expected = theirs.forward_features(images).flatten(2).mT
+    with torch.no_grad():
+        ours = encoder(images, torch.ones(2, 6, dtype=torch.bool))
+        expected = theirs.forward_features(images).flatten(2).mT
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     for mine, its in zip(encoder.net.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-6)
@@ -161,5 +162,7 @@ def test_names_are_timm_s() -> None:
 
 
 def test_what_lies_behind_the_last_map_is_not_trained() -> None:
-    frozen = {n for n, p in encoder_of("convnextv2_atto").net.named_parameters() if not p.requires_grad}
+    frozen = {
+        n for n, p in encoder_of("convnextv2_atto").net.named_parameters() if not p.requires_grad
+    }
     assert frozen == {"head.norm.weight", "head.norm.bias"}
