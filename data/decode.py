@@ -127,7 +127,11 @@ class Picture:
 
 
 def open_image(
-    encoded: bytes, suffix: str, in_chans: int | None = None, config: PixelConfig = EIGHT_BITS
+    encoded: bytes,
+    suffix: str,
+    in_chans: int | None = None,
+    config: PixelConfig = EIGHT_BITS,
+    statistics: Statistics | None = None,
 ) -> Picture:
     """Open an image, which reads its size but does not decode it yet.
 
@@ -141,6 +145,7 @@ def open_image(
         config: How stored values become pixels. The type "uint8" gives 8 bits, which of 16 bits are
             the upper ones. "float32" scales the range of 8 or 16 bits to 0 to 1, and leaves floats
             as they are. A range that `config` gives is scaled for either type.
+        statistics: See `Picture`.
 
     Raises:
         ValueError: The bytes are no image that is known.
@@ -158,7 +163,7 @@ def open_image(
         raise OversizedImage(
             f"{opened.height} x {opened.width} pixels exceed the limit of {MAX_PIXELS}"
         )
-    return Picture(opened, in_chans, config)
+    return Picture(opened, in_chans, config, statistics)
 
 
 def decode(

@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -133,8 +132,8 @@ class ShardImages(Dataset[dict[str, Any]]):
         Raises:
             ValueError: The sample is bad.
         """
-        opened = open_image(*encoded_image(members, self.image), self.in_chans, self.pixels)
-        picture = replace(opened, statistics=self.statistics)
+        encoded, suffix = encoded_image(members, self.image)
+        picture = open_image(encoded, suffix, self.in_chans, self.pixels, self.statistics)
         if self.joint_crop is not None:
             return self.joint_crop(picture, self.target(members), self.size, rng)
         return self.crop(picture, self.size, rng), self.target(members)

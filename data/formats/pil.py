@@ -41,7 +41,7 @@ def open_pil(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfi
     image = opened_by_pil(encoded, kind)
     width, height = image.size
     exif = image.info.get("exif") or (image.getexif().tobytes() if b"eXIf" in encoded else b"")
-    turn = 1 if kind == "tif" else turn_of(exif)  # PIL turns a TIFF by itself
+    turn = turn_of(exif) if exif and kind != "tif" else 1  # PIL turns a TIFF by itself
     remarks = () if turn == 1 else (TURNED,)
     if kind in ("gif", "png", "webp", "avif") and getattr(image, "is_animated", False):
         remarks += (FRAMES,)
@@ -60,7 +60,9 @@ def open_pil(encoded: bytes, kind: str, in_chans: int | None, config: PixelConfi
             return on_background(
                 np.array(image.convert("LA" if own_chans == 1 else "RGBA")), config
             )
-        return np.array(image.convert(MODES[chans])).reshape(height, width, chans)
+        as_is = image.mode == MODES[chans]  # which `convert` would copy
+        pixels = np.array(image if as_is else image.convert(MODES[chans]))
+        return pixels.reshape(height, width, chans)
 
     return Opened(height=height, width=width, decode=decode, turn=turn, remarks=remarks)
 

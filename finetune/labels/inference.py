@@ -1,7 +1,7 @@
 """What a model says of every sample of shards: in order, once, by all processes together."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +207,8 @@ def opened(encoded: bytes, suffix: str, metadata: Metadata, config: FittedConfig
     Raises:
         ValueError: it is no image.
     """
-    picture = open_image(encoded, suffix, metadata.in_chans, config)
-    return replace(picture, statistics=Statistics(metadata.mean, metadata.std))
+    statistics = Statistics(metadata.mean, metadata.std)
+    return open_image(encoded, suffix, metadata.in_chans, config, statistics)
 
 
 def normalised(
