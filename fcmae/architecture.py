@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from fcmae import vits
 from fcmae.networks import PREFIX, network
 from fcmae.run.ranges import Depth, Extent, ShareBelow1
 
@@ -51,14 +52,17 @@ class Architecture:
 
     name: str = "convnextv2_atto"
     """The encoder: convnextv2_SIZE, or convnext_SIZE for V1, where SIZE is atto, femto, pico, nano,
-    tiny, small, base, large, xlarge or huge."""
+    tiny, small, base, large, xlarge or huge; timm:NAME, a ConvNet of timm; or mae_vit_SIZE, MAE's
+    ViT, where SIZE is tiny, small, base or large, with _patchP behind it for patches of P pixels
+    rather than 16."""
     image_size: Extent | tuple[Extent, Extent] = 224
-    """The images' side, or height and width, in pixels: multiples of the patch side, 8 x
-    stem_stride."""
+    """The images' side, or height and width, in pixels: multiples of the patch side, which is 8 x
+    stem_stride of a ConvNeXt."""
     in_chans: Extent = 3
     """Number of channels of the images."""
     stem_stride: Extent = 4
-    """4, 2 or 1, for patches of 32, 16 or 8 pixels. Small images need small patches."""
+    """4, 2 or 1, for patches of 32, 16 or 8 pixels. Small images need small patches. It is for
+    ConvNeXt alone."""
 
     def __str__(self) -> str:
         return f"{self.name} with stem_stride={self.stem_stride} and in_chans={self.in_chans}"
@@ -69,11 +73,23 @@ class Architecture:
         return self.name.startswith(PREFIX)
 
     @property
+    def is_vit(self) -> bool:
+        """Whether the encoder is a vision transformer, as MAE pretrains it."""
+        return self.name.startswith(vits.PREFIX)
+
+    @property
+    def attends(self) -> bool:
+        """Whether patches attend to each other, and the decoder is MAE's."""
+        return self.is_vit
+
+    @property
     def family(self) -> str:
         """The family: `convnextv2`, whose blocks have GRN, or `convnext`, with LayerScale.
 
-        Of timm's networks, their name.
+        MAE's is `mae_vit`, and that of timm's networks their name.
         """
+        if self.is_vit:
+            return vits.PREFIX.rstrip("_")
         return self.name.removeprefix(PREFIX) if self.of_timm else self.name.split("_")[0]
 
     @property
@@ -99,6 +115,8 @@ class Architecture:
     @property
     def dim(self) -> int:
         """Width of the features: the number of channels of the last stage."""
+        if self.is_vit:
+            return vits.vit(self.name).dim
         if self.of_timm:
             return network(self.name.removeprefix(PREFIX)).dim
         return self.widths[-1]
@@ -106,6 +124,8 @@ class Architecture:
     @property
     def patch_size(self) -> int:
         """Side p of a patch in pixels: the stem's stride, and three downsamplings by 2."""
+        if self.is_vit:
+            return vits.vit(self.name).patch_size
         if self.of_timm:
             return network(self.name.removeprefix(PREFIX)).stride
         return 8 * self.stem_stride
@@ -147,14 +167,18 @@ class Architecture:
         """
         if self.of_timm:
             network(self.name.removeprefix(PREFIX))
+        elif self.is_vit:
+            vits.vit(self.name)
         elif self.name not in MODELS:
             raise ValueError(
-                f"model name={self.name!r} is none of {', '.join(MODELS)}, and not timm:NAME"
+                f"model name={self.name!r} is none of {', '.join(MODELS + vits.NAMES)}, and not"
+                " timm:NAME"
             )
-        if self.of_timm and self.stem_stride != Architecture.stem_stride:
+        if (self.of_timm or self.is_vit) and self.stem_stride != Architecture.stem_stride:
+            way = f" ({self.name.split('_patch')[0]}_patch8 has 8 pixels)" if self.is_vit else ""
             raise ValueError(
                 f"stem_stride={self.stem_stride} is for convnextv2 and convnext: {self.name} has"
-                " its own stride"
+                f" its own stride{way}"
             )
         if self.stem_stride not in STEM_STRIDES:
             raise ValueError(
@@ -184,8 +208,8 @@ class ModelConfig(Architecture):
     minkowski uses MinkowskiEngine."""
     decoder_dim: Extent = 512
     """Number of channels of the decoder."""
-    decoder_depth: Depth = 1
-    """Number of blocks of the decoder."""
+    decoder_depth: Depth | None = None
+    """Number of blocks of the decoder; by default 1, and 8 of MAE's decoder, which mae_vit has."""
 
     @property
     def visible_patches(self) -> int:
@@ -195,6 +219,13 @@ class ModelConfig(Architecture):
             ValueError: patches do not tile the images, or the ratio leaves none visible.
         """
         return visible_count(self.patches, self.ratio)
+
+    @property
+    def decoder_blocks(self) -> int:
+        """Number of blocks of the decoder: as many as its papers have unless it is given."""
+        if self.decoder_depth is not None:
+            return self.decoder_depth
+        return vits.DECODER_DEPTH if self.attends else 1
 
     def check(self) -> None:
         """Check the encoder, that some patches are visible and some hidden, and the decoder.
@@ -210,8 +241,18 @@ class ModelConfig(Architecture):
             )
         if self.decoder_dim < 1:
             raise ValueError(f"decoder_dim={self.decoder_dim} must be at least 1")
-        if self.decoder_depth < 0:
+        if self.attends and self.decoder_dim % vits.HEAD:
+            raise ValueError(
+                f"decoder_dim={self.decoder_dim} must be a multiple of {vits.HEAD}, the width of a"
+                " head of MAE's decoder; 512 is usual"
+            )
+        if self.decoder_blocks < 0:
             raise ValueError(f"decoder_depth={self.decoder_depth} must be at least 0")
+        if self.is_vit and self.sparse != ModelConfig.sparse:
+            raise ValueError(
+                f"sparse={self.sparse!r} is for convnextv2 and convnext: {self.name} drops hidden"
+                " patches, and needs none"
+            )
 
 
 def sides_of(image_size: int | Sequence[int]) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.layers import Block
-from fcmae.masking import indices
+from fcmae.masking import among, at, indices
 from fcmae.sparse import implementation
 
 
@@ -43,15 +43,11 @@ class Decoder(nn.Module):
             visible: True where the encoder sees the patch.
             grid: rows and columns of patches.
         """
-        b, n = visible.shape
+        n = visible.shape[1]
         v = latent.shape[1]
-        latent = self.project(latent)
-        at_visible = indices(visible, v)[..., None].expand_as(latent)
-        x = self.token.to(latent.dtype).expand(b, n, -1).scatter(1, at_visible, latent)
+        x = among(self.token, self.project(latent), indices(visible, v), n)
         x = x[:, :, None, None]  # the gathered layout with every patch visible and one site a patch
         dense = self.sparse(torch.ones_like(visible), grid, n)
         for block in self.blocks:
             x = block(x, dense)
-        x = x[:, :, 0, 0]
-        at_hidden = indices(~visible, n - v)[..., None].expand(-1, -1, x.shape[-1])
-        return self.predict(x.gather(1, at_hidden))
+        return self.predict(at(x[:, :, 0, 0], indices(~visible, n - v)))

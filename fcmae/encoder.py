@@ -4,8 +4,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fcmae.architecture import Architecture, patch_grid
+from fcmae.architecture import Architecture
 from fcmae.layers import EPS, Block
+from fcmae.masking import grid_of
 from fcmae.sparse import Sparse, implementation
 
 
@@ -85,14 +86,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the sizes do not fit, or rows differ in their numbers of visible patches.
         """
-        h, w = images.shape[2:]
-        grid = patch_grid(h, w, self.patch_size)
-        if visible.shape != (len(images), grid[0] * grid[1]):
-            raise ValueError(
-                f"visible is {tuple(visible.shape)}, but {len(images)} images of {h}x{w} have"
-                f" {grid[0]}x{grid[1]} patches of {self.patch_size}: pass visible as"
-                f" ({len(images)}, {grid[0] * grid[1]})"
-            )
+        grid = grid_of(images, visible, self.patch_size)
         sparse = self.sparse(visible, grid, count)
         conv, norm = self.stem
         assert isinstance(conv, nn.Conv2d)

@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fcmae.architecture import visible_count
+from fcmae.architecture import patch_grid, visible_count
 
 
 def draw_visible(
@@ -97,6 +97,41 @@ def indices(chosen: Bool[Tensor, "b n"], count: int | None = None) -> Int[Tensor
             " draw them with draw_visible(b, n, ratio) and the model's own ratio"
         )
     return chosen.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def grid_of(
+    images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"], p: int
+) -> tuple[int, int]:
+    """Count the rows and columns of patches, of side p, of images, and check `visible` by them.
+
+    Raises:
+        ValueError: patches do not tile the images, or `visible` is of other ones.
+    """
+    h, w = images.shape[2:]
+    grid = patch_grid(h, w, p)
+    if visible.shape != (len(images), grid[0] * grid[1]):
+        raise ValueError(
+            f"visible is {tuple(visible.shape)}, but {len(images)} images of {h}x{w} have"
+            f" {grid[0]}x{grid[1]} patches of {p}: pass visible as"
+            f" ({len(images)}, {grid[0] * grid[1]})"
+        )
+    return grid
+
+
+def at(x: Float[Tensor, "b n d"], chosen: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """Take the rows at the k indices of each image."""
+    return x.gather(1, chosen[..., None].expand(-1, -1, x.shape[2]))
+
+
+def among(
+    token: Float[Tensor, " d"], x: Float[Tensor, "b v d"], chosen: Int[Tensor, "b v"], n: int
+) -> Float[Tensor, "b n d"]:
+    """Put the rows of x at the v indices of each image, and the token at its other n - v ones.
+
+    It is the inverse of `at`.
+    """
+    empty = token.to(x.dtype).expand(len(x), n, -1)
+    return empty.scatter(1, chosen[..., None].expand_as(x), x)
 
 
 def patchify(images: Float[Tensor, "b c h w"], p: int) -> Float[Tensor, "b n p p c"]:

@@ -1,4 +1,4 @@
-"""The fully convolutional masked autoencoder (ConvNeXt V2, arXiv 2301.00808, section 3)."""
+"""Masked autoencoders: of ConvNets (FCMAE, arXiv 2301.00808), of ViTs (MAE, arXiv 2111.06377)."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,17 +15,18 @@ class FCMAE(nn.Module):
     """A masked autoencoder: sparse encoder, plain decoder, reconstruction loss.
 
     Args:
-        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), or
-            `timm:NAME` for any ConvNet of timm.
+        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), `timm:NAME`
+            for any ConvNet of timm, or `mae_vit_tiny` ... `mae_vit_large`, which MAE's decoder
+            follows.
         image_size: side of the images in pixels, or (height, width): multiples of the patch side,
-            which is 8 x stem_stride.
+            which is 8 x stem_stride of a ConvNeXt.
         in_chans: number of channels of the images.
         stem_stride: 4, 2 or 1, for patches of 32, 16 or 8 pixels; small images need small patches.
         ratio: share of the patches that are hidden from the encoder.
         sparse: implementation of the sparse operations: `gathered`, the fast one; `reference`, a
             slow and plain one; or `minkowski`, which needs MinkowskiEngine.
         decoder_dim: number of channels of the decoder.
-        decoder_depth: number of blocks of the decoder.
+        decoder_depth: number of blocks of the decoder; by default 1, and 8 of MAE's.
         generator: source of the random initial weights; the global one by default.
 
     Raises:
@@ -42,7 +43,7 @@ class FCMAE(nn.Module):
         ratio: float = ModelConfig.ratio,
         sparse: Implementation = ModelConfig.sparse,
         decoder_dim: int = ModelConfig.decoder_dim,
-        decoder_depth: int = ModelConfig.decoder_depth,
+        decoder_depth: int | None = ModelConfig.decoder_depth,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -64,14 +65,7 @@ class FCMAE(nn.Module):
         self.ratio = ratio
         self.v = config.visible_patches
         self.encoder = make_encoder(config, sparse, generator)
-        self.decoder = Decoder(
-            dim_in=config.dim,
-            dim=decoder_dim,
-            depth=decoder_depth,
-            pixels=self.patch_size**2 * in_chans,
-        )
-        initialise(self.decoder, generator)
-        nn.init.trunc_normal_(self.decoder.token, std=0.02, generator=generator)
+        self.decoder = make_decoder(config, generator)
 
     @classmethod
     def from_config(
@@ -107,3 +101,29 @@ class FCMAE(nn.Module):
         latent = self.encoder(images, visible, self.v)
         prediction = self.decoder(latent, visible, self.grid)
         return reconstruction_loss(prediction, images, visible, self.patch_size), prediction
+
+
+def make_decoder(config: ModelConfig, generator: torch.Generator | None = None) -> nn.Module:
+    """Make the decoder of a model, with initial weights.
+
+    Args:
+        config: of the model.
+        generator: source of the initial weights; the global one by default.
+    """
+    pixels = config.patch_size**2 * config.in_chans
+    if config.attends:
+        from fcmae.transformer_decoder import TransformerDecoder  # timm: seconds
+
+        return TransformerDecoder(
+            dim_in=config.dim,
+            dim=config.decoder_dim,
+            depth=config.decoder_blocks,
+            pixels=pixels,
+            generator=generator,
+        )
+    decoder = Decoder(
+        dim_in=config.dim, dim=config.decoder_dim, depth=config.decoder_blocks, pixels=pixels
+    )
+    initialise(decoder, generator)
+    nn.init.trunc_normal_(decoder.token, std=0.02, generator=generator)
+    return decoder

@@ -150,7 +150,7 @@ def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
     """Projection, token, dense blocks, prediction; the loss saves prediction and target in fp32."""
     d = model.decoder_dim
     d_in = model.dim
-    depth = model.decoder_depth
+    depth = model.decoder_blocks
     k = n - v
     pixels = model.in_chans * model.patch_size**2
     weights = d_in * d + d * pixels

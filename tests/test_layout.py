@@ -35,6 +35,7 @@ LEAVES = {
 LEVELS = {
     "run": 0,
     "networks": 0,
+    "vits": 0,
     "architecture": 1,
     "masking": 2,
     "sheet": 2,
@@ -44,6 +45,7 @@ LEVELS = {
     "encoder": 5,
     "encoders": 6,
     "decoder": 7,
+    "transformer_decoder": 7,
     "loss": 7,
     "model": 8,
     "collapse": 8,

@@ -46,6 +46,10 @@ def make_encoder(
         from fcmae.encoders.masked_convnet import MaskedConvNet  # timm: seconds
 
         return MaskedConvNet(architecture, generator)
+    if architecture.is_vit:
+        from fcmae.encoders.masked_vit import MaskedVit  # timm: seconds
+
+        return MaskedVit(architecture, generator)
     encoder = Encoder(architecture, sparse)
     initialise(encoder, generator)
     return encoder

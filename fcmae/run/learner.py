@@ -215,10 +215,15 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split parameters into two groups of AdamW: those with weight decay and those without.
 
-    Matrices and kernels decay; biases, norms, GRN, LayerScale and tokens, of one dimension, do not.
+    Matrices and kernels decay; biases, norms, GRN and LayerScale, of one dimension, and tokens do
+    not.
     """
-    named = [(name, p) for name, p in parameters if p.requires_grad]
+    decayed, others = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            kernel = parameter.ndim > 1 and not name.endswith("_token")
+            (decayed if kernel else others).append(parameter)
     return [
-        {"params": [p for _, p in named if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for _, p in named if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
     ]

@@ -28,6 +28,8 @@ def with_statistics(
 ) -> PretrainConfig:
     """The config with the mean and standard deviation of the shards where it has none.
 
+    The depth of the decoder, which depends on its kind, is filled in as well.
+
     Args:
         config: of the run.
         shards: that it trains on.
@@ -37,7 +39,8 @@ def with_statistics(
         ValueError: see `data.shards.scaling.statistics_for`.
     """
     mean, std = statistics_for(config.data, shards, say)
-    return replace(config, data=replace(config.data, mean=mean, std=std))
+    model = replace(config.model, decoder_depth=config.model.decoder_blocks)
+    return replace(config, data=replace(config.data, mean=mean, std=std), model=model)
 
 
 def make_model(config: PretrainConfig, newest: Path | None, accelerator: Accelerator) -> FCMAE:

@@ -1,0 +1,65 @@
+"""A vision transformer on the visible patches of images (MAE, arXiv 2111.06377, section 3)."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fcmae.architecture import Architecture
+from fcmae.encoders.transformer import EPS, PatchEmbedding, blocks, initialise, positions
+from fcmae.masking import grid_of, indices
+from fcmae.vits import vit
+
+
+class MaskedVit(nn.Module):
+    """A ViT that drops hidden patches before its first block, so that it never reads them.
+
+    Its weights have timm's names. With every patch visible, the features are those of timm's
+    `vit_*`, whose positions are fixed here and not among the weights.
+
+    Args:
+        architecture: `mae_vit_*`, and the channels of its images.
+        generator: source of the initial weights, as MAE draws them; the global one by default.
+
+    Raises:
+        ValueError: there is no such encoder.
+    """
+
+    def __init__(
+        self, architecture: Architecture, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        architecture.check_encoder()
+        sizes = vit(architecture.name)
+        self.patch_size = sizes.patch_size
+        self.dim = sizes.dim
+        self.patch_embed = PatchEmbedding(architecture.in_chans, self.dim, self.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, self.dim))
+        self.blocks = blocks(self.dim, heads=sizes.heads, depth=sizes.depth)
+        self.norm = nn.LayerNorm(self.dim, eps=EPS)
+        initialise(self, generator)
+        nn.init.normal_(self.cls_token, std=0.02, generator=generator)
+
+    def forward(
+        self,
+        images: Float[Tensor, "b c h w"],
+        visible: Bool[Tensor, "b n"],
+        count: int | None = None,
+    ) -> Float[Tensor, "b v d"]:
+        """Compute the features of the visible patches in raster order, after the final norm.
+
+        The class token takes part in the attention, and is left out of the features.
+
+        Args:
+            images: images whose height and width are multiples of the patch side.
+            visible: True where the encoder sees the patch; n patches in raster order, with the same
+                number v of True in every row.
+            count: the number v, if the caller knows it.
+
+        Raises:
+            ValueError: the sizes do not fit, or rows differ in their numbers of visible patches.
+        """
+        grid = grid_of(images, visible, self.patch_size)
+        chosen = indices(visible, count)
+        tokens = self.patch_embed(images, chosen) + positions(grid, self.dim, images.device)[chosen]
+        x = torch.cat([self.cls_token.expand(len(images), -1, -1), tokens], dim=1)
+        return self.norm(self.blocks(x))[:, 1:]
