@@ -4,6 +4,7 @@ Each is written to be fast, so that the comparison is fair.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -112,7 +113,7 @@ class MaskedAutoencoder(nn.Module):
         patches = rearrange(patchify(images, self.patch_size), "b n p q c -> b n (p q c)")
         v = int(self.n * (1 - self.ratio))
         at = indices(visible, v)
-        image = torch.arange(len(images))[:, None]
+        image = torch.arange(len(images), device=images.device)[:, None]
         latent = self.encoder(self.embed(patches[image, at]) + self.encoder_position[at])
         latent = self.project(latent)
         place = at[..., None].expand_as(latent)
@@ -157,13 +158,30 @@ def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:
 
 
 class Products:
-    """The matrix products of a training step alone: the outputs and both gradients of each."""
+    """The matrix products of a training step alone: the outputs and both gradients of each.
 
-    def __init__(self, name: str, model: FCMAE, b: int) -> None:
+    Args:
+        name: of the encoder.
+        model: of that name.
+        b: number of images.
+        dtype: of all factors.
+        device: of all factors.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: FCMAE,
+        b: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
+    ) -> None:
         self.shapes = list(products(name, model, b))
-        self.x = {(r, k): torch.randn(r, k) for r, k, _ in self.shapes}
-        self.y = {(r, n): torch.randn(r, n) for r, _, n in self.shapes}
-        self.w = {(n, k): torch.randn(n, k) for _, k, n in self.shapes}
+        draw = partial(torch.randn, dtype=dtype, device=device)
+        self.x = {(r, k): draw(r, k) for r, k, _ in self.shapes}
+        self.y = {(r, n): draw(r, n) for r, _, n in self.shapes}
+        self.w = {(n, k): draw(n, k) for _, k, n in self.shapes}
 
     def __call__(self) -> None:
         for layer, (r, k, n) in enumerate(self.shapes):

@@ -2,16 +2,24 @@
 
 import json
 import subprocess
+import time
+from itertools import groupby
+from pathlib import Path
 
 import pytest
 import torch
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture
+from scripts.bench.gpu import keys, measure, size_of
+from scripts.bench.lab import OURS, SIZES, Lab, within
 from scripts.bench.loading import LOADING, Photographs
+from scripts.bench.profiling import kernels_of, kind_of
 from scripts.bench.rivals import MaskedAutoencoder, products
 from scripts.bench.steps import TIMES, dense, model_of
 from tests.support.programs import run
+
+NEEDS_A_GPU = ("gpu_depthwise_warpconvnet", "gpu_graph")
 
 
 def benchmark(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -89,3 +97,102 @@ def test_both_sides_of_a_comparison_of_loaders_read_the_same_images() -> None:
     assert [shard.samples for shard in photographs.shards] == [12]
     names = [path.name for path in photographs.folder.glob("photos/class/*.jpg")]
     assert sorted(names) == sorted(f"{i}.jpg" for i in range(12))
+
+
+@pytest.mark.slow
+def test_all_keys_of_a_gpu_run_dry_and_are_in_the_json() -> None:
+    done = benchmark("gpu", "--dry", "--runs", "1", "--profile", "--limit", "500", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    found = json.loads(lines[-1])
+    for key in keys(Path("nowhere")):
+        if key.startswith(NEEDS_A_GPU):
+            assert found[key] is None
+            assert any(line.startswith(f"  {key} failed: ValueError: ") for line in lines)
+        else:
+            assert found[key] > 0, key
+            assert f"{key} {found[key]:.3f}" in lines
+    steps = {f"{OURS} {size} {mode}" for size in SIZES for mode in ("eager", "compiled")}
+    assert steps <= found["steps"].keys()
+    assert sum("the device is busy for" in line for line in lines) >= 2 * len(SIZES)
+
+
+def lab(limit: float = 60.0) -> Lab:
+    return Lab(dry=True, runs=1, scope="blocks", limit=limit, patience=60.0)
+
+
+def test_without_time_left_every_key_is_named_and_none_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = measure(lab(limit=0.0), only="tiny", cache=tmp_path, profile=True)
+    told = capsys.readouterr().out
+    wanted = [key for key in keys(tmp_path) if "tiny" in key]
+    assert len(wanted) >= 4
+    for key in wanted:
+        assert found[key] is None
+        assert f"{key}: no time left" in told
+
+
+def test_a_key_that_fails_is_named_and_the_next_one_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found = measure(lab(), only="_over_ours_1", cache=tmp_path, profile=False)
+    assert found["gpu_depthwise_warpconvnet_over_ours_1"] is None
+    assert found["gpu_depthwise_cudnn_over_ours_1"] > 0
+    assert "gpu_depthwise_warpconvnet_over_ours_1 failed: ValueError: " in capsys.readouterr().out
+
+
+def test_work_that_takes_too_long_is_stopped() -> None:
+    with (
+        pytest.raises(TimeoutError, match=r"^sleeping takes more than 0 s$"),
+        within(0.05, "sleeping"),
+    ):
+        time.sleep(10)
+    time.sleep(0.1)  # the alarm is off again
+
+
+def test_keys_are_grouped_by_size_so_that_no_model_is_made_twice() -> None:
+    sizes = [size_of(key) for key in keys(Path("nowhere")) if "graph" not in key]
+    runs = [size for size, _ in groupby(size for size in sizes if size)]
+    assert sorted(runs) == sorted(SIZES)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("nvjet_hsh_128x256_64x4_2x1_v_bz_coopA_NNT", "products"),
+        ("sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize64x64x64_stage5", "products"),
+        ("void wgrad2d_grouped_direct_kernel<__nv_bfloat16, float>", "depthwise"),
+        ("void conv2d_grouped_direct_kernel<__nv_bfloat16>", "depthwise"),
+        ("triton_poi_fused__to_copy_convolution_index_copy_4", "copies and indexing"),
+        ("triton_poi_fused__to_copy_add_gelu_mul_7", "element-wise"),
+        ("triton_per_fused__to_copy_native_layer_norm_3", "norms"),
+        ("triton_red_fused_gelu_pow_sum_2", "sums"),
+        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<float>", "norms"),
+        ("void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float>>", "sums"),
+        (
+            "void at::native::unrolled_elementwise_kernel<direct_copy_kernel_cuda>",
+            "copies and indexing",
+        ),
+        ("void at::native::vectorized_elementwise_kernel<4, GeluCUDAKernelImpl>", "element-wise"),
+        (
+            "void at::native::(anonymous namespace)::multi_tensor_apply_kernel<FusedAdam>",
+            "optimiser",
+        ),
+        ("Memcpy DtoD (Device -> Device)", "copies and indexing"),
+    ],
+)
+def test_kernels_are_sorted_by_what_they_do(kernel: str, kind: str) -> None:
+    assert kind_of(kernel) == kind
+
+
+def test_a_profile_counts_what_one_step_calls() -> None:
+    a = torch.randn(64, 64)
+
+    def work() -> None:
+        torch.mm(torch.mm(a, a), a)
+
+    found = {kernel.name: kernel for kernel in kernels_of(work, a.device)}
+    assert found["aten::mm"].launches == 2
+    assert found["aten::mm"].kind == "products"
+    assert found["aten::mm"].ms > 0

@@ -1,0 +1,221 @@
+"""Keys of one GPU, in the order in which they tell most, printed as they come.
+
+Both sides of a ratio run in one process, in turn, each in its best mode, eager or compiled. Steps
+are in bf16 autocast and without the optimiser, but for profiles, which have it.
+"""
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fcmae import FCMAE
+from fcmae.run.terminal import say
+from scripts.bench.feeding import loader_share
+from scripts.bench.first_step import first_step
+from scripts.bench.lab import DENSE, MAE, OURS, SIZES, Lab, Size, Timed, deterministic, telling
+from scripts.bench.layers import STAGE, depthwise
+from scripts.bench.profiling import show_profile
+from scripts.bench.rivals import Products
+from scripts.bench.steps import step
+from scripts.bench.timing import Work, in_turn
+
+Key = Callable[[Lab], float]
+
+
+def ratio(lab: Lab, key: str, above: Work, below: Work) -> float:
+    """Time two works in turn; the ratio of their medians, which is printed."""
+    over, under = in_turn((above, below), lab.runs)
+    medians = [statistics.median(times) for times in (over, under)]
+    pairs = [a / b for a, b in zip(over, under, strict=True)]
+    milliseconds = " / ".join(f"{1e3 * median:.2f}" for median in medians)
+    say(f"  {key}: {milliseconds} ms, of pairs {min(pairs):.2f} to {max(pairs):.2f}", flush=True)
+    return medians[0] / medians[1]
+
+
+def over_ours(rival: str, size: Size, lab: Lab) -> float:
+    """The time of a rival's step over that of ours."""
+    theirs, ours = lab.best(rival, size), lab.best(OURS, size)
+    return ratio(lab, f"{rival} {theirs.mode} / {OURS} {ours.mode}", theirs.work, ours.work)
+
+
+def floor(size: Size, lab: Lab) -> float:
+    """The time of a step's matrix products alone over that of the step."""
+    ours = lab.best(OURS, size)
+    model = ours.model
+    assert isinstance(model, FCMAE)
+    b = lab.batch(size)
+    alone = Products(lab.name(size), model, b, dtype=torch.bfloat16, device=lab.device)
+    return ratio(lab, f"products / {OURS} {ours.mode}", lab.synced(alone), ours.work)
+
+
+def peak_memory(size: Size, lab: Lab) -> float:
+    """The most memory that our step holds over that of the rival's, each in its best mode."""
+    ours, theirs = (lab.best(side, size) for side in (OURS, DENSE))
+    say(f"  {ours.peak / 1e9:.2f} / {theirs.peak / 1e9:.2f} GB", flush=True)
+    return ours.peak / max(theirs.peak, 1)
+
+
+def determined(size: Size, lab: Lab) -> float:
+    """The time of a step under deterministic operations alone over that of a step without."""
+    ours = lab.best(OURS, size)
+    with deterministic():
+        same = lab.time(OURS, size, ours.mode)
+
+    def work() -> None:
+        with deterministic():
+            same.work()
+
+    return ratio(lab, f"deterministic / not, {ours.mode}", work, ours.work)
+
+
+def one_graph(size: Size, lab: Lab) -> float:
+    """The time of a step that the device replays as one CUDA graph over that of launches.
+
+    What it is below 1 is what the host's launches cost.
+
+    Raises:
+        ValueError: there is no CUDA.
+    """
+    if lab.dry:
+        raise ValueError("a CPU has no CUDA graphs")
+    ours = lab.best(OURS, size)
+    whole = partial(step, ours.model, ours.images, ours.visible, lab.autocast)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            whole()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    ours.model.zero_grad()
+    with torch.cuda.graph(graph):
+        whole()
+    return ratio(lab, f"one CUDA graph / {ours.mode}", lab.synced(graph.replay), ours.work)
+
+
+def layer(rival: str, side: int, lab: Lab) -> float:
+    """The time of a rival's depthwise layer, forward and backward, over that of ours."""
+    return ratio(lab, f"{rival} / ours", *depthwise(lab, rival, side))
+
+
+def seconds_of_first_step(cache: Path, lab: Lab) -> float:
+    """The first step of tiny, in a new process and compiled, with this cache."""
+    patience = min(lab.patience, max(lab.left, 1.0))
+    return first_step("tiny", cache, dry=lab.dry, scope=lab.scope, patience=patience)
+
+
+def keys(cache: Path) -> dict[str, Key]:
+    """All keys, with what measures them, in their order.
+
+    Args:
+        cache: the folder of compiled code. If it is empty, the cold first step fills it for the
+            steps that follow.
+    """
+    empty = not cache.exists() or not any(cache.iterdir())
+    cold = cache if empty else Path(tempfile.mkdtemp())
+    found: dict[str, Key] = {
+        "gpu_first_step_seconds_cold": partial(seconds_of_first_step, cold),
+        "gpu_first_step_seconds_warm": partial(seconds_of_first_step, cold),
+    }
+    for size, (_, b) in SIZES.items():
+        of = f"{size}_b{b}"
+        found[f"gpu_masked_dense_over_gathered_step_{of}"] = partial(over_ours, DENSE, size)
+        found[f"gpu_peak_memory_gathered_over_masked_dense_{of}"] = partial(peak_memory, size)
+        found[f"gpu_floor_over_gathered_step_{size}"] = partial(floor, size)
+        if size == "tiny":
+            found[f"gpu_mae_vit_s_over_fcmae_tiny_step_b{b}"] = partial(over_ours, MAE, size)
+            found["gpu_deterministic_over_gathered_step_tiny"] = partial(determined, size)
+        if size == "atto":
+            found["gpu_loader_share"] = loader_share
+    for side in STAGE:
+        for rival in ("cudnn", "warpconvnet"):
+            found[f"gpu_depthwise_{rival}_over_ours_{side}"] = partial(layer, rival, side)
+    for size in ("atto", "tiny"):  # last: where a device refuses, it may refuse the rest
+        found[f"gpu_graph_over_launches_step_{size}"] = partial(one_graph, size)
+    return found
+
+
+def size_of(key: str) -> Size | None:
+    """The size of the models that a key is about, or None for those that need none of them."""
+    return next((size for size in SIZES if f"_{size}" in key and "first" not in key), None)
+
+
+def profile_modes(lab: Lab, size: Size) -> None:
+    """Print where the time of our step goes, with the optimiser, compiled and eager."""
+    for timed in lab.modes(OURS, size):
+        with telling(f"the profile of {size} {timed.mode}"):
+            work = with_optimiser(lab, timed)
+            (times,) = in_turn((work,), 3)
+            title = f"{OURS} {size} b{lab.batch(size)} {timed.mode}, with AdamW"
+            show_profile(title, work, statistics.median(times), lab.device)
+
+
+def with_optimiser(lab: Lab, timed: Timed) -> Work:
+    """Make a step of training, the optimiser's included."""
+    optimizer = torch.optim.AdamW(timed.model.parameters(), lr=0.0, fused=True)
+
+    def work() -> None:
+        step(timed.model, timed.images, timed.visible, lab.autocast)
+        optimizer.step()
+
+    return lab.synced(work)
+
+
+def speed_of_light(lab: Lab) -> dict[str, Any]:
+    """What the device is, and what it reaches in one large product and one large copy."""
+    n = 256 if lab.dry else 8192
+    a, b = (torch.randn(n, n, device=lab.device, dtype=torch.bfloat16) for _ in range(2))
+    source = torch.empty(2**20 if lab.dry else 2**30, device=lab.device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    works = (lab.synced(partial(torch.mm, a, b)), lab.synced(partial(target.copy_, source)))
+    product, copy = (statistics.median(times) for times in in_turn(works, 5))
+    return {
+        "device": "CPU, dry" if lab.dry else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "bf16_tflops": round(2 * n**3 / product / 1e12, 1),
+        "copy_tb_s": round(2 * source.nbytes / copy / 1e12, 3),
+    }
+
+
+def measure(lab: Lab, *, only: str, cache: Path, profile: bool) -> dict[str, Any]:
+    """Measure the keys, and print each as it comes; what fails is named and passed over.
+
+    Args:
+        lab: the device.
+        only: what the keys have in their names that are measured; empty for all.
+        cache: the folder of compiled code.
+        profile: whether the steps of each size are profiled, too.
+
+    Returns:
+        The number of each key, or None; with the device, and the steps in each mode.
+
+    Raises:
+        ValueError: no key has `only` in its name.
+    """
+    wanted = {key: work for key, work in keys(cache).items() if only in key}
+    if not wanted:
+        raise ValueError(f"--only {only} is in none of {', '.join(keys(cache))}")
+    facts = speed_of_light(lab)
+    say(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
+    result: dict[str, float | None] = dict.fromkeys(wanted)
+    at: Size | None = None
+    for key, work in wanted.items():
+        size = size_of(key)
+        if size is not None and size != at:
+            lab.forget()
+            at = size
+            if profile and lab.left > 0:
+                with telling(f"the profile of {size}"):
+                    profile_modes(lab, size)
+        if lab.left <= 0:
+            say(f"{key}: no time left; --limit gives more", flush=True)
+            continue
+        with telling(key):
+            result[key] = work(lab)
+            say(f"{key} {result[key]:.3f}", flush=True)
+    return {**result, **facts, "steps": lab.numbers}
