@@ -16,6 +16,7 @@ from fcmae.weights.metadata import CLASSES, Metadata
 from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import TimmModel, create_timm, load_timm, save_timm
 from finetune.labels.tasks import Task
+from finetune.lineage import networks
 from finetune.models.backbone import backbone, metadata_of
 from finetune.models.config import BackboneConfig
 from finetune.training.augment import seeded
@@ -91,15 +92,17 @@ def start_head(head: nn.Module, scale: float) -> None:
 def create_any(
     metadata: Metadata, outputs: int, drop_path: float = 0.0, pretrained: bool = False
 ) -> nn.Module:
-    """A model of this project, or the timm model of `timm:NAME`.
+    """A model of this project, the timm model of `timm:NAME`, or the network of `lineage:NAME`.
 
     Raises:
-        ValueError: timm has no model of this name.
+        ValueError: there is no model of this name; or see `finetune.lineage.networks.create`.
     """
+    if metadata.model.startswith(networks.PREFIX):
+        return networks.create(metadata, outputs, drop_path, pretrained)
     if not metadata.model.startswith(TIMM):
         if metadata.model.startswith("convnext"):
             return create_timm(metadata, outputs, drop_path)
-        raise ValueError(f"backbone={metadata.model} must be {TIMM}NAME")
+        raise ValueError(f"backbone={metadata.model} must be {TIMM}NAME or {networks.PREFIX}NAME")
     name = metadata.model.removeprefix(TIMM)
     if ":" not in name and not timm.is_model(name):  # local-dir: and hf-hub: are timm's to find
         close = get_close_matches(name, timm.list_models())

@@ -45,8 +45,8 @@ class BackboneConfig:
     """Encoder weights: a run, or what else `python -m fcmae.convert` reads and tells of its images,
     such as timm:convnextv2_atto.fcmae; or none for the random initialisation."""
     backbone: str | None = None
-    """timm:NAME, any model of timm, in place of weights; of the size, channels, mean and std that
-    --random.* give."""
+    """timm:NAME, any model of timm, in place of weights; or lineage:NAME, where NAME is lenet5,
+    alexnet, zfnet, vgg16 or googlenet. Size, channels, mean and std are those of --random.*."""
     pretrained: bool = False
     """Start from timm's own weights of that model, which timm may have to download."""
     random: RandomConfig = field(default_factory=RandomConfig)
