@@ -13,7 +13,7 @@ from typing import Literal
 
 from fcmae import vits
 from fcmae.networks import PREFIX, network
-from fcmae.run.ranges import Depth, Extent, ShareBelow1
+from fcmae.run.ranges import Depth, DepthFrom1, Extent, ShareBelow1
 
 Implementation = Literal["gathered", "reference", "minkowski"]
 
@@ -39,7 +39,8 @@ SIZES = {
     "xlarge": Size((3, 3, 27, 3), (256, 512, 1024, 2048)),
     "huge": Size((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
-MODELS = [f"{family}_{size}" for family in ("convnextv2", "convnext") for size in SIZES]
+FAMILIES = ("convnextv2", "convnext")
+MODELS = [f"{family}_{size}" for family in FAMILIES for size in SIZES]
 STEM_STRIDES = (4, 2, 1)
 
 
@@ -52,9 +53,9 @@ class Architecture:
 
     name: str = "convnextv2_atto"
     """The encoder: convnextv2_SIZE, or convnext_SIZE for V1, where SIZE is atto, femto, pico, nano,
-    tiny, small, base, large, xlarge or huge; timm:NAME, a ConvNet of timm; or mae_vit_SIZE, MAE's
-    ViT, where SIZE is tiny, small, base or large, with _patchP behind it for patches of P pixels
-    rather than 16."""
+    tiny, small, base, large, xlarge or huge; convnextv2 or convnext alone, with depths and widths
+    of your own; timm:NAME, a ConvNet of timm; or mae_vit_SIZE, MAE's ViT, where SIZE is tiny,
+    small, base or large, with _patchP behind it for patches of P pixels rather than 16."""
     image_size: Extent | tuple[Extent, Extent] = 224
     """The images' side, or height and width, in pixels: multiples of the patch side, which is 8 x
     stem_stride of a ConvNeXt."""
@@ -63,9 +64,23 @@ class Architecture:
     stem_stride: Extent = 4
     """4, 2 or 1, for patches of 32, 16 or 8 pixels. Small images need small patches. It is for
     ConvNeXt alone."""
+    depths: tuple[DepthFrom1, DepthFrom1, DepthFrom1, DepthFrom1] | None = None
+    """Numbers of blocks of the four stages of a ConvNeXt; None for those of its size."""
+    widths: tuple[Extent, Extent, Extent, Extent] | None = None
+    """Numbers of channels of the four stages of a ConvNeXt; None for those of its size."""
 
     def __str__(self) -> str:
-        return f"{self.name} with stem_stride={self.stem_stride} and in_chans={self.in_chans}"
+        own = [f"{name}={value}, " for name, value in self.own.items()]
+        return (
+            f"{self.name} with {''.join(own)}stem_stride={self.stem_stride} and"
+            f" in_chans={self.in_chans}"
+        )
+
+    @property
+    def own(self) -> dict[str, tuple[int, ...]]:
+        """The depths and the widths, by these names, where they are not those of the size."""
+        given = {"depths": self.depths, "widths": self.widths}
+        return {name: values for name, values in given.items() if values is not None}
 
     @property
     def of_timm(self) -> bool:
@@ -100,17 +115,10 @@ class Architecture:
     @property
     def size(self) -> Size:
         """Numbers of blocks and of channels of the four stages."""
-        return SIZES[self.name.split("_")[1]]
-
-    @property
-    def depths(self) -> tuple[int, int, int, int]:
-        """Number of blocks of each of the four stages."""
-        return self.size.depths
-
-    @property
-    def widths(self) -> tuple[int, int, int, int]:
-        """Number of channels of each of the four stages."""
-        return self.size.widths
+        if self.depths is not None and self.widths is not None:
+            return Size(self.depths, self.widths)
+        named = SIZES[self.name.split("_")[1]]
+        return Size(self.depths or named.depths, self.widths or named.widths)
 
     @property
     def dim(self) -> int:
@@ -119,7 +127,7 @@ class Architecture:
             return vits.vit(self.name).dim
         if self.of_timm:
             return network(self.name.removeprefix(PREFIX)).dim
-        return self.widths[-1]
+        return self.size.widths[-1]
 
     @property
     def patch_size(self) -> int:
@@ -156,8 +164,11 @@ class Architecture:
 
     def same_tensors(self, other: "Architecture") -> bool:
         """Whether the weights of one encoder fit the other, whatever the image sizes are."""
-        mine = (self.name, self.in_chans, self.stem_stride)
-        return mine == (other.name, other.in_chans, other.stem_stride)
+        mine, others = (
+            (a.size if a.family in FAMILIES else a.name, a.family, a.in_chans, a.stem_stride)
+            for a in (self, other)
+        )
+        return mine == others
 
     def check_encoder(self) -> None:
         """Check everything except the image size, which no tensor of an encoder depends on.
@@ -169,11 +180,18 @@ class Architecture:
             network(self.name.removeprefix(PREFIX))
         elif self.is_vit:
             vits.vit(self.name)
+        elif self.name in FAMILIES:
+            if len(self.own) < 2:
+                raise ValueError(
+                    f"model name={self.name!r} has no size: take {self.name}_atto or a larger one,"
+                    " or give both depths and widths, such as 2 2 6 2 and 40 80 160 320"
+                )
         elif self.name not in MODELS:
             raise ValueError(
                 f"model name={self.name!r} is none of {', '.join(MODELS + vits.NAMES)}, and not"
                 " timm:NAME"
             )
+        self.check_own()
         if (self.of_timm or self.is_vit) and self.stem_stride != Architecture.stem_stride:
             way = f" ({self.name.split('_patch')[0]}_patch8 has 8 pixels)" if self.is_vit else ""
             raise ValueError(
@@ -186,6 +204,20 @@ class Architecture:
             )
         if self.in_chans < 1:
             raise ValueError(f"in_chans={self.in_chans} must be at least 1")
+
+    def check_own(self) -> None:
+        """Check the depths and the widths, where they are given.
+
+        Raises:
+            ValueError: one of them is below 1, or the network has its own.
+        """
+        for name, values in self.own.items():
+            if self.family not in FAMILIES:
+                raise ValueError(
+                    f"{name}={values} is for convnextv2 and convnext: {self.name} has its own"
+                )
+            if min(values) < 1:
+                raise ValueError(f"{name}={values} must be at least 1 in each of the four stages")
 
     def check(self) -> None:
         """Check the encoder, and that patches tile the images.

@@ -11,12 +11,12 @@ from fcmae.sparse import Sparse, implementation
 
 
 class Stage(nn.Module):
-    """One stage: a 2x2 downsampling, except in the first stage, and `depth` blocks."""
+    """One stage: a 2x2 downsampling of `dim_in` channels, if there are any, and `depth` blocks."""
 
-    def __init__(self, dim_in: int, dim: int, depth: int, *, grn: bool) -> None:
+    def __init__(self, dim_in: int | None, dim: int, depth: int, *, grn: bool) -> None:
         super().__init__()
         self.downsample = nn.Identity()
-        if dim_in != dim:
+        if dim_in is not None:
             self.downsample = nn.Sequential(
                 nn.LayerNorm(dim_in, eps=EPS), nn.Conv2d(dim_in, dim, kernel_size=2, stride=2)
             )
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     def __init__(self, architecture: Architecture, sparse: str = "gathered") -> None:
         super().__init__()
         architecture.check_encoder()
-        widths = architecture.widths
+        widths = architecture.size.widths
         self.patch_size = architecture.patch_size
         self.dim = architecture.dim
         self.sparse = implementation(sparse)
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(
             Stage(dim_in, dim, depth, grn=architecture.has_grn)
             for dim_in, dim, depth in zip(
-                widths[:1] + widths[:3], widths, architecture.depths, strict=True
+                (None, *widths[:3]), widths, architecture.size.depths, strict=True
             )
         )
 

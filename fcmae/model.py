@@ -15,13 +15,15 @@ class FCMAE(nn.Module):
     """A masked autoencoder: sparse encoder, plain decoder, reconstruction loss.
 
     Args:
-        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), `timm:NAME`
-            for any ConvNet of timm, or `mae_vit_tiny` ... `mae_vit_large`, which MAE's decoder
-            follows.
+        name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), `convnextv2`
+            or `convnext` with depths and widths of your own, `timm:NAME` for any ConvNet of timm,
+            or `mae_vit_tiny` ... `mae_vit_large`, which MAE's decoder follows.
         image_size: side of the images in pixels, or (height, width): multiples of the patch side,
             which is 8 x stem_stride of a ConvNeXt.
         in_chans: number of channels of the images.
         stem_stride: 4, 2 or 1, for patches of 32, 16 or 8 pixels; small images need small patches.
+        depths: numbers of blocks of the four stages of a ConvNeXt; by default those of its size.
+        widths: numbers of channels of the four stages of a ConvNeXt; by default those of its size.
         ratio: share of the patches that are hidden from the encoder.
         sparse: implementation of the sparse operations: `gathered`, the fast one; `reference`, a
             slow and plain one; or `minkowski`, which needs MinkowskiEngine.
@@ -40,6 +42,8 @@ class FCMAE(nn.Module):
         image_size: int | tuple[int, int] = ModelConfig.image_size,
         in_chans: int = ModelConfig.in_chans,
         stem_stride: int = ModelConfig.stem_stride,
+        depths: tuple[int, int, int, int] | None = ModelConfig.depths,
+        widths: tuple[int, int, int, int] | None = ModelConfig.widths,
         ratio: float = ModelConfig.ratio,
         sparse: Implementation = ModelConfig.sparse,
         decoder_dim: int = ModelConfig.decoder_dim,
@@ -52,6 +56,8 @@ class FCMAE(nn.Module):
             image_size=image_size,
             in_chans=in_chans,
             stem_stride=stem_stride,
+            depths=depths,
+            widths=widths,
             ratio=ratio,
             sparse=sparse,
             decoder_dim=decoder_dim,

@@ -123,13 +123,13 @@ def encoder_parts(model: ModelConfig, b: int, v: int, n: int, size: int) -> Iter
     """The stem and the stages, for b images with v visible patches of n, `size` bytes a number."""
     grn = model.has_grn
     pixels = model.in_chans * model.stem_stride**2
-    before = model.widths[0]
+    before = model.size.widths[0]
     yield Part(
         parameters=pixels * before + 3 * before,
         macs=64 * b * v * pixels * before,
         saved=64 * b * v * (size * pixels + 4 * before + 8),
     )
-    for stage, (depth, d) in enumerate(zip(model.depths, model.widths, strict=True)):
+    for stage, (depth, d) in enumerate(zip(model.size.depths, model.size.widths, strict=True)):
         rows = b * v * 4 ** (3 - stage)
         sites = b * n * 4 ** (3 - stage)
         parameters = depth * block_parameters(d, grn)

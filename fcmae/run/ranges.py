@@ -88,6 +88,7 @@ Batch = Annotated[int, whole(1, 2**24)]  # what is in memory at a time
 Extent = Annotated[int, whole(1, 2**16)]  # sides in pixels, channels
 Classes = Annotated[int, whole(1, 2**20)]
 Depth = Annotated[int, whole(0, 2**12)]  # layers
+DepthFrom1 = Annotated[int, whole(1, 2**12)]
 Workers = Annotated[int, whole(0, 2**12)]
 WorkersFrom1 = Annotated[int, whole(1, 2**12)]
 Stage = Annotated[int, whole(0, 3)]

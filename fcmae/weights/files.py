@@ -21,6 +21,7 @@ from fcmae.run.yaml_files import read_yaml
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
 from fcmae.weights.fetching import fetch, is_remote
 from fcmae.weights.finite import refuse_not_finite
+from fcmae.weights.inference import infer
 from fcmae.weights.metadata import (
     CLASSES,
     HEADER,
@@ -30,7 +31,7 @@ from fcmae.weights.metadata import (
     class_names,
     header_for,
 )
-from fcmae.weights.recognition import canonical, infer, recognise
+from fcmae.weights.recognition import canonical, recognise
 from fcmae.weights.safetensors_files import extra_part
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, count_classes
 from fcmae.weights.wrappings import choose
@@ -282,7 +283,8 @@ def load_encoder(encoder: nn.Module, source: str | Path, architecture: Architect
     if not weights.architecture.same_tensors(architecture):
         raise ValueError(
             f"init.weights={source} is {weights.architecture}, but the run trains {architecture}:"
-            " change model.name, model.stem_stride or model.in_chans, or give other weights"
+            " change model.name, model.stem_stride, model.in_chans, model.depths or model.widths,"
+            " or give other weights"
         )
     prefix = "net." if architecture.of_timm else ""
     encoder.load_state_dict(

@@ -105,8 +105,8 @@ def model_args(metadata: Metadata) -> dict[str, Any]:
         return {"in_chans": metadata.in_chans}
     return {
         "in_chans": metadata.in_chans,
-        "depths": architecture.depths,
-        "dims": architecture.widths,
+        "depths": architecture.size.depths,
+        "dims": architecture.size.widths,
         "patch_size": metadata.stem_stride,
     }
 

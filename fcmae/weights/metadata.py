@@ -43,6 +43,10 @@ class Metadata:
     """The stored value of pixels where nothing was measured."""
     background: tuple[int, int, int] = field(default=(255, 255, 255), repr=False)
     """Red, green and blue, 0 to 255, of what showed where pictures are transparent."""
+    depths: tuple[int, int, int, int] | None = field(default=None, repr=False)
+    """Numbers of blocks of the stages; None for those that the model's name tells."""
+    widths: tuple[int, int, int, int] | None = field(default=None, repr=False)
+    """Numbers of channels of the stages; None for those that the model's name tells."""
 
     @property
     def architecture(self) -> Architecture:
@@ -52,6 +56,8 @@ class Metadata:
             image_size=self.image_size,
             in_chans=self.in_chans,
             stem_stride=self.stem_stride,
+            depths=self.depths,
+            widths=self.widths,
         )
 
     @property
@@ -90,6 +96,8 @@ class Metadata:
             std=std,
             stem_stride=architecture.stem_stride,
             step=step,
+            depths=architecture.depths,
+            widths=architecture.widths,
         )
 
     @staticmethod
@@ -111,6 +119,8 @@ class Metadata:
         """
         if not all(0 < n <= MOST for n in (*self.image_size, self.in_chans)):
             raise ValueError(f"sides and channels of images are 1 to {MOST}")
+        if not all(0 < n <= MOST for n in (*(self.depths or ()), *(self.widths or ()))):
+            raise ValueError(f"depths and widths of stages are 1 to {MOST}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.in_chans):
                 raise ValueError(f"{name} has {len(values)} values for {self.in_chans} channels")

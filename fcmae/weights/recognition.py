@@ -7,7 +7,6 @@ the complete table decides whether what follows is one whole encoder.
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isqrt
 from typing import Literal
 
 import torch
@@ -15,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from fcmae.architecture import SIZES, STEM_STRIDES, Architecture
+from fcmae.architecture import Architecture
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Row, listing, shapes_of, table
 
 Layout = Literal["timm", "official", "transformers", "dinov3"]
@@ -123,81 +122,6 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming:
     ((layout, prefix),) = found
     hidden = layout == "timm" and any(k.startswith(prefix + HIDDEN_LAYER) for k in tensors)
     return Naming(layout=layout, prefix=prefix, hidden_layer=hidden)
-
-
-def infer(tensors: Mapping[str, Tensor]) -> Architecture:
-    """Infer the architecture from names and shapes; the image size stays the default.
-
-    Raises:
-        ValueError: something cannot be inferred; the message names it and what it depends on.
-    """
-    naming = recognise(tensors)
-    row, _, norm, *_ = table(Architecture())
-    stem = next((n for n in naming.names(row) if n in tensors), None)
-    if stem is None:
-        raise ValueError("the model cannot be inferred: the stem's convolution is missing")
-    shape = tensors[stem].shape
-    if stem.endswith(".kernel") and len(shape) in (2, 3):
-        sites, in_chans, width = shape if len(shape) == 3 else (1, *shape)
-        k = isqrt(sites)
-    elif not stem.endswith(".kernel") and len(shape) == 4:
-        width, in_chans, k, _ = shape
-    else:
-        raise ValueError(f"in_chans cannot be inferred: {stem} of {list(shape)} is no convolution")
-    check_layers(tensors, naming, norm, k)
-    mine = [key for key in tensors if not naming.drops(key)]
-    if any(".grn." in key for key in mine):
-        family = "convnextv2"
-    elif any(key.endswith((".gamma", ".layer_scale_parameter")) for key in mine):
-        family = "convnext"
-    else:
-        raise ValueError("V1 or V2 cannot be inferred: there is neither GRN (V2) nor gamma (V1)")
-    name = f"{family}_{size_of(tensors, naming, width)}"
-    return Architecture(name=name, in_chans=in_chans, stem_stride=k)
-
-
-def check_layers(tensors: Mapping[str, Tensor], naming: Naming, norm: Row, k: int) -> None:
-    """Check that the stem is one convolution without overlap, and that norms have a bias.
-
-    Raises:
-        ValueError: the encoder has other layers; the message says what they are.
-    """
-    if k == 3 and naming.layout == "timm":
-        raise ValueError(
-            "its stem of two overlapping 3 x 3 convolutions (as timm's *_ols models have) lets"
-            " patches see each other, so that no sparse encoder of this project has it: take the"
-            " model without _ols, or fine-tune it with --backbone timm:NAME"
-        )
-    if k not in STEM_STRIDES:
-        raise ValueError(f"the stem's kernel of {k} x {k} is none of 4, 2, 1: not a known stem")
-    weights = [name for name in naming.names(norm) if name in tensors]
-    if weights and not any(f"{name.removesuffix('weight')}bias" in tensors for name in weights):
-        raise ValueError(
-            f"its norms have no bias ({weights[0]} is alone): RMS norms, as timm's *_rms models"
-            " have, and the encoders of this project have LayerNorm: fine-tune it with --backbone"
-            " timm:NAME"
-        )
-
-
-def size_of(tensors: Mapping[str, Tensor], naming: Naming, width: int) -> str:
-    """Name the size of an encoder by its first width, and by its depth where sizes share that.
-
-    Raises:
-        ValueError: no size has this width.
-    """
-    sizes = [name for name, size in SIZES.items() if size.widths[0] == width]
-    if not sizes:
-        known = ", ".join(f"{size.widths[0]} ({name})" for name, size in SIZES.items())
-        raise ValueError(
-            f"the model cannot be inferred: the stem's width {width} is none of {known}"
-        )
-    for name in sorted(sizes, key=lambda name: -SIZES[name].depths[2]):
-        last = f"stages.2.blocks.{SIZES[name].depths[2] - 1}."
-        rows = table(Architecture(name=f"convnext_{name}"))
-        mine = [n for row in rows if row.ours.startswith(last) for n in naming.names(row)]
-        if any(n in tensors for n in mine):
-            return name
-    return sizes[0]
 
 
 def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:

@@ -94,7 +94,8 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
 
     `timm.create_model(model, in_chans=..., patch_size=stem_stride)` does the same for stem strides
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
-    convolution is exchanged instead. A size that timm lacks takes the widths in place of large's.
+    convolution is exchanged instead. A size that timm lacks, or one of your own, takes depths and
+    widths in place of large's.
     `timm.data.resolve_model_data_config` of the model is the preprocessing of `data.fitting`.
 
     Args:
@@ -122,15 +123,15 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
         },
         in_chans=metadata.in_chans,
         num_classes=num_classes,
-        depths=architecture.depths,
-        dims=architecture.widths,
+        depths=architecture.size.depths,
+        dims=architecture.size.widths,
         drop_path_rate=drop_path,
         patch_size=1 if metadata.stem_stride == 1 else 4,
     )
     if metadata.stem_stride == 2:
         stem = model.get_submodule("stem")
         assert isinstance(stem, nn.Sequential)
-        stem[0] = nn.Conv2d(metadata.in_chans, architecture.widths[0], kernel_size=2, stride=2)
+        stem[0] = nn.Conv2d(metadata.in_chans, architecture.size.widths[0], kernel_size=2, stride=2)
     return model
 
 

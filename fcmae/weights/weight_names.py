@@ -61,7 +61,7 @@ def table(architecture: Architecture) -> list[Row]:
     stem = ("stem", "downsample_layers.0", "embeddings", "stages.0.downsample_layers")
     add(inside(stem, "0", "0", "patch_embeddings", "0"), weight="kernel")
     add(inside(stem, "1", "1", "layernorm", "1"), wrapper="ln.")
-    for i, depth in enumerate(architecture.depths):
+    for i, depth in enumerate(architecture.size.depths):
         stage = (f"stages.{i}", f"stages.{i}", f"encoder.stages.{i}", f"stages.{i}")
         if i > 0:
             ours, _, hf, dinov3 = inside(

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import torch
 from torch import nn
 
-from fcmae import FCMAE
+from fcmae.encoders import make_encoder
 from fcmae.run.waiting import waiting
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata
@@ -27,20 +27,16 @@ def backbone(
 
     Raises:
         OSError: see `fcmae.weights.timm_models.load_timm`.
-        ValueError: see the same, and `fcmae.FCMAE`.
+        ValueError: see the same, and `fcmae.architecture.Architecture.check`.
     """
     if weights != "none":
         with waiting("loading weights"):
             return load_timm(weights, say=say)
     metadata = metadata_of(random, step=0)
-    start = FCMAE(
-        name=metadata.model,
-        image_size=metadata.image_size,
-        in_chans=metadata.in_chans,
-        stem_stride=metadata.stem_stride,
-        generator=torch.Generator().manual_seed(random.seed),
-    )
-    return as_timm(start.encoder.state_dict(), metadata), metadata
+    metadata.architecture.check()
+    generator = torch.Generator().manual_seed(random.seed)
+    start = make_encoder(metadata.architecture, "gathered", generator)
+    return as_timm(start.state_dict(), metadata), metadata
 
 
 def metadata_of(random: RandomConfig, step: int | None) -> Metadata:

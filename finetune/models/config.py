@@ -18,7 +18,8 @@ class RandomConfig(Architecture):
 
     like: str | None = None
     """Encoder weights, in any form that --weights takes, whose name, image size, channels, stem
-    stride, mean and standard deviation the random start has, and whose pixels it reads. Give it to
+    stride, depths, widths, mean and standard deviation the random start has, and whose pixels it
+    reads. Give it to
     compare with them on equal terms; of what follows, only the seed goes with it."""
 
     mean: tuple[Real, ...] = IMAGENET_MEAN

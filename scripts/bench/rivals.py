@@ -134,13 +134,13 @@ def vit_blocks(dim: int, *, heads: int, depth: int) -> nn.Module:
 def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:
     """Iterate over (rows, inputs, outputs) of all matrix products of a forward pass on b images."""
     architecture = Architecture(name=name)
-    widths = architecture.widths
+    widths = architecture.size.widths
     hidden = model.n - model.v
     stem = model.encoder.stem[0]
     assert isinstance(stem, nn.Conv2d)
     side = 8
     yield b * model.v * side**2, stem.weight[0].numel(), widths[0]
-    for stage, (depth, width) in enumerate(zip(architecture.depths, widths, strict=True)):
+    for stage, (depth, width) in enumerate(zip(architecture.size.depths, widths, strict=True)):
         rows = b * model.v * side**2
         if stage:
             yield rows, 4 * widths[stage - 1], width

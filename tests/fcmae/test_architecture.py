@@ -7,7 +7,15 @@ from dataclasses import fields, replace
 import pytest
 
 from fcmae import FCMAE
-from fcmae.architecture import MODELS, SIZES, Architecture, ModelConfig, sides_of, visible_count
+from fcmae.architecture import (
+    MODELS,
+    SIZES,
+    Architecture,
+    ModelConfig,
+    Size,
+    sides_of,
+    visible_count,
+)
 from fcmae.encoder import Encoder
 from fcmae.run.config import to_yaml
 from tests.support.programs import ROOT
@@ -20,15 +28,31 @@ def test_every_size_of_both_families_has_a_name() -> None:
         architecture.check()
         assert f"{architecture.family}_" in name
         assert architecture.has_grn == name.startswith("convnextv2_")
-        assert architecture.widths == tuple(architecture.widths[0] * 2**i for i in range(4))
-        assert architecture.dim == architecture.widths[3]
+        widths = architecture.size.widths
+        assert widths == tuple(widths[0] * 2**i for i in range(4))
+        assert architecture.dim == widths[3]
         assert architecture.size == SIZES[name.removeprefix(f"{architecture.family}_")]
 
 
 def test_sizes_are_those_of_the_paper() -> None:
     atto, huge = Architecture(name="convnextv2_atto"), Architecture(name="convnext_huge")
-    assert (atto.depths, atto.widths) == ((2, 2, 6, 2), (40, 80, 160, 320))
-    assert (huge.depths, huge.widths) == ((3, 3, 27, 3), (352, 704, 1408, 2816))
+    assert (atto.size.depths, atto.size.widths) == ((2, 2, 6, 2), (40, 80, 160, 320))
+    assert (huge.size.depths, huge.size.widths) == ((3, 3, 27, 3), (352, 704, 1408, 2816))
+
+
+@pytest.mark.parametrize("family", ["convnextv2", "convnext"])
+def test_depths_and_widths_are_one_s_own_or_those_of_the_size(family: str) -> None:
+    own = Architecture(name=family, depths=(1, 2, 1, 1), widths=(8, 8, 12, 20))
+    own.check()
+    assert (own.family, own.dim) == (family, 20)
+    assert str(own) == (
+        f"{family} with depths=(1, 2, 1, 1), widths=(8, 8, 12, 20), stem_stride=4 and in_chans=3"
+    )
+    shallow = Architecture(name=f"{family}_tiny", depths=(1, 1, 1, 1))
+    assert shallow.size == Size((1, 1, 1, 1), SIZES["tiny"].widths)
+    assert not shallow.same_tensors(replace(shallow, depths=None))
+    spelled = Architecture(name=family, depths=(3, 3, 9, 3), widths=(96, 192, 384, 768))
+    assert spelled.same_tensors(Architecture(name=f"{family}_tiny"))
 
 
 @pytest.mark.parametrize(("stem_stride", "patch_size"), [(4, 32), (2, 16), (1, 8)])
@@ -66,6 +90,16 @@ def test_weights_fit_whatever_the_image_size() -> None:
         ({"name": "convnext_small_2"}, "model name='convnext_small_2' is none of "),
         ({"stem_stride": 3}, r"stem_stride=3 must be 4, 2 or 1 \(patches of 32, 16, 8\)"),
         ({"in_chans": 0}, "in_chans=0 must be at least 1"),
+        ({"name": "convnext"}, "model name='convnext' has no size: take convnext_atto or a larger"),
+        (
+            {"name": "convnext", "widths": (8, 8, 8, 8)},
+            "model name='convnext' has no size: .* both",
+        ),
+        ({"widths": (8, 16, 0, 64)}, r"widths=\(8, 16, 0, 64\) must be at least 1 in each of the"),
+        (
+            {"name": "timm:resnet18", "depths": (1, 1, 1, 1)},
+            r"depths=\(1, 1, 1, 1\) is for convnextv2 and convnext: timm:resnet18 has its own",
+        ),
         ({"image_size": 200}, "image_size=200 must be a multiple of patch_size=32; try 192 or 224"),
         ({"image_size": (64, 16)}, "image_size=16 must be a multiple of patch_size=32; try 32"),
         ({"ratio": 1.0}, r"ratio=1.0 must lie in \[0, 1\)"),
@@ -102,7 +136,7 @@ def test_a_model_of_a_config_has_its_numbers() -> None:
 
 def test_a_recipe_lists_the_encoder_before_what_is_hidden_from_it() -> None:
     assert [field.name for field in fields(ModelConfig)] == [
-        *("name", "image_size", "in_chans", "stem_stride"),
+        *("name", "image_size", "in_chans", "stem_stride", "depths", "widths"),
         *("ratio", "sparse", "decoder_dim", "decoder_depth"),
     ]
     assert to_yaml(ModelConfig(image_size=(32, 64))).splitlines()[:4] == [

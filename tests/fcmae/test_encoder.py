@@ -104,7 +104,7 @@ def test_every_size_has_the_parameters_of_its_timm_model(name: str) -> None:
         # timm has no V1 huge and no V2 xlarge
         timm_name = name if timm.is_model(name) else f"{architecture.family}_large"
         theirs = timm.create_model(
-            timm_name, num_classes=0, depths=architecture.depths, dims=architecture.widths
+            timm_name, num_classes=0, depths=architecture.size.depths, dims=architecture.size.widths
         )
     head = sum(p.numel() for p in theirs.get_submodule("head").parameters())
     assert sum(p.numel() for p in ours.parameters()) + head == sum(

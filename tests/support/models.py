@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from fcmae import FCMAE
+from fcmae.architecture import Size
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.weights.metadata import Metadata
@@ -69,6 +70,7 @@ def saved_run(
     in_chans: int,
     step: int = 7,
     reading: Mapping[str, Any] | None = None,
+    own: Size | None = None,
 ) -> Path:
     """A checkpoint in a run directory, with what its config says of the reading of images."""
     size = list(model.image_size)
@@ -79,6 +81,7 @@ def saved_run(
             "in_chans": in_chans,
             "stem_stride": stem_stride,
             "decoder_dim": model.decoder.project.out_features,
+            **({"depths": list(own.depths), "widths": list(own.widths)} if own else {}),
         },
         "data": {"mean": [0.5], "std": [0.25], **(reading or {})},
     }

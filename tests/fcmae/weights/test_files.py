@@ -22,9 +22,10 @@ from fcmae.encoder import Encoder
 from fcmae.layers import Block, GrnMlp
 from fcmae.weights.conversion import convert
 from fcmae.weights.files import load_encoder, read_weights
+from fcmae.weights.inference import infer
 from fcmae.weights.metadata import HEADER, Metadata, header_for
 from fcmae.weights.official import to_official
-from fcmae.weights.recognition import canonical, infer
+from fcmae.weights.recognition import canonical
 from fcmae.weights.safetensors_files import read_converted, read_metadata
 from fcmae.weights.timm_models import load_timm, save_timm, to_timm
 from fcmae.weights.weight_names import shapes_of, table
@@ -269,16 +270,16 @@ def test_what_a_file_lacks_and_has_too_much_is_listed_in_one_line(tmp_path: Path
     state["stages.0.0.dwconv.weight"] = torch.zeros(40, 1, 7, 7)  # beside its kernel
     state["fpn.bias"] = torch.zeros(1)
     state["stages.3.1.norm.ln.weight"] = torch.ones(10)
-    for key in [key for key in state if key.startswith("stages.2.5.")]:
+    for key in [key for key in state if key.startswith("stages.2.4.")]:
         del state[key]
     torch.save({"model": with_decoder(state)}, tmp_path / "wrong.pt")
     with pytest.raises(ValueError, match="are not those of") as error:
         convert(tmp_path / "wrong.pt", tmp_path / "out.safetensors")
     assert str(error.value) == (
         f"{tmp_path}/wrong.pt: the weights are not those of convnextv2_atto with stem_stride=4 and"
-        " in_chans=3: 10 missing (encoder.stages.2.5.dwconv.weight,"
-        " encoder.stages.2.5.dwconv.bias, encoder.stages.2.5.norm.weight,"
-        " encoder.stages.2.5.norm.bias and 6 more); 2 unused (encoder.fpn.bias,"
+        " in_chans=3: 10 missing (encoder.stages.2.4.dwconv.weight,"
+        " encoder.stages.2.4.dwconv.bias, encoder.stages.2.4.norm.weight,"
+        " encoder.stages.2.4.norm.bias and 6 more); 2 unused (encoder.fpn.bias,"
         " encoder.stages.0.0.dwconv.kernel); 1 of another shape (encoder.stages.3.1.norm.ln.weight"
         " [10] for [320])"
     )
@@ -306,7 +307,14 @@ def test_what_a_file_lacks_and_has_too_much_is_listed_in_one_line(tmp_path: Path
         ),
         (
             lambda s: s.update({"downsample_layers.0.0.weight": torch.ones(250, 3, 4, 4)}),
-            r"the model cannot be inferred: the stem's width 250 is none of 40 \(atto\), 48",
+            r"1 of another shape \(downsample_layers\.0\.0\.weight \[250, 3, 4, 4\] for \[40, 3",
+        ),
+        (
+            lambda s: (
+                [s.pop(k) for k in list(s) if k.startswith("stages.3.")],
+                s.update({"downsample_layers.0.0.weight": torch.ones(250, 3, 4, 4)}),
+            ),
+            r"not all stages have blocks and norms, .* stem's width 250 is none of 40 \(atto\)",
         ),
         (
             lambda s: s.update({"downsample_layers.0.0.weight": torch.ones(40, 3, 7, 7)}),

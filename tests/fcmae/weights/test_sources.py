@@ -17,7 +17,8 @@ from fcmae import FCMAE
 from fcmae.convert import main
 from fcmae.weights.conversion import convert
 from fcmae.weights.files import load_encoder, read_weights
-from fcmae.weights.recognition import canonical, infer
+from fcmae.weights.inference import infer
+from fcmae.weights.recognition import canonical
 from fcmae.weights.timm_models import as_timm, load_timm
 from finetune.models.backbone import backbone
 from finetune.models.config import RandomConfig
