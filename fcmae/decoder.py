@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.layers import Block
-from fcmae.masking import among, at, indices
+from fcmae.masking import among, take
 from fcmae.sparse import implementation
 
 
@@ -43,11 +43,10 @@ class Decoder(nn.Module):
             visible: True where the encoder sees the patch.
             grid: rows and columns of patches.
         """
-        n = visible.shape[1]
-        v = latent.shape[1]
-        x = among(self.token, self.project(latent), indices(visible, v), n)
+        n, v = visible.shape[1], latent.shape[1]
+        x = among(self.token, self.project(latent), visible)
         x = x[:, :, None, None]  # the gathered layout with every patch visible and one site a patch
         dense = self.sparse(torch.ones_like(visible), grid, n)
         for block in self.blocks:
             x = block(x, dense)
-        return self.predict(at(x[:, :, 0, 0], indices(~visible, n - v)))
+        return self.predict(take(x[:, :, 0, 0], ~visible, n - v))

@@ -119,19 +119,77 @@ def grid_of(
 
 
 def at(x: Float[Tensor, "b n d"], chosen: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
-    """Take the rows at the k indices of each image."""
+    """Take the rows at the k indices of each image; for what needs a gradient, see `take`."""
     return x.gather(1, chosen[..., None].expand(-1, -1, x.shape[2]))
 
 
-def among(
-    token: Float[Tensor, " d"], x: Float[Tensor, "b v d"], chosen: Int[Tensor, "b v"], n: int
-) -> Float[Tensor, "b n d"]:
-    """Put the rows of x at the v indices of each image, and the token at its other n - v ones.
+class Take(torch.autograd.Function):
+    """The rows of the chosen patches, as `take` gives them."""
 
-    It is the inverse of `at`.
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, x: Tensor, chosen: Tensor, count: int
+    ) -> Tensor:
+        ctx.save_for_backward(chosen)
+        return at(x, indices(chosen, count))
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):  # type: ignore[override]
+        (chosen,) = ctx.saved_tensors
+        return Place.apply(grads[0], chosen), None, None
+
+
+class Place(torch.autograd.Function):
+    """Rows at the places of the chosen patches, as `place` puts them."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, chosen: Tensor) -> Tensor:
+        ctx.save_for_backward(chosen)
+        ctx.count = rows.shape[1]  # type: ignore[attr-defined]
+        return at(rows, slots(chosen).clamp(min=0)).masked_fill_(~chosen[..., None], 0)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):  # type: ignore[override]
+        (chosen,) = ctx.saved_tensors
+        return Take.apply(grads[0], chosen, ctx.count), None
+
+
+def take(
+    x: Float[Tensor, "b n d"], chosen: Bool[Tensor, "b n"], count: int
+) -> Float[Tensor, "b k d"]:
+    """Take the rows of the chosen patches of each image, in raster order; `place` is its adjoint.
+
+    Values and gradients are read and never added up, so that they are the same in every run: the
+    gradient of `torch.gather` is a sum by atomics on a GPU.
+
+    Args:
+        x: a row for each patch.
+        chosen: marks the patches, the same number of them in every row.
+        count: the number k of these.
     """
-    empty = token.to(x.dtype).expand(len(x), n, -1)
-    return empty.scatter(1, chosen[..., None].expand_as(x), x)
+    return Take.apply(x, chosen, count)
+
+
+def place(rows: Float[Tensor, "b k d"], chosen: Bool[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+    """Put rows at the places of the chosen patches, in raster order, and zero at the others.
+
+    Args:
+        rows: a row for each of the k chosen patches.
+        chosen: marks the patches, k of them in every row.
+    """
+    return Place.apply(rows, chosen)
+
+
+def among(
+    token: Float[Tensor, " d"], rows: Float[Tensor, "b k d"], chosen: Bool[Tensor, "b n"]
+) -> Float[Tensor, "b n d"]:
+    """Put rows at the places of the k chosen patches of each image, and the token at the others."""
+    return place(rows, chosen).where(chosen[..., None], token.to(rows.dtype))
+
+
+def slots(chosen: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """Number the chosen patches of each image in raster order from 0; the others have -1."""
+    return (chosen.cumsum(1) - 1).masked_fill_(~chosen, -1)
 
 
 def patchify(images: Float[Tensor, "b c h w"], p: int) -> Float[Tensor, "b n p p c"]:

@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fcmae.loss import hidden_patches, statistics
-from fcmae.masking import indices, patchify, unpatchify
+from fcmae.masking import patchify, place, unpatchify
 
 VIEWS = ("original", "visible", "prediction", "pasted")
 
@@ -29,12 +29,10 @@ def reconstruct(
         prediction: predicted normalised pixels of the k hidden patches, in raster order.
         p: side of a patch in pixels.
     """
-    b, c, h, w = images.shape
+    h, w = images.shape[2:]
     mean, std = statistics(hidden_patches(images, visible, p, prediction.shape[1]))
     pixels = prediction.to(images.dtype) * std + mean
-    at_hidden = indices(~visible, prediction.shape[1])[..., None].expand_as(pixels)
-    blank = images.new_zeros(b, visible.shape[1], p * p * c)
-    predicted = rearrange(blank.scatter(1, at_hidden, pixels), "b n (p q c) -> b n p q c", p=p, q=p)
+    predicted = rearrange(place(pixels, ~visible), "b n (p q c) -> b n p q c", p=p, q=p)
     patches = patchify(images, p)
     shown = patches.where(visible[..., None, None, None], torch.zeros_like(patches))
     views = [patches, shown, predicted, shown + predicted]

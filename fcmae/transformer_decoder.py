@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.encoders.transformer import EPS, blocks, initialise, positions
-from fcmae.masking import among, at, indices
+from fcmae.masking import among, take
 from fcmae.vits import HEAD
 
 
@@ -51,7 +51,7 @@ class TransformerDecoder(nn.Module):
             visible: True where the encoder sees the patch.
             grid: rows and columns of patches.
         """
-        v = latent.shape[1]
-        x = among(self.token, self.project(latent), indices(visible, v), visible.shape[1])
+        n, v = visible.shape[1], latent.shape[1]
+        x = among(self.token, self.project(latent), visible)
         x = self.blocks(x + positions(grid, x.shape[2], x.device))
-        return self.predict(self.norm(at(x, indices(~visible, visible.shape[1] - v))))
+        return self.predict(self.norm(take(x, ~visible, n - v)))

@@ -157,7 +157,7 @@ def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
     return Part(
         parameters=weights + 2 * d + pixels + depth * block_parameters(d, True),
         macs=b * (v * d_in * d + depth * n * (8 * d**2 + 49 * d) + k * d * pixels),
-        saved=b * (size * (v * d_in + n * d + k * d) + 8 * k * pixels)  # n d: kept by gather
+        saved=b * (size * (v * d_in + k * d) + 8 * k * pixels)
         + depth * block_saved(d, b, b * n, True, size)
         + (0 if size == 4 else size * weights),
     )

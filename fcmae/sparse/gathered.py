@@ -5,6 +5,8 @@ read. Only the depthwise convolution needs neighbours. On a CPU it is compiled l
 sites; elsewhere the sites are scattered to the dense grid, convolved, and gathered again.
 """
 
+from typing import NamedTuple
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from fcmae.masking import indices, patchify
+from fcmae.masking import indices, patchify, slots
 from fcmae.sparse.grn_mlp import Layers, fused
 
 try:
@@ -41,10 +43,11 @@ class Gathered:
         *,
         compiled: bool = COMPILED,
     ) -> None:
+        self.chosen = visible
         self.visible = indices(visible, count)
         self.grid = grid
         self.compiled = compiled
-        self.runs: dict[int, Int[Tensor, " r"]] = {}
+        self.runs: dict[int, Runs] = {}
 
     def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b v s s d"]:
         patch = images.shape[2] // self.grid[0]
@@ -68,7 +71,7 @@ class Gathered:
         if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, bias = (tensor.to(dtype) for tensor in (x, weight, bias))
-        return ScatterConvolve.apply(x, weight, bias, self.runs_of(x.shape[2]), self.grid)
+        return ScatterConvolve.apply(x, weight, bias, *self.runs_of(x.shape[2]), self.grid)
 
     def grn_mlp(self, x: Float[Tensor, "b v s s d"], mlp: Layers) -> Float[Tensor, "b v s s d"]:
         return fused(x.flatten(1, 3), mlp, compiled=self.compiled).view(x.shape)
@@ -76,20 +79,49 @@ class Gathered:
     def features(self, x: Float[Tensor, "b v 1 1 d"]) -> Float[Tensor, "b v d"]:
         return rearrange(x, "b v 1 1 d -> b v d")
 
-    def runs_of(self, side: int) -> Int[Tensor, " r"]:
-        """List where each row of `side` sites of the visible patches lies in the dense grid.
-
-        The grid's sites are `[b, gh, side, gw, side]`, so its rows are numbered in the order of
-        (image, patch row, row inside the patch, patch column). Computed once per stage and batch.
-        """
+    def runs_of(self, side: int) -> "Runs":
+        """Where each row of `side` sites lies; computed once per stage and batch."""
+        if torch.compiler.is_compiling():  # a compiled block fuses it, and cannot fill a dictionary
+            return runs_of(self.chosen, self.visible, self.grid, side)
         if side not in self.runs:
-            gh, gw = self.grid
-            image = torch.arange(len(self.visible), device=self.visible.device)[:, None]
-            top = (image * gh + self.visible // gw) * side
-            inside = torch.arange(side, device=self.visible.device)
-            runs = (top[..., None] + inside) * gw + (self.visible % gw)[..., None]
-            self.runs[side] = runs.flatten()
+            self.runs[side] = runs_of(self.chosen, self.visible, self.grid, side)
         return self.runs[side]
+
+
+class Runs(NamedTuple):
+    """Rows of `side` sites of patches, in the gathered layout and in the dense grid.
+
+    The grid's sites are `[b, gh, side, gw, side]`, so its rows are numbered in the order of
+    (image, patch row, row inside the patch, patch column); those of the gathered layout,
+    `[b, v, side, side]`, in that of (image, visible patch, row inside the patch).
+    """
+
+    places: Int[Tensor, " r"]
+    """Where each gathered row lies in the grid."""
+    sources: Int[Tensor, " m"]
+    """Where each row of the grid lies in the gathered layout; -1 in hidden patches."""
+
+
+def runs_of(
+    chosen: Bool[Tensor, "b n"], visible: Int[Tensor, "b v"], grid: tuple[int, int], side: int
+) -> Runs:
+    """List where each row of `side` sites lies, in both directions.
+
+    Args:
+        chosen: True where a patch is visible.
+        visible: the raster indices of these.
+        grid: rows and columns of patches.
+        side: of a patch, in sites.
+    """
+    gh, gw = grid
+    b, v = visible.shape
+    image = torch.arange(b, device=visible.device)[:, None]
+    inside = torch.arange(side, device=visible.device)
+    top = (image * gh + visible // gw) * side
+    places = (top[..., None] + inside) * gw + (visible % gw)[..., None]
+    slot = rearrange(slots(chosen), "b (gh gw) -> b gh 1 gw", gh=gh)
+    rows = (image[..., None, None] * v + slot) * side + inside[:, None]
+    return Runs(places.flatten(), rows.masked_fill_(slot < 0, -1).flatten())
 
 
 def within_patch(x: Float[Tensor, "b v s s c"], conv: nn.Conv2d) -> Float[Tensor, "b v t t d"]:
@@ -108,34 +140,36 @@ def within_patch(x: Float[Tensor, "b v s s c"], conv: nn.Conv2d) -> Float[Tensor
 
 
 def scatter(
-    x: Float[Tensor, "b v s s d"], runs: Int[Tensor, " r"], grid: tuple[int, int]
+    x: Float[Tensor, "b v s s d"], runs: Runs, grid: tuple[int, int]
 ) -> Float[Tensor, "b d h w"]:
     """Put visible sites on the dense grid, in channels_last memory, with zero at hidden sites.
 
+    The grid reads its rows, and none is written to, which a GPU does in a sorted order if it has to
+    do the same in every run.
+
     Args:
         x: the visible sites.
-        runs: where each row of sites lies in the grid, as `Gathered.runs_of` lists it.
+        runs: where each row of sites lies, as `runs_of` lists it.
         grid: rows and columns of patches.
     """
     b, _, s, _, d = x.shape
     gh, gw = grid
-    dense = x.new_zeros(b * gh * s * gw, s * d).index_copy_(0, runs, x.reshape(-1, s * d))
-    return dense.view(b, gh * s, gw * s, d).permute(0, 3, 1, 2)
+    rows = x.reshape(-1, s * d).index_select(0, runs.sources.clamp(min=0))
+    rows = rows.masked_fill_(runs.sources[:, None] < 0, 0)
+    return rows.view(b, gh * s, gw * s, d).permute(0, 3, 1, 2)
 
 
-def gather(
-    dense: Float[Tensor, "b d h w"], runs: Int[Tensor, " r"], shape: torch.Size
-) -> Float[Tensor, "b v s s d"]:
+def gather(dense: Float[Tensor, "b d h w"], runs: Runs, shape: torch.Size) -> Tensor:
     """Take the visible sites of the dense grid: the inverse of `scatter`.
 
     Args:
         dense: the grid, in channels_last memory.
-        runs: where each row of sites lies in the grid, as `Gathered.runs_of` lists it.
-        shape: shape of the result.
+        runs: where each row of sites lies, as `runs_of` lists it.
+        shape: shape of the result, [b, v, s, s, d].
     """
     s, d = shape[-2:]
     rows = dense.permute(0, 2, 3, 1).reshape(-1, s * d)  # no copy: channels_last memory
-    return rows.index_select(0, runs).view(shape)
+    return rows.index_select(0, runs.places).view(shape)
 
 
 class TapLoops(torch.autograd.Function):
@@ -185,18 +219,21 @@ class ScatterConvolve(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor,
-        runs: Tensor,
+        places: Tensor,
+        sources: Tensor,
         grid: tuple[int, int],
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, runs)
+        ctx.save_for_backward(x, weight, places, sources)
         ctx.grid = grid  # type: ignore[attr-defined]
+        runs = Runs(places, sources)
         dense = F.conv2d(scatter(x, runs, grid), weight, bias, padding="same", groups=len(weight))
         return gather(dense, runs, x.shape)
 
     @staticmethod
     def backward(ctx, *grads: Tensor):  # type: ignore[override]
         (grad,) = grads
-        x, weight, runs = ctx.saved_tensors
+        x, weight, *kept = ctx.saved_tensors
+        runs = Runs(*kept)
         dense_grad = scatter(grad, runs, ctx.grid)
         flipped = F.conv2d(dense_grad, weight.flip(2, 3), padding="same", groups=len(weight))
         grad_weight = conv2d_weight(
@@ -207,4 +244,5 @@ class ScatterConvolve(torch.autograd.Function):
             groups=len(weight),
         )
         grad_weight = grad_weight.view(weight.shape)  # DistributedDataParallel compares strides
-        return gather(flipped, runs, x.shape), grad_weight, grad.sum((0, 1, 2, 3)), None, None
+        grad_x = gather(flipped, runs, x.shape)
+        return grad_x, grad_weight, grad.sum((0, 1, 2, 3)), None, None, None

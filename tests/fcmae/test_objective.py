@@ -6,13 +6,14 @@ import re
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import visible_count
 from fcmae.decoder import Decoder
 from fcmae.layers import GrnMlp
 from fcmae.loss import reconstruction_loss
-from fcmae.masking import draw_visible_of, patchify, splitmix64, unpatchify
+from fcmae.masking import draw_visible_of, patchify, place, splitmix64, take, unpatchify
 from fcmae.reconstruction import reconstruct
 from fcmae.sparse import implementation
 from tests.support.generators import generator
@@ -92,6 +93,16 @@ def test_unpatchify_inverts_patchify_in_raster_order() -> None:
     patches = patchify(images, 4)
     assert torch.equal(patches[0, 4], images[0, :, 4:8, 4:8].permute(1, 2, 0))
     assert torch.equal(unpatchify(patches, (2, 3)), images)
+
+
+def test_take_and_place_are_adjoint_and_go_by_raster_order() -> None:
+    chosen = draw_visible(2, 6, 0.5, generator=generator(0))
+    x, rows = torch.randn(2, 6, 3).double(), torch.randn(2, 3, 3).double()
+    assert torch.equal(take(x, chosen, 3), x[chosen].view(2, 3, 3))
+    assert torch.equal(take(place(rows, chosen), chosen, 3), rows)
+    assert not place(rows, chosen)[~chosen].any()
+    inputs = (x.requires_grad_(), rows.requires_grad_())
+    assert gradcheck(lambda a, b: (take(a, chosen, 3), place(b, chosen)), inputs)
 
 
 @pytest.mark.parametrize("sparse", ["gathered", "reference"])

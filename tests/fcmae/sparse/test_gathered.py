@@ -152,7 +152,7 @@ def test_tap_loops_equal_convolution_in_values_and_every_gradient(
         found = torch.autograd.grad(ours, (x, weight, bias), seen)
     finally:
         torch.set_num_threads(before)
-    theirs = ScatterConvolve.apply(x, weight, bias, sparse.runs_of(side), grid)
+    theirs = ScatterConvolve.apply(x, weight, bias, *sparse.runs_of(side), grid)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
     for a, b in zip(found, torch.autograd.grad(theirs, (x, weight, bias), seen), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
@@ -162,8 +162,8 @@ def test_tap_loops_equal_convolution_in_values_and_every_gradient(
 def test_gradients_of_the_convolution_are_those_of_its_values(function: type) -> None:
     x, visible, _ = sites(2, 2, 2, (2, 3))
     sparse = Gathered(visible, (2, 3))
-    where = sparse.visible if function is TapLoops else sparse.runs_of(2)
-    inputs = (x, random(2, 1, 7, 7, seed=3), random(2, seed=4), where, (2, 3))
+    where = (sparse.visible,) if function is TapLoops else sparse.runs_of(2)
+    inputs = (x, random(2, 1, 7, 7, seed=3), random(2, seed=4), *where, (2, 3))
     assert gradcheck(function.apply, inputs)  # type: ignore[attr-defined]
 
 
