@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fcmae import vits
-from fcmae.networks import PREFIX, network
+from fcmae.networks import PREFIX, Network, network
 from fcmae.run.ranges import Depth, DepthFrom1, Extent, ShareBelow1
 
 Implementation = Literal["gathered", "reference", "minkowski"]
@@ -54,16 +54,17 @@ class Architecture:
     name: str = "convnextv2_atto"
     """The encoder: convnextv2_SIZE, or convnext_SIZE for V1, where SIZE is atto, femto, pico, nano,
     tiny, small, base, large, xlarge or huge; convnextv2 or convnext alone, with depths and widths
-    of your own; timm:NAME, a ConvNet of timm; or mae_vit_SIZE, MAE's ViT, where SIZE is tiny,
+    of your own; timm:NAME, any ConvNet of timm; or mae_vit_SIZE, MAE's ViT, where SIZE is tiny,
     small, base or large, with _patchP behind it for patches of P pixels rather than 16."""
     image_size: Extent | tuple[Extent, Extent] = 224
     """The images' side, or height and width, in pixels: multiples of the patch side, which is 8 x
-    stem_stride of a ConvNeXt."""
+    stem_stride of a ConvNeXt, and the stride of a network of timm."""
     in_chans: Extent = 3
     """Number of channels of the images."""
     stem_stride: Extent = 4
     """4, 2 or 1, for patches of 32, 16 or 8 pixels. Small images need small patches. It is for
-    ConvNeXt alone."""
+    ConvNets: of timm:NAME, 4 leaves strides as they are, and 2 or 1 leaves out the first one or two
+    halvings."""
     depths: tuple[DepthFrom1, DepthFrom1, DepthFrom1, DepthFrom1] | None = None
     """Numbers of blocks of the four stages of a ConvNeXt; None for those of its size."""
     widths: tuple[Extent, Extent, Extent, Extent] | None = None
@@ -98,6 +99,15 @@ class Architecture:
         return self.is_vit
 
     @property
+    def network(self) -> Network:
+        """Facts of one of timm's networks.
+
+        Raises:
+            ValueError: there is no such network, or it makes no maps that patches tile.
+        """
+        return network(self.name.removeprefix(PREFIX), self.stem_stride)
+
+    @property
     def family(self) -> str:
         """The family: `convnextv2`, whose blocks have GRN, or `convnext`, with LayerScale.
 
@@ -126,16 +136,19 @@ class Architecture:
         if self.is_vit:
             return vits.vit(self.name).dim
         if self.of_timm:
-            return network(self.name.removeprefix(PREFIX)).dim
+            return self.network.dim
         return self.size.widths[-1]
 
     @property
     def patch_size(self) -> int:
-        """Side p of a patch in pixels: the stem's stride, and three downsamplings by 2."""
+        """Side p of a patch in pixels: the stem's stride, and three downsamplings by 2.
+
+        Of timm's networks, what their strides make.
+        """
         if self.is_vit:
             return vits.vit(self.name).patch_size
         if self.of_timm:
-            return network(self.name.removeprefix(PREFIX)).stride
+            return self.network.stride
         return 8 * self.stem_stride
 
     @property
@@ -176,8 +189,12 @@ class Architecture:
         Raises:
             ValueError: a value is out of range; the message names it, the rule and a way out.
         """
+        if self.stem_stride not in STEM_STRIDES:
+            raise ValueError(
+                f"stem_stride={self.stem_stride} must be 4, 2 or 1 (patches of 32, 16, 8)"
+            )
         if self.of_timm:
-            network(self.name.removeprefix(PREFIX))
+            _ = self.network  # looks it up
         elif self.is_vit:
             vits.vit(self.name)
         elif self.name in FAMILIES:
@@ -192,15 +209,11 @@ class Architecture:
                 " timm:NAME"
             )
         self.check_own()
-        if (self.of_timm or self.is_vit) and self.stem_stride != Architecture.stem_stride:
+        if self.is_vit and self.stem_stride != Architecture.stem_stride:
             way = f" ({self.name.split('_patch')[0]}_patch8 has 8 pixels)" if self.is_vit else ""
             raise ValueError(
                 f"stem_stride={self.stem_stride} is for convnextv2 and convnext: {self.name} has"
                 f" its own stride{way}"
-            )
-        if self.stem_stride not in STEM_STRIDES:
-            raise ValueError(
-                f"stem_stride={self.stem_stride} must be 4, 2 or 1 (patches of 32, 16, 8)"
             )
         if self.in_chans < 1:
             raise ValueError(f"in_chans={self.in_chans} must be at least 1")

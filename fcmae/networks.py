@@ -1,10 +1,20 @@
-"""What is to be known of timm's ConvNets before one is made: their strides and widths."""
+"""timm's ConvNets: what is to be known of them before one is made, and how one is made.
+
+Weights have timm's names and shapes whatever the stem stride is: it only takes strides away, as
+ResNets for small images do (He et al. 2016, arXiv 1512.03385, section 4.2).
+"""
 
 import difflib
+import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PREFIX = "timm:"
+STEM_STRIDE = 4  # pixels between the sites of the first stage, in most of timm's ConvNets
 
 
 @dataclass(frozen=True)
@@ -17,18 +27,21 @@ class Network:
     """Number of channels of its last map."""
     widths: tuple[int, ...]
     """Number of channels of the maps of its levels, the first ones first."""
+    behind: tuple[str, ...]
+    """Its parts behind the last map, such as a norm or layers in front of a classifier."""
 
 
 @lru_cache
-def network(name: str) -> Network:
+def network(name: str, stem_stride: int = STEM_STRIDE) -> Network:
     """Look up one of timm's ConvNets, without its weights.
 
     Args:
         name: timm's name of it, such as `resnet50`.
+        stem_stride: see `make_network`.
 
     Raises:
         ValueError: timm has no such network, or it has no maps of features, or their stride is no
-            whole number of pixels.
+            whole number of pixels, or its first strides cannot be taken away.
     """
     import timm  # seconds, and most runs need none of it
     import torch
@@ -38,13 +51,16 @@ def network(name: str) -> Network:
         hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
         raise ValueError(f"model name={PREFIX + name!r}: timm has no such network{hint}")
     with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
-        side = model.pretrained_cfg["input_size"][1]
-        maps = model.forward_features(torch.empty(2, 3, side, side))
-    if maps.ndim != 4 or maps.shape[1] != model.num_features:
+        net = timm.create_model(name, num_classes=0)
+        side = net.pretrained_cfg["input_size"][1]
+        runs = set[str]()
+        for layer, module in net.named_modules():
+            module.register_forward_pre_hook(lambda *_, layer=layer: runs.add(layer))
+        maps = net.forward_features(torch.empty(2, 3, side, side))
+    if maps.ndim != 4 or maps.shape[1] != net.num_features:
         raise ValueError(
             f"model name={PREFIX + name!r} has no maps of features [b, c, h, w], as a ConvNet has:"
-            " take one of timm's ConvNets, such as timm:resnet18, or mae_vit_tiny"
+            " take one of timm's ConvNets, such as timm:resnet18"
         )
     stride, rest = divmod(side, maps.shape[2])
     if rest:
@@ -52,5 +68,87 @@ def network(name: str) -> Network:
             f"model name={PREFIX + name!r} makes {maps.shape[2]} sites of {side} pixels, so that"
             " patches of whole pixels do not tile its maps: take a network whose convolutions pad"
         )
-    widths = tuple(info["num_chs"] for info in model.feature_info)
-    return Network(stride=stride, dim=model.num_features, widths=widths)
+    stride = stride * stem_stride // STEM_STRIDE
+    if stem_stride != STEM_STRIDE:
+        take_strides_away(net, name, stem_stride)
+        with torch.device("meta"):
+            maps = net.forward_features(torch.empty(2, 3, 4 * stride, 4 * stride))
+        if maps.shape[2:] != (4, 4):
+            raise ValueError(
+                f"stem_stride={stem_stride} does not go with {PREFIX}{name}, whose first halvings"
+                " are not layers of stride 2: leave it at 4, and take larger images"
+            )
+    parts = {layer.split(".")[0] for layer in runs}
+    return Network(
+        stride=stride,
+        dim=net.num_features,
+        widths=tuple(info["num_chs"] for info in net.feature_info),
+        behind=tuple(
+            part
+            for part, module in net.named_children()
+            if part not in parts and [*module.parameters()]
+        ),
+    )
+
+
+def make_network(name: str, stem_stride: int = STEM_STRIDE, **options: Any) -> "nn.Module":
+    """Make one of timm's ConvNets.
+
+    Args:
+        name: timm's name of it.
+        stem_stride: 4 for timm's own strides. At 2 or 1, the first one or two halvings of the
+            resolution are left out, so that patches are a half or a quarter as large.
+        options: what else `timm.create_model` takes.
+    """
+    import timm
+
+    net = timm.create_model(name, **options)
+    take_strides_away(net, name, stem_stride)
+    return net
+
+
+def take_strides_away(net: "nn.Module", name: str, stem_stride: int) -> None:
+    """Leave out the first halvings of a network of timm's, in place; no tensor changes."""
+    from torch import nn
+
+    for layer, halvings in halving_layers(name):
+        if halvings >= math.log2(STEM_STRIDE / stem_stride):
+            continue
+        module = net.get_submodule(layer)
+        if getattr(module, "kernel_size", None) in (2, (2, 2)) and not [*module.parameters()]:
+            net.set_submodule(layer, nn.Identity())  # a pooling of two by two
+        else:
+            module.stride = type(module.stride)((1, 1)) if isinstance(module.stride, tuple) else 1
+
+
+@lru_cache
+def halving_layers(name: str) -> list[tuple[str, int]]:
+    """List the layers of a network that halve the resolution, and how often it was halved before.
+
+    Args:
+        name: timm's name of the network.
+    """
+    import timm
+    import torch
+    from torch import Tensor, nn
+
+    side = 256
+    found = list[tuple[str, int]]()
+
+    def note(layer: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        x = args[0] if args else None
+        if (
+            hasattr(module, "stride")
+            and isinstance(x, Tensor)
+            and isinstance(output, Tensor)
+            and x.ndim == output.ndim == 4
+            and x.shape[2] == 2 * output.shape[2]
+        ):
+            found.append((layer, round(math.log2(side / x.shape[2]))))
+
+    with torch.device("meta"):
+        net = timm.create_model(name, num_classes=0)
+        for layer, module in net.named_modules():
+            module.register_forward_hook(partial(note, layer))
+        net.forward_features(torch.empty(2, 3, side, side))
+    return found

@@ -59,6 +59,8 @@ class Responses:
     features: Float[Tensor, "n d"]
     """The mean over the positions of the last stage, before any final norm."""
     stages: tuple[Peaks, ...]
+    strides: tuple[int, ...]
+    """Pixels between neighbouring sites of each stage."""
     grn: tuple[Float[Tensor, " _"], ...]
 
 
@@ -167,8 +169,12 @@ def respond(encoder: nn.Module, images: Float[Tensor, "n c h w"]) -> Responses:
     """
     if isinstance(encoder, HasMaps):
         *stages, last = encoder.maps(images)
-        peaks = tuple(map(peaks_in, stages))
-        return Responses(features=last.mean((2, 3)).cpu(), stages=peaks, grn=())
+        return Responses(
+            features=last.mean((2, 3)).cpu(),
+            stages=tuple(map(peaks_in, stages)),
+            strides=tuple(images.shape[2] // map_.shape[2] for map_ in stages),
+            grn=(),
+        )
     assert isinstance(encoder, Encoder)
     h, w = images.shape[2:]
     grid = patch_grid(h, w, encoder.patch_size)
@@ -179,6 +185,7 @@ def respond(encoder: nn.Module, images: Float[Tensor, "n c h w"]) -> Responses:
     return Responses(
         features=features.cpu(),
         stages=tuple(peaks),
+        strides=tuple(encoder.patch_size >> 3 - stage for stage in range(len(peaks))),
         grn=tuple(response.cpu() for response in grn),
     )
 
@@ -196,7 +203,8 @@ def merged(parts: Sequence[Responses]) -> Responses:
     ]
     grn = [torch.stack(block).sum(0) for block in zip(*(part.grn for part in parts), strict=True)]
     features = torch.cat([part.features for part in parts])
-    return Responses(features=features, stages=tuple(stages), grn=tuple(grn))
+    strides = parts[0].strides
+    return Responses(features=features, stages=tuple(stages), strides=strides, grn=tuple(grn))
 
 
 def strongest(peaks: Peaks, count: int = STRONGEST) -> Sites:

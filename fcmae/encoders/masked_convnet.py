@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable
 from functools import partial
 
-import timm
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -13,13 +12,14 @@ from torch.utils.hooks import RemovableHandle
 from fcmae.architecture import Architecture, patch_grid
 from fcmae.encoders.on_visible import OnVisible
 from fcmae.masking import indices
-from fcmae.networks import PREFIX
+from fcmae.networks import PREFIX, make_network
 
 
 class MaskedConvNet(nn.Module):
     """A ConvNet of timm, whose operations see visible sites alone while it encodes.
 
-    Its weights have timm's names. With every patch visible, the features are timm's own.
+    Its weights have timm's names. With every patch visible, the features are timm's own. What the
+    network has behind its last map, as norm or layers in front of a classifier, is left out.
 
     Args:
         architecture: `timm:NAME`, and the channels of its images.
@@ -39,14 +39,17 @@ class MaskedConvNet(nn.Module):
         self.dim = architecture.dim
         with torch.random.fork_rng(devices=[]):  # timm draws from the global generator
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            self.net = timm.create_model(
+            self.net = make_network(
                 architecture.name.removeprefix(PREFIX),
+                architecture.stem_stride,
                 in_chans=architecture.in_chans,
                 num_classes=0,
             )
+        for part in architecture.network.behind:
+            setattr(self.net, part, nn.Identity())
         used = check(self.net, architecture)
         for name, parameter in self.net.named_parameters():
-            parameter.requires_grad_(name in used)  # not what timm has behind the last map
+            parameter.requires_grad_(name in used)
 
     def forward(
         self,
@@ -96,6 +99,7 @@ class MaskedConvNet(nn.Module):
         return [*found, last]
 
 
+@torch.enable_grad()
 def check(net: nn.Module, architecture: Architecture) -> set[str]:
     """Check that whatever stands at hidden sites, in any map, changes nothing at visible ones.
 

@@ -12,6 +12,7 @@ from typing import Any
 from timm.models import save_for_hf
 from torch import nn
 
+from fcmae.networks import STEM_STRIDE
 from fcmae.run.files import staged, write_json
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.saving import save_tensors
@@ -72,12 +73,15 @@ def write_hub(
 
     Raises:
         FileExistsError: something other than an empty directory is at `out`.
-        ValueError: the stem stride is 2, which timm cannot express.
+        ValueError: the stem stride is one that timm cannot express.
     """
-    if metadata.stem_stride == 2:
+    of_timm = metadata.architecture.of_timm
+    if metadata.stem_stride == 2 or (of_timm and metadata.stem_stride != STEM_STRIDE):
+        way = "onnx" if of_timm else "hf"
         raise ValueError(
-            "stem_stride=2 is not among timm's arguments, so that timm cannot load it from a"
-            " directory: take --to hf, or --to timm and fcmae.weights.timm_models.load_timm"
+            f"stem_stride={metadata.stem_stride} is not among timm's arguments, so that timm cannot"
+            f" load it from a directory: take --to {way}, or --to timm and"
+            " fcmae.weights.timm_models.load_timm"
         )
     with staged(out) as partial:
         save_for_hf(

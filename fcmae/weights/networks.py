@@ -4,15 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import lru_cache
 
-import timm
 import torch
 from torch import Tensor
 
 from fcmae.architecture import Architecture
-from fcmae.networks import PREFIX
+from fcmae.networks import PREFIX, make_network
 from fcmae.weights.weight_names import listing
 
-INSIDE = "encoder.net."  # in front of the names in a pretraining run
+INSIDE = "net."  # in front of the names in our encoder, behind `encoder.` in a pretraining run
 COUNTER = "num_batches_tracked"  # of batch norm, which averages do not have
 
 
@@ -20,8 +19,10 @@ COUNTER = "num_batches_tracked"  # of batch norm, which averages do not have
 def shapes_of(architecture: Architecture) -> dict[str, torch.Size]:
     """List the shape of each tensor of a network without classifier, under timm's names."""
     with torch.device("meta"):
-        net = timm.create_model(
-            architecture.name.removeprefix(PREFIX), in_chans=architecture.in_chans, num_classes=0
+        net = make_network(
+            architecture.name.removeprefix(PREFIX),
+            in_chans=architecture.in_chans,
+            num_classes=0,
         )
     return {name: tensor.shape for name, tensor in net.state_dict().items()}
 
@@ -30,6 +31,8 @@ def network_in(
     tensors: Mapping[str, Tensor], architecture: Architecture
 ) -> tuple[dict[str, Tensor], Counter[str]]:
     """Take the tensors of a network out of a checkpoint of ours, or of a file of its own.
+
+    What the network has behind its last map may be missing, and is so in checkpoints.
 
     Args:
         tensors: all that the file holds.
@@ -41,19 +44,28 @@ def network_in(
     Raises:
         ValueError: tensors are missing or of another shape; the message lists them.
     """
-    mine = {k.removeprefix(INSIDE): v for k, v in tensors.items() if k.startswith(INSIDE)}
+    inside = f"encoder.{INSIDE}"
+    mine = {k.removeprefix(inside): v for k, v in tensors.items() if k.startswith(inside)}
     dropped = Counter[str]()
     if mine:
-        dropped["decoder"] = len(tensors) - len(mine)
+        dropped["decoder"] = sum(not name.startswith(inside) for name in tensors)
     else:
         mine = dict(tensors)
     shapes = shapes_of(architecture)
-    missing = [name for name in shapes if name not in mine and not name.endswith(COUNTER)]
+    behind = architecture.network.behind
+    missing = [
+        name
+        for name in shapes.keys() - mine.keys()
+        if not name.endswith(COUNTER) and name.split(".")[0] not in behind
+    ]
     misshapen = [name for name in shapes if name in mine and mine[name].shape != shapes[name]]
     for what, names in (("missing", missing), ("of another shape", misshapen)):
         if names:
-            raise ValueError(f"no {architecture.name}: {len(names)} {what}{listing(names)}")
+            raise ValueError(f"no {architecture.name}: {len(names)} {what}{listing(sorted(names))}")
     dropped["classifier"] = len(mine.keys() - shapes.keys())
-    start = {name: torch.tensor(0) for name in shapes if name.endswith(COUNTER)}
-    kept = {name: mine.get(name, start.get(name)) for name in shapes}
-    return {name: tensor for name, tensor in kept.items() if tensor is not None}, +dropped
+    return {name: mine[name] for name in shapes if name in mine}, +dropped
+
+
+def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name the tensors of an encoder's state dict, or of a network, as timm does."""
+    return {name.removeprefix(INSIDE): tensor for name, tensor in tensors.items()}

@@ -10,10 +10,11 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from fcmae.networks import PREFIX
+from fcmae.networks import PREFIX, make_network
 from fcmae.run.files import replacing
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata, header_for
+from fcmae.weights.networks import bare
 from fcmae.weights.saving import save_tensors
 from fcmae.weights.weight_names import CLASSIFIER, complete, count_classes
 
@@ -96,6 +97,7 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
     convolution is exchanged instead. A size that timm lacks, or one of your own, takes depths and
     widths in place of large's.
+    Of timm's networks, `fcmae.networks.make_network` tells what the stem stride is.
     `timm.data.resolve_model_data_config` of the model is the preprocessing of `data.fitting`.
 
     Args:
@@ -105,8 +107,9 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
     """
     architecture = metadata.architecture
     if architecture.of_timm:
-        return timm.create_model(
+        return make_network(
             metadata.model.removeprefix(PREFIX),
+            metadata.stem_stride,
             pretrained_cfg_overlay=preprocessing(metadata),
             in_chans=metadata.in_chans,
             num_classes=num_classes,
@@ -142,6 +145,8 @@ def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tens
         tensors: the weights under our names, such as an encoder's state dict.
         metadata: their metadata.
     """
+    if metadata.architecture.of_timm:
+        return as_timm(tensors, metadata).state_dict()
     return in_shapes(shapes_in_timm(metadata, count_classes(tensors)), tensors)
 
 
@@ -161,10 +166,18 @@ def shapes_in_timm(metadata: Metadata, num_classes: int) -> dict[str, torch.Size
 def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
     """Make the timm model with an encoder's weights, and with their classifier if there is one.
 
+    What a network of timm has behind its last map starts as timm starts it, unless it is given.
+
     Args:
         tensors: the weights under our names, such as an encoder's state dict.
         metadata: their metadata.
     """
+    if metadata.architecture.of_timm:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same each time
+            model = create_timm(metadata)
+        model.load_state_dict(model.state_dict() | bare(tensors))
+        return model
     model = create_timm(metadata, count_classes(tensors))
     model.load_state_dict(in_shapes_of(model, tensors))
     return model
@@ -233,6 +246,9 @@ def load_timm(
     for note in weights.notes:
         say(note)
     model = create_timm(metadata, num_classes, drop_path)
+    if metadata.architecture.of_timm:
+        model.load_state_dict(model.state_dict() | weights.tensors)
+        return model, metadata
     kept = {k: v for k, v in weights.tensors.items() if not k.startswith(CLASSIFIER)}
     fresh = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIER)}
     model.load_state_dict(in_shapes_of(model, kept | fresh))

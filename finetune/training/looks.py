@@ -173,11 +173,10 @@ class Looks:
         spectrum = spectrum_of(responses)
         state = self.learner.state
         header = {"step": state.step, "samples_seen": state.samples_seen, **spectrum}
-        strides = [self.model.patch_size >> 3 - stage for stage in range(len(responses.stages))]
         tensors = self.reconstructed(model, images) | tensors_of(responses)
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         path = self.folder / f"step_{state.step:07d}.safetensors"
-        self.waiting.append((path, whole, {**header, "strides": strides}))
+        self.waiting.append((path, whole, {**header, "strides": responses.strides}))
         self.write()
         return spectrum
 
@@ -199,8 +198,10 @@ class Looks:
         masks = draw_visible_of(
             config.seed, torch.zeros_like(number), number, model.n, config.model.ratio
         ).to(x.device)
+        model.eval()  # for batch norm, which moves its statistics, with all processes, in training
         # not the compiled forward: another size of batch would compile it anew
         _, prediction = model.forward(x, masks)
+        model.train()
         views = reconstruct(x, masks, prediction, model.patch_size)
         _, *others = as_rgb(self.normalise.inverse(views)).cpu().unbind(1)
         return dict(zip(("visible", "prediction", "pasted"), others, strict=True))

@@ -1,6 +1,7 @@
 """Any ConvNet of timm on visible patches: nothing hidden counts, whole images are as in timm."""
 
 import copy
+from functools import cache
 
 import pytest
 import timm
@@ -13,6 +14,7 @@ from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture
 from fcmae.encoders.masked_convnet import MaskedConvNet
 from fcmae.encoders.on_visible import OnVisible
+from fcmae.networks import make_network
 
 # convolution and max pooling; residuals; squeeze-and-excitation; dense blocks and average pooling;
 # group norm; GRN and LayerNorm; weights that are standardised
@@ -29,9 +31,16 @@ NAMES = (
 GRID = (3, 2)
 
 
-def encoder_of(name: str) -> MaskedConvNet:
+def made(name: str) -> MaskedConvNet:
     generator = torch.Generator().manual_seed(0)
     return MaskedConvNet(Architecture(name=f"timm:{name}", image_size=(96, 64)), generator)
+
+
+made_once = cache(made)
+
+
+def encoder_of(name: str) -> MaskedConvNet:
+    return copy.deepcopy(made_once(name))
 
 
 def images_and_visible(b: int = 2) -> tuple[Float[Tensor, "b c h w"], Bool[Tensor, "b n"]]:
@@ -139,7 +148,7 @@ def test_pooling_counts_visible_sites() -> None:
 )
 def test_a_network_that_cannot_be_restricted_is_refused_by_name(name: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        encoder_of(name)
+        made(name)
 
 
 def test_the_side_of_images_is_a_multiple_of_the_stride() -> None:
@@ -149,20 +158,42 @@ def test_the_side_of_images_is_a_multiple_of_the_stride() -> None:
 
 def test_initial_weights_are_of_the_generator_and_disturb_no_other() -> None:
     before = torch.random.get_rng_state()
-    one, two = encoder_of("resnet18"), encoder_of("resnet18")
+    one, two = made("resnet18"), made("resnet18")
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     other = MaskedConvNet(Architecture(name="timm:resnet18"), torch.Generator().manual_seed(1))
     assert not torch.equal(next(one.parameters()), next(other.parameters()))
 
 
-def test_names_are_timm_s() -> None:
-    theirs = timm.create_model("resnet18", num_classes=0).state_dict()
-    assert encoder_of("resnet18").net.state_dict().keys() == theirs.keys()
+@pytest.mark.parametrize(
+    ("name", "behind"),
+    [
+        ("resnet18", ()),
+        ("convnextv2_atto", ("head.norm.weight", "head.norm.bias")),
+        ("mobilenetv3_small_050", ("conv_head.weight", "conv_head.bias")),
+    ],
+)
+def test_names_are_timm_s_up_to_the_last_map(name: str, behind: tuple[str, ...]) -> None:
+    theirs = timm.create_model(name, num_classes=0).state_dict()
+    encoder = encoder_of(name)
+    assert encoder.net.state_dict().keys() == theirs.keys() - set(behind)
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
 
 
-def test_what_lies_behind_the_last_map_is_not_trained() -> None:
-    frozen = {
-        n for n, p in encoder_of("convnextv2_atto").net.named_parameters() if not p.requires_grad
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "regnety_002"])
+@pytest.mark.parametrize("stem_stride", [1, 2])
+def test_a_smaller_stem_stride_leaves_out_the_first_halvings(name: str, stem_stride: int) -> None:
+    architecture = Architecture(name=f"timm:{name}", image_size=64, stem_stride=stem_stride)
+    assert architecture.patch_size == 8 * stem_stride
+    with torch.device("meta"):
+        net = make_network(name, stem_stride, num_classes=0)
+        assert net.forward_features(torch.empty(1, 3, 64, 64)).shape[2] == 8 // stem_stride
+        theirs = timm.create_model(name, num_classes=0)
+    assert {k: v.shape for k, v in net.state_dict().items()} == {
+        k: v.shape for k, v in theirs.state_dict().items()
     }
-    assert frozen == {"head.norm.weight", "head.norm.bias"}
+
+
+def test_a_stem_of_one_layer_keeps_its_stride() -> None:
+    with pytest.raises(ValueError, match="stem_stride=1 does not go with timm:convnext_atto"):
+        Architecture(name="timm:convnext_atto", stem_stride=1).check()
