@@ -59,6 +59,9 @@ class Benchmark:
     """For `gpu`: seconds after which nothing new begins."""
     patience: Seconds = 120.0
     """For `gpu`: seconds that one model may take to compile."""
+    jobs: WorkersFrom1 = 1
+    """For `gpu`: processes that compile at a time before models are timed. More of them need as
+    many cores, and 60 GB of the device's memory."""
     cache: Path | None = None
     """For `gpu`: folder of compiled code, for later runs. None takes one that is removed."""
     dry: bool = False
@@ -120,7 +123,7 @@ def on_gpu(args: Benchmark) -> dict[str, Any]:
             limit=args.limit,
             patience=args.patience,
         )
-        return measure(lab, only=args.only, cache=cache, profile=args.profile)
+        return measure(lab, only=args.only, cache=cache, profile=args.profile, jobs=args.jobs)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from fcmae import FCMAE
 from fcmae.run.terminal import say
 from scripts.bench.feeding import loader_share
-from scripts.bench.first_step import first_step
+from scripts.bench.first_step import fill, first_step
 from scripts.bench.lab import DENSE, MAE, OURS, SIZES, Lab, Size, Timed, deterministic, telling
 from scripts.bench.layers import STAGE, depthwise
 from scripts.bench.profiling import show_profile
@@ -25,6 +25,7 @@ from scripts.bench.steps import step
 from scripts.bench.timing import Work, in_turn
 
 Key = Callable[[Lab], float]
+COLD = "gpu_first_step_seconds_cold"
 
 
 def ratio(lab: Lab, key: str, above: Work, below: Work) -> float:
@@ -105,8 +106,7 @@ def layer(rival: str, side: int, lab: Lab) -> float:
 
 def seconds_of_first_step(cache: Path, lab: Lab) -> float:
     """The first step of tiny, in a new process and compiled, with this cache."""
-    patience = min(lab.patience, max(lab.left, 1.0))
-    return first_step("tiny", cache, dry=lab.dry, scope=lab.scope, patience=patience)
+    return first_step(lab, OURS, "tiny", cache)
 
 
 def keys(cache: Path) -> dict[str, Key]:
@@ -118,10 +118,7 @@ def keys(cache: Path) -> dict[str, Key]:
     """
     empty = not cache.exists() or not any(cache.iterdir())
     cold = cache if empty else Path(tempfile.mkdtemp())
-    found: dict[str, Key] = {
-        "gpu_first_step_seconds_cold": partial(seconds_of_first_step, cold),
-        "gpu_first_step_seconds_warm": partial(seconds_of_first_step, cold),
-    }
+    found: dict[str, Key] = {COLD: partial(seconds_of_first_step, cold)}
     for size, (_, b) in SIZES.items():
         of = f"{size}_b{b}"
         found[f"gpu_masked_dense_over_gathered_step_{of}"] = partial(over_ours, DENSE, size)
@@ -135,6 +132,7 @@ def keys(cache: Path) -> dict[str, Key]:
     for side in STAGE:
         for rival in ("cudnn", "warpconvnet"):
             found[f"gpu_depthwise_{rival}_over_ours_{side}"] = partial(layer, rival, side)
+    found["gpu_first_step_seconds_warm"] = partial(seconds_of_first_step, cold)
     for size in ("atto", "tiny"):  # last: where a device refuses, it may refuse the rest
         found[f"gpu_graph_over_launches_step_{size}"] = partial(one_graph, size)
     return found
@@ -146,7 +144,10 @@ def size_of(key: str) -> Size | None:
 
 
 def profile_modes(lab: Lab, size: Size) -> None:
-    """Print where the time of our step goes, with the optimiser, compiled and eager."""
+    """Print where the time of our step goes, with the optimiser, compiled and eager, once."""
+    if size in lab.profiled:
+        return
+    lab.profiled.add(size)
     for timed in lab.modes(OURS, size):
         with telling(f"the profile of {size} {timed.mode}"):
             work = with_optimiser(lab, timed)
@@ -182,14 +183,27 @@ def speed_of_light(lab: Lab) -> dict[str, Any]:
     }
 
 
-def measure(lab: Lab, *, only: str, cache: Path, profile: bool) -> dict[str, Any]:
+def to_compile() -> list[tuple[str, ...]]:
+    """What is compiled for the keys: side, size and flags, the dense ones late, apart from others.
+
+    Gathered tiny comes with the cold first step.
+    """
+    ours = [(OURS, "atto"), (OURS, "base"), (MAE, "tiny"), (OURS, "tiny", "--deterministic")]
+    return [*ours, *((DENSE, size) for size in SIZES)]
+
+
+def measure(lab: Lab, *, only: str, cache: Path, profile: bool, jobs: int = 1) -> dict[str, Any]:
     """Measure the keys, and print each as it comes; what fails is named and passed over.
+
+    Ctrl-C ends it with what there is.
 
     Args:
         lab: the device.
         only: what the keys have in their names that are measured; empty for all.
         cache: the folder of compiled code.
         profile: whether the steps of each size are profiled, too.
+        jobs: the number of processes that compile at a time before models are timed; with one,
+            each is compiled when it is needed.
 
     Returns:
         The number of each key, or None; with the device, and the steps in each mode.
@@ -203,19 +217,20 @@ def measure(lab: Lab, *, only: str, cache: Path, profile: bool) -> dict[str, Any
     facts = speed_of_light(lab)
     say(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
     result: dict[str, float | None] = dict.fromkeys(wanted)
-    at: Size | None = None
-    for key, work in wanted.items():
-        size = size_of(key)
-        if size is not None and size != at:
-            lab.forget()
-            at = size
-            if profile and lab.left > 0:
+    try:
+        for key, work in wanted.items():
+            if key != COLD and jobs > 1:
+                fill(lab, cache, jobs, to_compile())
+                jobs = 1
+            if profile and lab.left > 0 and (size := size_of(key)) is not None:
                 with telling(f"the profile of {size}"):
                     profile_modes(lab, size)
-        if lab.left <= 0:
-            say(f"{key}: no time left; --limit gives more", flush=True)
-            continue
-        with telling(key):
-            result[key] = work(lab)
-            say(f"{key} {result[key]:.3f}", flush=True)
+            if lab.left <= 0:
+                say(f"{key}: no time left; --limit gives more", flush=True)
+                continue
+            with telling(key):
+                result[key] = work(lab)
+                say(f"{key} {result[key]:.3f}", flush=True)
+    except KeyboardInterrupt:
+        say("interrupted", flush=True)
     return {**result, **facts, "steps": lab.numbers}

@@ -84,6 +84,8 @@ class Lab:
         self.device = torch.device("cpu" if dry else "cuda")
         self.timed: dict[tuple[str, Size], list[Timed]] = {}
         self.numbers: dict[str, dict[str, float]] = {}
+        self.profiled = set[Size]()
+        self.at: Size | None = None
         # each shape gets code of its own; past the limit, steps would silently be eager again
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.fail_on_recompile_limit_hit = True
@@ -176,6 +178,9 @@ class Lab:
         Raises:
             RuntimeError: it runs in none.
         """
+        if size != self.at:
+            self.forget()
+            self.at = size
         if (side, size) not in self.timed:
             found = list[Timed]()
             for mode in ("eager", "compiled"):

@@ -32,7 +32,7 @@ FUSED = {
     "element-wise": r"gelu|mul|add|sub|div|pow|sqrt|sum|mean",
     "copies and indexing": r"",
 }
-NO_KERNEL = re.compile(r"^(ProfilerStep|Optimizer\.|## |Torch-Compiled|Pregraph|AOTDispatcher)")
+NO_KERNEL = re.compile(r"^(ProfilerStep|Optimizer\.|## |Torch-Compiled|\w+ Sync$|\w+ Wait)")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ def kernels_of(work: Work, device: torch.device) -> list[Kernel]:
         device: where it runs; on a CPU, PyTorch's operators stand in for kernels.
     """
     on_gpu = device.type == "cuda"
-    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with profile(activities=kinds) as seen:
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
         for _ in range(STEPS):
             work()
     totals: dict[str, tuple[float, int]] = {}
@@ -74,7 +73,7 @@ def kernels_of(work: Work, device: torch.device) -> list[Kernel]:
         if (event.device_type != DeviceType.CPU) is on_gpu and not NO_KERNEL.match(event.name):
             if getattr(event, "is_user_annotation", False):  # a range of kernels, not one of them
                 continue
-            own = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            own = event.device_time_total if on_gpu else event.self_cpu_time_total
             spent, count = totals.get(event.name, (0.0, 0))
             totals[event.name] = (spent + own, count + 1)
     kernels = [Kernel(n, us / 1e3 / STEPS, count / STEPS) for n, (us, count) in totals.items()]
