@@ -70,6 +70,9 @@ class Order:
 class GlobalBatches(Sampler[list[tuple[int, int]]]):
     """One process's share of each global batch: a list of (epoch, sample) for each micro-batch.
 
+    All processes together have the same images in a micro-batch, however many they are, since batch
+    norm takes the statistics of these.
+
     Args:
         order: The order of the samples.
         batch_size: The global batch size, over all processes and micro-batches.
@@ -110,18 +113,23 @@ class GlobalBatches(Sampler[list[tuple[int, int]]]):
         self.world = world
         self.micro_batches = micro_batches
         self.micro_size = batch_size // parts
-        self.share = micro_batches * self.micro_size
 
     def __len__(self) -> int:
         return self.steps * self.micro_batches
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step in range(self.steps):
-            first = self.start + step * self.batch_size + self.rank * self.share
-            for begin in range(first, first + self.share, self.micro_size):
-                yield [self.order[position] for position in range(begin, begin + self.micro_size)]
+            for micro in range(self.micro_batches):
+                yield self.part(self.start + step * self.batch_size, micro, self.rank)
 
     def of_step(self, step: int, rank: int) -> list[tuple[int, int]]:
         """All (epoch, sample) that a process takes in a step, counted from the start of the run."""
-        first = step * self.batch_size + rank * self.share
-        return [self.order[position] for position in range(first, first + self.share)]
+        parts = (
+            self.part(step * self.batch_size, micro, rank) for micro in range(self.micro_batches)
+        )
+        return [item for part in parts for item in part]
+
+    def part(self, position: int, micro: int, rank: int) -> list[tuple[int, int]]:
+        """All (epoch, sample) of a process in a micro-batch of the step that begins there."""
+        first = position + (micro * self.world + rank) * self.micro_size
+        return [self.order[p] for p in range(first, first + self.micro_size)]

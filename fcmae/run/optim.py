@@ -13,7 +13,8 @@ class OptimConfig:
     batch_size: Batch = 256
     """Images in a step, over all processes and accumulated micro-batches."""
     accumulate: Batch = 1
-    """Micro-batches that each process adds up to a step. More of them need less memory."""
+    """Micro-batches that each process adds up to a step. More of them need less memory. They change
+    no number but those of batch norm, whose statistics are of a micro-batch."""
     epochs: Positive = 100.0
     """Length of the run in passes over the data, unless steps is given."""
     steps: Count | None = None

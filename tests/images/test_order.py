@@ -15,7 +15,7 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def batches(order: Order, world: int = 1, micro: int = 1, **options: int) -> list[list]:
-    """The global batches, put together from all ranks."""
+    """The global batches, put together from the shares of all ranks in each micro-batch."""
     ranks = [
         list(GlobalBatches(order, rank=rank, world=world, micro_batches=micro, **options))
         for rank in range(world)
@@ -23,9 +23,9 @@ def batches(order: Order, world: int = 1, micro: int = 1, **options: int) -> lis
     return [
         [
             item
+            for number in range(step * micro, (step + 1) * micro)
             for rank in ranks
-            for part in rank[step * micro : (step + 1) * micro]
-            for item in part
+            for item in rank[number]
         ]
         for step in range(options["steps"])
     ]

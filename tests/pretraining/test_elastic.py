@@ -12,21 +12,9 @@ from fcmae.run import checkpoint
 from fcmae.run.metrics import read_metrics
 from fcmae.weights.conversion import convert
 from fcmae.weights.timm_models import load_timm
-from tests.support.runs import assert_same_bits, losses, newest, pretrain
+from tests.support.runs import assert_close, assert_same_bits, losses, newest, pretrain
 
 FSDP = {"ACCELERATE_USE_FSDP": "true"}
-
-
-def assert_close(run: Path, other: Path, *, rtol: float) -> None:
-    """Equal steps, losses within `rtol`, and what training moved within two hundredths of it."""
-    ours, theirs = losses(run), losses(other)
-    assert [step for step, _ in ours] == [step for step, _ in theirs]
-    a, b = (torch.tensor([loss for _, loss in part]) for part in (ours, theirs))
-    torch.testing.assert_close(a, b, rtol=rtol, atol=0)
-    ends = [load_file(newest(r) / checkpoint.OPTIMIZER) for r in (run, other)]
-    names = [name for name in ends[0] if name.endswith(":exp_avg_sq")]
-    x, y = (torch.cat([end[name].flatten().sqrt() for name in names]) for end in ends)
-    assert (x - y).norm() < 0.02 * y.norm()
 
 
 @pytest.fixture(scope="module")

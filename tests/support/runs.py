@@ -61,3 +61,15 @@ def assert_same_bits(one: Path, other: Path) -> None:
         ours, theirs = load_file(newest(one) / file.name), load_file(file)
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), file.name
+
+
+def assert_close(run: Path, other: Path, *, rtol: float) -> None:
+    """Equal steps, losses within `rtol`, and what training moved within two hundredths of it."""
+    ours, theirs = losses(run), losses(other)
+    assert [step for step, _ in ours] == [step for step, _ in theirs]
+    a, b = (torch.tensor([loss for _, loss in part]) for part in (ours, theirs))
+    torch.testing.assert_close(a, b, rtol=rtol, atol=0)
+    ends = [load_file(newest(r) / checkpoint.OPTIMIZER) for r in (run, other)]
+    names = [name for name in ends[0] if name.endswith(":exp_avg_sq")]
+    x, y = (torch.cat([end[name].flatten().sqrt() for name in names]) for end in ends)
+    assert (x - y).norm() < 0.02 * y.norm()
