@@ -63,6 +63,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     from fcmae.run.checkpoint import latest
     from fcmae.run.directory import compare
     from fcmae.run.metrics import dry_run_summary
+    from fcmae.run.options import BEFORE
     from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator
     from finetune.training.batches import batches_left, names_of_step
     from finetune.training.watch import Watch, check_watched
@@ -74,6 +75,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     )
     shards = open_shards(train, run.verify, config.data.source, config.data.image)
     config = start.with_statistics(config, shards, accelerator.print)
+    config = start.settled(config, accelerator)
     check_watched(config)
     order = Order([shard.samples for shard in shards], config.seed, config.data.window)
     bad = BadSamples(order.samples, config.data.max_bad_fraction)
@@ -84,6 +86,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         accelerator.print,
         free=MAY_CHANGE,
         length=LENGTH,
+        told=BEFORE,
         shards=shards,
         newest=newest,
     )
@@ -94,6 +97,8 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         return
     end = min(learner.total, REHEARSAL) if config.dry_run else learner.total
     batches = batches_left(order, learner, processes, end)
+    if config.compile:
+        start.compile_model(config, model, learner)
     loader = start.make_loader(config, model, shards, batches)
     normalise = Normalise(config.data.mean, config.data.std, config.model.in_chans).to(device)
     session = Session(

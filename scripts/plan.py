@@ -49,6 +49,7 @@ from data.config import DataConfig
 from fcmae.architecture import ModelConfig
 from fcmae.run.config import parse, run_program
 from fcmae.run.files import staged
+from fcmae.run.options import Precision
 from fcmae.run.ranges import Batch, Positive
 from fcmae.run.recipes import recipe_of
 from fcmae.run.tables import print_table
@@ -197,6 +198,11 @@ def check(config: PlanConfig) -> None:
         )
 
 
+def precision_of(config: PlanConfig) -> Precision:
+    """The precision of the run on GPUs that compute in bf16."""
+    return "bf16" if config.precision == "auto" else config.precision
+
+
 def plan(config: PlanConfig) -> dict[str, Numbers]:
     """All figures by section, named with their units, by the equations at the top.
 
@@ -206,7 +212,7 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
     check(config)
     v = config.model.visible_patches
     n = config.model.patches
-    size = 4 if config.precision == "fp32" else 2
+    size = 4 if precision_of(config) == "fp32" else 2
     world = config.nodes * config.gpus
     a = config.optim.accumulate
     batch = config.optim.batch_size
@@ -279,7 +285,7 @@ def readable(name: str, value: float) -> str:
 
 def show(config: PlanConfig, figures: dict[str, Numbers]) -> None:
     """Print the figures as a table."""
-    cluster = f"{config.nodes} x {config.gpus} GPUs, {config.precision}"
+    cluster = f"{config.nodes} x {config.gpus} GPUs, {precision_of(config)}"
     title = f"{config.model.name}, {config.optim.batch_size} images on {cluster}"
     rows = [
         (section, name, readable(name, value), "")

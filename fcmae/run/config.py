@@ -39,8 +39,8 @@ TRUTH = {  # the words of YAML 1.1
 def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
     """Make a config from `[RECIPE] --flag value ...`; `--help` prints every flag and exits.
 
-    A flag without a value is True if its field is a bool. The process gets its threads, too, which
-    has to be before torch is imported.
+    A flag without a value is True if its field may be a bool. The process gets its threads, too,
+    which has to be before torch is imported.
 
     Args:
         config: the dataclass of the config.
@@ -126,16 +126,21 @@ def text_of(value: Any, kind: Any, where: str) -> str:
     text = str(value)
     if text.startswith("--"):
         raise ValueError(f"{where}: {text} would be read as a flag")
-    return TRUTH.get(text.lower(), text) if kind is bool else text
+    return TRUTH.get(text.lower(), text) if is_switch(kind) else text
 
 
 def with_values(flags: Sequence[str], config: type) -> Iterator[str]:
     """Add `True` to flags of bools without a value: `--dry_run` becomes `--dry_run True`."""
-    switches = {f"__{name}" for name, kind, _ in fields(config) if kind is bool}
+    switches = {f"__{name}" for name, kind, _ in fields(config) if is_switch(kind)}
     for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
         yield flag
         if flag.replace("-", "_") in switches and following.startswith("--"):
             yield "True"
+
+
+def is_switch(kind: Any) -> bool:
+    """Whether the values of a field are True and False, and perhaps words beside them."""
+    return kind is bool or bool in typing.get_args(kind)
 
 
 def field_names(config: type) -> Iterator[str]:
@@ -186,14 +191,16 @@ def completed(
     Args:
         tree: the written config, as `to_tree` gives it.
         config: the dataclass.
-        told: what fields stand for that are None, by dotted keys.
+        told: what fields stand for that are None or auto, by dotted keys.
 
     Returns:
         The config with dotted keys, and with the default of each field that it does not have: what
         the fields stand for today is what their defaults do.
     """
     whole = dict(defaults(config)) | plain(flatten(tree))  # secrets were written once, too
-    return whole | {key: plain(v) for key, v in (told or {}).items() if whole[key] is None}
+    return whole | {
+        key: plain(v) for key, v in (told or {}).items() if whole[key] in (None, "auto")
+    }
 
 
 def defaults(config: type) -> Iterator[tuple[str, Any]]:

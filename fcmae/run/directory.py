@@ -53,7 +53,7 @@ def compare(
         say: prints a sentence about each change of the length, and about damaged files.
         free: names of fields, and of sections such as `run.`, that change no number.
         length: names of fields that only say how long the run is.
-        told: what fields of the earlier config stand for that are None, by dotted keys.
+        told: what fields of the earlier config stand for that are None or auto, by dotted keys.
         shards: the training data; their paths, data.train, may change where their contents are
             known to be the same. None are not compared.
         newest: the checkpoint that the run goes on from, if there is one. Its config is compared,

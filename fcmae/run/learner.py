@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import Files, TrainState
+from fcmae.run.compiling import compiled
 from fcmae.run.ema import Ema
 from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.run.options import Precision
@@ -71,6 +72,7 @@ class Learner:
         self.config = config
         self.samples = samples
         self.precision: Precision = precision
+        self.compiled = False
         self.accelerator = accelerator
         self.device = accelerator.device
         self.total = total_steps(config, samples)
@@ -102,6 +104,11 @@ class Learner:
         return self.state.step >= self.total
 
     @property
+    def micro_batch(self) -> int:
+        """The number of images of a micro-batch on this process."""
+        return self.config.batch_size // (self.accelerator.num_processes * self.config.accumulate)
+
+    @property
     def micro_batches(self) -> range:
         """The numbers of a step's micro-batches, counted from 1."""
         return range(1, self.config.accumulate + 1)
@@ -118,6 +125,17 @@ class Learner:
         self.state = checkpoint.load(path, self.model, self.optimizer, self.averages)
         if self.state.scaler:
             self.scaler.load_state_dict(self.state.scaler)
+
+    def compile(self, model: nn.Module, *inputs: Tensor, deterministic: bool) -> None:
+        """Compile the model in place, see `fcmae.run.compiling.compiled`; a line tells a failure.
+
+        Args:
+            model: what `trained` calls, not distributed.
+            inputs: a micro-batch, with any values.
+            deterministic: whether code is chosen by rules alone, and never by timing it.
+        """
+        say = self.accelerator.print
+        self.compiled = compiled(model, inputs, self.autocast, say, deterministic=deterministic)
 
     def begin(self, step: int) -> None:
         """Begin a step, counted from 0: set its learning rate, and set the loss to zero."""

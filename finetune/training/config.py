@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from fcmae.run.optim import OptimConfig
-from fcmae.run.options import Precision, RunConfig
+from fcmae.run.options import ComputeConfig, RunConfig
 from fcmae.run.ranges import (
     Batch,
     Byte,
@@ -20,7 +20,6 @@ from fcmae.run.ranges import (
     ShareAbove0,
     ShareBelow1,
 )
-from fcmae.run.threads import ThreadsConfig
 from finetune.labels.config import LabelledData, TaskConfig
 from finetune.models.config import BackboneConfig, By
 
@@ -29,7 +28,7 @@ Method = Literal["probe", "finetune"]
 
 # What may differ when a run resumes: it changes no number.
 MAY_CHANGE = (
-    *("run.", "out", "threads", "data.source."),
+    *("run.", "out", "threads", "deterministic", "data.source."),
     *("data.workers", "data.max_bad_fraction", "data.batch_size"),
 )
 
@@ -78,7 +77,7 @@ class FitOptimConfig(OptimConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig(ThreadsConfig):
+class FitConfig(ComputeConfig):
     """What training a model with a head takes, whatever the head."""
 
     optim: FitOptimConfig = field(default_factory=FitOptimConfig)
@@ -86,8 +85,6 @@ class FitConfig(ThreadsConfig):
     run: RunConfig = field(default_factory=RunConfig)
     seed: Seed = 0
     """Seed of the head, the order, crops, augmentations and stochastic depth."""
-    precision: Precision = "fp32"
-    """bf16 and fp16 are mixed precision; fp16 scales the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from fcmae.masking import draw_visible_of
 from fcmae.reconstruction import reconstruct
 from fcmae.responses import Responses, merged, respond, strongest
 from fcmae.run import checkpoint
+from fcmae.run.compiling import eager
 from fcmae.run.learner import Learner
 from fcmae.run.outages import Outage
 from fcmae.run.session import Session
@@ -100,7 +101,8 @@ class Looks:
         looks = min(config.watch.looks, max(2, int(passes / (len(self.images) + SHOWN))))
         self.steps = look_steps(self.learner.total, looks)
         if self.learner.state.step == 0:
-            self.look(self.images)
+            with eager():
+                self.look(self.images)
         elif accelerator.is_main_process:
             self.write()
 
@@ -149,7 +151,8 @@ class Looks:
             return {}
         before, step = self.session.progress.logged, self.learner.state.step
         if any(before < due <= step for due in self.steps):
-            return self.look(self.images)
+            with eager():  # another size of batch would be compiled anew
+                return self.look(self.images)
         if self.learner.accelerator.is_main_process:
             self.write()
         return {}
@@ -199,8 +202,7 @@ class Looks:
             config.seed, torch.zeros_like(number), number, model.n, config.model.ratio
         ).to(x.device)
         model.eval()  # for batch norm, which moves its statistics, with all processes, in training
-        # not the compiled forward: another size of batch would compile it anew
-        _, prediction = model.forward(x, masks)
+        _, prediction = model(x, masks)
         model.train()
         views = reconstruct(x, masks, prediction, model.patch_size)
         _, *others = as_rgb(self.normalise.inverse(views)).cpu().unbind(1)

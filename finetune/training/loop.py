@@ -16,9 +16,13 @@ from data.bad_samples import BadSamples
 from data.order import Order
 from data.pipeline import batch_loader
 from data.transforms import Normalise
-from fcmae.run import checkpoint
+from fcmae.run import checkpoint, computing
+from fcmae.run.compiling import WORTH, keep_code
+from fcmae.run.computing import precision_on
 from fcmae.run.directory import compare
 from fcmae.run.learner import Learner
+from fcmae.run.optim import total_steps
+from fcmae.run.options import BEFORE
 from fcmae.run.processes import Processes
 from fcmae.run.session import Session, distribute, newest_checkpoint, resume
 from fcmae.weights.metadata import Metadata
@@ -64,8 +68,12 @@ def fit(
         SystemExit: a signal came; the run is saved.
     """
     directory = run_of(config.out)
-    config = replace(config, data=resolved(config.data, metadata))
     device = accelerator.device
+    config = replace(config, data=resolved(config.data, metadata))
+    seen = total_steps(config.optim, len(images)) * config.optim.batch_size
+    config = computing.settled(config, device, compiles=seen >= WORTH, strict=False)
+    if config.compile:
+        keep_code(config.run.compile_cache, directory)
     bad = BadSamples(len(images), config.data.max_bad_fraction)
     newest = newest_checkpoint(directory, accelerator)
     shards = images.images.samples.shards
@@ -74,7 +82,7 @@ def fit(
         config,
         accelerator.print,
         free=MAY_CHANGE,
-        told=reading_of(metadata, "data."),
+        told={**BEFORE, **reading_of(metadata, "data.")},
         shards=shards,
         newest=newest,
     )
@@ -89,6 +97,11 @@ def fit(
         world=accelerator.num_processes,
         pin_memory=device.type == "cuda",
     )
+    if config.compile and not learner.finished:
+        shape = (learner.micro_batch, metadata.in_chans, *metadata.image_size)
+        x = torch.zeros(shape, device=device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        learner.compile(model, x, deterministic=config.deterministic)
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
     session = Session(
         directory,
@@ -151,7 +164,7 @@ def make_learner(
         parameter_groups(model, optim.weight_decay, optim.layer_decay, optim.layer_decay_by),
         optim,
         samples=samples,
-        precision=config.precision,
+        precision=precision_on(accelerator.device, config.precision),
         accelerator=accelerator,
         averaged=model,
     )

@@ -6,14 +6,13 @@ from pathlib import Path
 from data.config import DataConfig
 from fcmae.architecture import ModelConfig
 from fcmae.run.optim import OptimConfig
-from fcmae.run.options import Precision, RunConfig
+from fcmae.run.options import ComputeConfig, RunConfig
 from fcmae.run.ranges import Count, CountFrom0, Positive, Seed, Stage
-from fcmae.run.threads import ThreadsConfig
 from fcmae.weights.options import InitConfig
 
 # What may differ when a run resumes: it changes no number, or only how long the run is.
 MAY_CHANGE = (
-    *("run.", "watch.", "dry_run", "threads"),
+    *("run.", "watch.", "dry_run", "threads", "deterministic"),
     *("data.workers", "data.source.", "data.max_bad_fraction"),
 )
 LENGTH = ("optim.epochs", "optim.steps")
@@ -63,7 +62,7 @@ class WatchConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig(ThreadsConfig):
+class PretrainConfig(ComputeConfig):
     """FCMAE pretraining."""
 
     data: DataConfig
@@ -74,10 +73,5 @@ class PretrainConfig(ThreadsConfig):
     watch: WatchConfig = field(default_factory=WatchConfig)
     seed: Seed = 0
     """Seed of initialisation, order, crops and masks."""
-    precision: Precision = "fp32"
-    """bf16 and fp16 are mixed precision: weights and statistics stay float32. fp16 scales the
-    loss, and takes no step where the gradient overflows."""
-    compile: bool = False
-    """Compile the model with torch.compile, which rounds otherwise."""
     dry_run: bool = False
     """Print config, model and memory, time the first 20 steps, and stop; writes nothing."""

@@ -15,7 +15,10 @@ from data.shards.index import Shard
 from data.shards.scaling import statistics_for
 from fcmae import FCMAE
 from fcmae.layers import Block
-from fcmae.run import fsdp
+from fcmae.masking import draw_visible
+from fcmae.run import computing, fsdp
+from fcmae.run.compiling import keep_code
+from fcmae.run.computing import precision_on
 from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.session import distribute
 from fcmae.run.waiting import waiting
@@ -51,7 +54,7 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
         ValueError: options of the model, or weights, that do not fit.
     """
     sharded = fsdp.is_wanted(accelerator.num_processes)
-    if sharded and (config.precision == "fp16" or config.compile):
+    if sharded and (config.precision == "fp16" or config.compile is True):
         raise ValueError("FSDP2 goes with neither precision=fp16 (take bf16) nor compile=True")
     init = config.init
     model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(config.seed))
@@ -71,9 +74,17 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
         )
     for stage in config.run.recompute:
         model.encoder.stages[stage].recompute = True  # type: ignore[assignment]
-    if config.compile:
-        model.compile()
     return model.to(accelerator.device)
+
+
+def settled(config: PretrainConfig, accelerator: Accelerator) -> PretrainConfig:
+    """The config without what it leaves to the device, see `fcmae.run.computing.settled`."""
+    whole = not fsdp.is_wanted(accelerator.num_processes)
+    ours = not config.model.of_timm
+    config = computing.settled(config, accelerator.device, compiles=whole and ours, strict=ours)
+    if config.compile:
+        keep_code(config.run.compile_cache, config.run.dir)
+    return config
 
 
 def make_learner(
@@ -96,11 +107,25 @@ def make_learner(
         parameter_groups(model.named_parameters(), config.optim.weight_decay),
         config.optim,
         samples=samples,
-        precision=config.precision,
+        precision=precision_on(accelerator.device, config.precision),
         accelerator=accelerator,
         averaged=model.encoder,
         prefix="encoder.",
     )
+
+
+def compile_model(config: PretrainConfig, model: FCMAE, learner: Learner) -> None:
+    """Compile the model in place for the batches of the run, or say why it stays eager.
+
+    Args:
+        config: of the run.
+        model: on its device.
+        learner: of the model.
+    """
+    b = learner.micro_batch
+    images = torch.zeros(b, config.model.in_chans, *model.image_size, device=learner.device)
+    visible = draw_visible(b, model.n, model.ratio, generator=torch.Generator()).to(learner.device)
+    learner.compile(model, images, visible, deterministic=config.deterministic)
 
 
 def make_loader(

@@ -13,6 +13,7 @@ from data.transforms import Normalise
 from fcmae import FCMAE, collapse
 from fcmae.reconstruction import VIEWS, reconstruct
 from fcmae.run import checkpoint
+from fcmae.run.compiling import eager
 from fcmae.run.learner import Learner
 from fcmae.run.outages import Outage
 from fcmae.run.session import Session
@@ -126,9 +127,8 @@ class Watch:
     def collapse(self) -> list[float]:
         """The feature distance of each block on the remembered images."""
         sharded = isinstance(self.learner.trained, FSDPModule)
-        # not the compiled forward, which has no hooks
-        forward = self.learner.trained if sharded else self.model.forward
-        with collapse.measured(self.model.encoder) as distances:
+        forward = self.learner.trained if sharded else self.model
+        with eager(), collapse.measured(self.model.encoder) as distances:  # which hooks blocks
             forward(self.images, self.visible)
         return torch.stack(distances).tolist()
 

@@ -1,9 +1,15 @@
-"""On a GPU: the values of the CPU, and a step that never waits for the device."""
+"""On a GPU: the values of the CPU, steps that never wait for it, and runs equal to the last bit."""
+
+import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from fcmae import FCMAE, draw_visible
+from tests.support.programs import Program
+from tests.support.runs import assert_same_bits, newest, start_pretraining
 
 pytestmark = [
     pytest.mark.gpu,
@@ -38,3 +44,34 @@ def test_a_step_in_bf16_never_waits_for_the_device() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()
+
+
+def finished(*programs: Program) -> list[str]:
+    """What programs have printed that end well."""
+    told = [program.communicate(timeout=120)[0] for program in programs]
+    assert [program.returncode for program in programs] == [0] * len(programs), told
+    return told
+
+
+def test_two_runs_and_a_resumed_one_are_equal_to_the_last_bit(tmp_path: Path) -> None:
+    modes = {"eager": ("--compile", "False"), "compiled": ()}
+
+    def begin(mode: str, run: str) -> Program:
+        cache = ("--run.compile_cache", str(tmp_path / f"{run}.compile"))
+        return start_pretraining(tmp_path / mode / run, *modes[mode], *cache)
+
+    # compiled twice without a cache, or an order of sums that is timed would pass unseen
+    told = finished(*(begin(mode, run) for run in ("one", "two") for mode in modes))
+    for mode in modes:
+        resumed = tmp_path / mode / "resumed"
+        shutil.copytree(tmp_path / mode / "one", resumed)
+        shutil.rmtree(newest(resumed))  # as if it had been killed after the step before
+    shutil.copytree(tmp_path / "one.compile", tmp_path / "resumed.compile")
+    finished(*(begin(mode, "resumed") for mode in modes))
+    for mode in modes:
+        assert_same_bits(tmp_path / mode / "two", tmp_path / mode / "one")
+        assert_same_bits(tmp_path / mode / "resumed", tmp_path / mode / "one")
+    assert ", in bf16\n" in told[0]
+    assert ", in bf16, compiled\n" in told[1]
+    starts = json.loads((tmp_path / "compiled" / "resumed" / "environment.json").read_text())
+    assert [start["compiled"] for start in starts] == [True, True]

@@ -1,0 +1,145 @@
+"""Models compiled by `torch.compile`: the part that repeats, once for all that are alike.
+
+A model is compiled before its first step, on a batch of the shape that all steps have, so that
+nothing is compiled in the middle of a run, and a failure leaves the model as it is written.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fcmae.run.terminal import line_of
+from fcmae.run.waiting import waiting
+
+Granularity = Literal["block", "stage", "model"]
+GRANULARITY: Granularity = "block"  # blocks of a stage share code: seconds for minutes of a model
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+WORTH = 100_000  # images that take a GPU longer than compiling for them
+MOST = 64  # shapes of a block that get code of their own; past PyTorch's 8, blocks would be eager
+LONGEST = 300  # letters of the error that a line tells
+
+
+def compiled(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    autocast: Callable[[], AbstractContextManager[object]],
+    say: Callable[[str], object],
+    *,
+    deterministic: bool,
+) -> bool:
+    """Compile a model in place for training on inputs of these shapes.
+
+    Args:
+        model: on its device, and not yet distributed; its weights, gradients, buffers and random
+            numbers stay as they are.
+        inputs: of a step, with any values.
+        autocast: makes the context in which forward passes run.
+        say: prints a line where it fails.
+        deterministic: whether code is chosen by rules alone, and never by timing it.
+
+    Returns:
+        Whether it is compiled. If that fails, every model of this process stays eager.
+    """
+    try:
+        with waiting("compiling (1 to 2 minutes the first time)"):
+            compile_parts(model, deterministic=deterministic)
+            rehearse(model, inputs, autocast)
+    except Exception as error:  # whatever PyTorch, a compiler or a driver has to complain of
+        torch.compiler.set_stance("force_eager")
+        why = f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
+        say(f"not compiled, so that steps are eager, and slower ({why})")
+        return False
+    return True
+
+
+def compile_parts(
+    model: nn.Module, *, deterministic: bool, granularity: Granularity = GRANULARITY
+) -> None:
+    """Have parts of a model compiled when they are called first, each shape by itself.
+
+    Args:
+        model: whose parts are marked.
+        deterministic: whether code is chosen by rules alone, and never by timing it.
+        granularity: what is compiled.
+    """
+    torch._dynamo.config.recompile_limit = MOST
+    options = {"deterministic": deterministic}
+    for part in parts_of(model, granularity):
+        part.compile(dynamic=False, options=options)
+
+
+def parts_of(model: nn.Module, granularity: Granularity = GRANULARITY) -> list[nn.Module]:
+    """The parts of a model that are compiled; the model itself if nothing in it repeats."""
+    if granularity == "model":
+        return [model]
+    return list(members(model, outermost=granularity == "stage")) or [model]
+
+
+def members(root: nn.Module, *, outermost: bool) -> Iterator[nn.Module]:
+    """Iterate over the blocks, or the stages, of a network: the members of lists of modules.
+
+    Args:
+        root: the network.
+        outermost: whether of lists within members of others only the latter count.
+    """
+    for child in root.children():
+        inside = list(members(child, outermost=outermost))
+        if is_part(root, child) and (outermost or not inside):
+            yield child
+        else:
+            yield from inside
+
+
+def is_part(parent: nn.Module, child: nn.Module) -> bool:
+    """Whether a module is a member of a list, and more than a layer."""
+    of_torch = type(child).__module__.startswith("torch.nn.")
+    in_list = isinstance(parent, nn.Sequential | nn.ModuleList)
+    return in_list and not of_torch and any(True for _ in child.children())
+
+
+def rehearse(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> None:
+    """Run a forward and a backward pass in training mode that leave no trace in the model."""
+    model.train()
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    on_gpu = [x.device for x in inputs[:1] if x.is_cuda]
+    with torch.random.fork_rng(on_gpu):
+        with autocast():
+            outputs = model(*inputs)
+        first = outputs[0] if isinstance(outputs, tuple) else outputs
+        torch.autograd.grad(first, weights, torch.ones_like(first), allow_unused=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def eager() -> AbstractContextManager[object]:
+    """Make a context in which compiled models run as they are written.
+
+    It is for batches of another shape than that of the steps, which would be compiled anew.
+    """
+    return torch.compiler.set_stance("force_eager")
+
+
+def keep_code(given: Path | None, run: Path) -> None:
+    """Keep compiled code on disk for the next start; call it before an optimiser is made.
+
+    PyTorch's optimisers import its compiler, which chooses a place where none is named.
+
+    Args:
+        given: where; None for the place that `TORCHINDUCTOR_CACHE_DIR` names, or else for
+            `.compile` beside the directory of the run.
+        run: the directory of the run.
+    """
+    if given is not None:
+        os.environ[CACHE] = str(given.absolute())
+    os.environ.setdefault(CACHE, str(run.absolute().parent / ".compile"))
