@@ -128,11 +128,9 @@ class Lab:
         if side == MAE:
             model = MaskedAutoencoder(image_size=self.side)
         else:
-            model = model_of(self.name(size), image_size=self.side)
+            depths = (1, 1, 1, 1) if self.dry else None
+            model = model_of(self.name(size), image_size=self.side, depths=depths)
             model = dense(model) if side == DENSE else model
-            if self.dry:  # a block of each stage stands in for all
-                for stage in model.encoder.stages:
-                    stage.blocks = stage.blocks[:1]  # type: ignore[index,assignment]
         batch = batch_of(self.batch(size), self.side, model.n, model.ratio)
         images, visible = (tensor.to(self.device) for tensor in batch)
         return model.to(self.device), images, visible

@@ -30,7 +30,7 @@ def depthwise(lab: Lab, rival: str, side: int) -> tuple[Work, Work]:
     Raises:
         ValueError: WarpConvNet is not installed.
     """
-    d = Architecture(name=lab.name("tiny")).widths[STAGE[side]]
+    d = Architecture(name=lab.name("tiny")).size.widths[STAGE[side]]
     n = (lab.side // 32) ** 2
     b = lab.batch("tiny")
     visible = batch_of(b, 32, n, 0.6)[1].to(lab.device)

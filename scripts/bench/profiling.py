@@ -1,12 +1,10 @@
 """Which kernels fill a training step, and in which share of it the device is busy."""
 
 import re
-from dataclasses import dataclass
 
 import torch
-from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile
 
+from fcmae.run.kernels import kernels_of
 from fcmae.run.tables import print_table
 from fcmae.run.terminal import say
 from scripts.bench.timing import Work
@@ -32,22 +30,6 @@ FUSED = {
     "element-wise": r"gelu|mul|add|sub|div|pow|sqrt|sum|mean",
     "copies and indexing": r"",
 }
-NO_KERNEL = re.compile(r"^(ProfilerStep|Optimizer\.|## |Torch-Compiled|\w+ Sync$|\w+ Wait)")
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A kernel of a step."""
-
-    name: str
-    ms: float
-    """Milliseconds of the device in one step."""
-    launches: float
-    """Calls in one step."""
-
-    @property
-    def kind(self) -> str:
-        return kind_of(self.name)
 
 
 def kind_of(name: str) -> str:
@@ -55,29 +37,6 @@ def kind_of(name: str) -> str:
     kinds = FUSED if name.startswith("triton_") else KINDS
     found = (k for k, pattern in kinds.items() if re.search(pattern, name, re.IGNORECASE))
     return next(found, "other")
-
-
-def kernels_of(work: Work, device: torch.device) -> list[Kernel]:
-    """Profile a few runs of a step; its kernels, those that take longest first.
-
-    Args:
-        work: one step, which ends when the device is done.
-        device: where it runs; on a CPU, PyTorch's operators stand in for kernels.
-    """
-    on_gpu = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as seen:
-        for _ in range(STEPS):
-            work()
-    totals: dict[str, tuple[float, int]] = {}
-    for event in seen.events() or ():
-        if (event.device_type != DeviceType.CPU) is on_gpu and not NO_KERNEL.match(event.name):
-            if getattr(event, "is_user_annotation", False):  # a range of kernels, not one of them
-                continue
-            own = event.device_time_total if on_gpu else event.self_cpu_time_total
-            spent, count = totals.get(event.name, (0.0, 0))
-            totals[event.name] = (spent + own, count + 1)
-    kernels = [Kernel(n, us / 1e3 / STEPS, count / STEPS) for n, (us, count) in totals.items()]
-    return sorted(kernels, key=lambda kernel: -kernel.ms)
 
 
 def show_profile(title: str, work: Work, seconds: float, device: torch.device) -> None:
@@ -89,7 +48,9 @@ def show_profile(title: str, work: Work, seconds: float, device: torch.device) -
         seconds: what it takes when nobody looks.
         device: where it runs.
     """
-    kernels = kernels_of(work, device)
+    with kernels_of(device, STEPS) as kernels:
+        for _ in range(STEPS):
+            work()
     busy = sum(kernel.ms for kernel in kernels)
     step = 1e3 * seconds
     launches = sum(kernel.launches for kernel in kernels)
@@ -99,8 +60,8 @@ def show_profile(title: str, work: Work, seconds: float, device: torch.device) -
     )
     by_kind: dict[str, tuple[float, float]] = {}
     for kernel in kernels:
-        ms, count = by_kind.get(kernel.kind, (0.0, 0.0))
-        by_kind[kernel.kind] = (ms + kernel.ms, count + kernel.launches)
+        ms, count = by_kind.get(kind_of(kernel.name), (0.0, 0.0))
+        by_kind[kind_of(kernel.name)] = (ms + kernel.ms, count + kernel.launches)
     ordered = sorted(by_kind.items(), key=lambda item: -item[1][0])
     print_table(
         "by kind",
@@ -110,5 +71,8 @@ def show_profile(title: str, work: Work, seconds: float, device: torch.device) -
     print_table(
         f"the {MOST} kernels that take longest",
         ["ms", "launches", "kind", "kernel"],
-        [(f"{k.ms:.3f}", f"{k.launches:.0f}", k.kind, k.name[:110]) for k in kernels[:MOST]],
+        [
+            (f"{k.ms:.3f}", f"{k.launches:.0f}", kind_of(k.name), k.name[:110])
+            for k in kernels[:MOST]
+        ],
     )
