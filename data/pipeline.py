@@ -92,8 +92,9 @@ class ShardImages(Dataset[dict[str, Any]]):
 
     def __getitem__(self, item: tuple[int, int]) -> dict[str, Any]:
         epoch, sample = item
-        if not self.replace:
-            return self.read(sample, epoch, sample)
+        wanted = self.read(sample, epoch, sample)
+        if wanted["whole"] or not self.replace:
+            return wanted
         shard, _ = self.samples.locate(sample)
         candidates = (self.read(i, epoch, sample) for i in self.samples.from_here_on(sample))
         return next_whole(candidates, f"{shard.samples} samples of {shard.url}")

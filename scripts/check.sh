@@ -20,7 +20,7 @@ echo "== pytest"
 # Tests of a file stay together: they share its runs; their order is that of tests/conftest.py.
 status=0
 cores=$(python -c "from fcmae.run.threads import cores; print(cores())")
-OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -q -n "$((2 * cores))" --dist loadfile \
+OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -q -n "$((share * cores / 2))" --dist loadfile \
     --no-loadscope-reorder ${tests[@]+"${tests[@]}"} | tee "$told/tests" || status=$?
 echo "== basedpyright"
 wait "$checking" || status=$?

@@ -61,6 +61,8 @@ def upright(image: np.ndarray, turn: int) -> np.ndarray:
 
 def stored_box(box: Box, height: int, width: int, turn: int) -> Box:
     """Where a box of the upright image, of height x width pixels, lies in the stored one."""
+    if turn == 1:
+        return box
     swapped, rows, columns = TURNS[turn]
     top, left, h, w = box
     top = height - top - h if rows else top

@@ -7,6 +7,7 @@ stopped. The bytes are the same for any number of workers and interruptions.
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -159,6 +160,7 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
     measure = Measure(job.encoding)
     remarks: Counter[str] = Counter()
     aspects: Counter[str] = Counter()
+    made = f"{staging}{os.sep}"
 
     def samples() -> Iterator[dict[str, Any]]:
         for entry in job.entries:
@@ -177,8 +179,11 @@ def build_shard(job_and_staging: tuple[ShardJob, Path]) -> Built:
                     sources.append(sum_of(entry.mask))
             remarks.update(encoded.remarks)
             aspects[aspect_of(*encoded.stored.shape[:2])] += 1
-            # an image of a cell has a file only as long as shards are made
-            name = entry.key if staging in entry.path.parents else str(entry.path)
+            name = str(entry.path)
+            if name.startswith(
+                made
+            ):  # an image of a cell has a file only as long as shards are made
+                name = entry.key
             if encoded.content is not content:
                 digest = hashlib.sha256(encoded.content).hexdigest()
             digests.append((digest[:32], name))

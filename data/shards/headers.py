@@ -82,10 +82,10 @@ def total_of(block: bytes) -> int:
 
 def number(field: bytes) -> int | None:
     """The number in a field: octal digits, or in base 256; None if it is negative or no number."""
-    if field[:1] == b"\x80":
-        return int.from_bytes(field[1:], "big")
     digits = field.rstrip(b"\0 ")
     if not digits.isdigit():  # blanks before them, something behind zeros, or nothing
+        if field[:1] == b"\x80":
+            return int.from_bytes(field[1:], "big")
         digits = field.partition(b"\0")[0].strip()
     try:
         return int(digits, 8) if digits.isdigit() else None if digits else 0

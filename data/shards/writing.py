@@ -1,6 +1,5 @@
 """Writing shards: each is written whole or not at all, and equal samples give equal bytes."""
 
-import io
 import tempfile
 import zlib
 from array import array
@@ -8,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from tarfile import PAX_FORMAT, TarInfo
 from typing import Any
 
 from data.shards.headers import BLOCK
@@ -141,12 +141,20 @@ def write_shard(samples: Iterable[Mapping[str, Any]], path: Path, compress: bool
 
 
 def tar_blocks(sample: Mapping[str, Any]) -> bytes:
-    """The members of a sample as tar headers and contents, without the end of an archive."""
-    from webdataset.writer import TarWriter  # here: it imports torch, which reading does without
+    """The members of a sample as tar headers and contents, without the end of an archive.
 
-    buffer = io.BytesIO()
-    # pax allows keys of any length and alphabet, and writes plain ustar headers where they suffice
-    with TarWriter(buffer, mtime=0, format="PAX_FORMAT") as writer:
-        writer.write(dict(sample))
-        end = writer.tarstream.offset
-    return buffer.getvalue()[:end]
+    They are the bytes of webdataset's TarWriter, of which each sample would need its own.
+    """
+    from webdataset.writer import default_handlers, encode_based_on_extension  # they import torch
+
+    encoded = encode_based_on_extension(dict(sample), default_handlers)
+    key = encoded.pop("__key__")
+    blocks: list[bytes] = []
+    for suffix, content in sorted(encoded.items()):
+        header = TarInfo(f"{key}.{suffix}")
+        header.size = len(content)
+        header.mode = 0o444
+        header.uname = header.gname = "bigdata"
+        # pax allows keys of any length and alphabet, and writes plain headers where they suffice
+        blocks += header.tobuf(PAX_FORMAT), content, bytes(-len(content) % BLOCK)
+    return b"".join(blocks)

@@ -1,13 +1,15 @@
 """Our shards read by the libraries that people have."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 from webdataset.compat import WebDataset
+from webdataset.writer import TarWriter
 
 from data.shards.reading import open_shards, read_sample
-from data.shards.writing import write_shards
+from data.shards.writing import tar_blocks, write_shards
 from tests.support.images import png
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -40,3 +42,25 @@ def test_datasets_reads_our_shards(ours, tmp_path, monkeypatch):
     assert [row["cls"] for row in theirs] == list(range(5))
     assert [row["json"]["place"] for row in theirs] == [f"p{i}" for i in range(5)]
     assert {row["png"].size for row in theirs} == {(48, 40)}
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        {"__key__": "folder/image", "png": b"x" * 900, "cls": 7},
+        {
+            "__key__": "ä/" + 200 * "long",
+            "seg.png": b"",
+            "jpg": b"x" * 512,
+            "json": {"a": [1, "ü"]},
+        },
+    ],
+    ids=["plain", "pax"],
+)
+def test_members_have_the_bytes_of_webdataset_s_writer(sample: dict[str, Any]) -> None:
+    file = io.BytesIO()
+    with TarWriter(file, mtime=0, format="PAX_FORMAT") as writer:
+        writer.write(sample)
+    content = tar_blocks(sample)
+    assert file.getvalue().startswith(content)
+    assert not file.getvalue()[len(content) :].strip(b"\0")
