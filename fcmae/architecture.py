@@ -9,13 +9,14 @@ Letters: p patch side in pixels, n = (h/p)(w/p) patches, v visible patches.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from fcmae import vits
 from fcmae.networks import PREFIX, Network, network
 from fcmae.run.ranges import Depth, DepthFrom1, Extent, ShareBelow1
 
 Implementation = Literal["gathered", "reference", "minkowski"]
+DecoderKind = Literal["plain", "unet"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,16 @@ class Size:
 
     depths: tuple[int, int, int, int]
     widths: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A resolution at which an encoder has features of the visible patches."""
+
+    side: int
+    """Side s of a patch in sites, a power of 2; 1 on the last scale."""
+    width: int
+    """Number of channels."""
 
 
 # ConvNeXt V2, table 9 (appendix A.1); small and xlarge are V1's alone in the papers (section 3).
@@ -140,6 +151,17 @@ class Architecture:
         return self.size.widths[-1]
 
     @property
+    def scales(self) -> tuple[Scale, ...]:
+        """The resolutions that the encoder's `scales` have, the finest one first: up to four."""
+        if self.of_timm:
+            widths = self.network.widths
+            finer = (Scale(side, widths[level]) for side, level in self.network.finer)
+            return (*finer, Scale(1, self.dim))
+        if self.is_vit:
+            return (Scale(1, self.dim),)
+        return tuple(map(Scale, (8, 4, 2, 1), self.size.widths))
+
+    @property
     def patch_size(self) -> int:
         """Side p of a patch in pixels: the stem's stride, and three downsamplings by 2.
 
@@ -251,10 +273,16 @@ class ModelConfig(Architecture):
     sparse: Implementation = "gathered"
     """Implementation of the sparse operations: gathered is fast, reference is slow and plain, and
     minkowski uses MinkowskiEngine."""
+    decoder: DecoderKind = "plain"
+    """plain takes the features of the encoder's last stage: FCMAE's decoder of one block, or MAE's
+    of mae_vit. unet is SparK's, which takes the features of up to four resolutions and ends in
+    pixels; it costs several times as much."""
     decoder_dim: Extent = 512
-    """Number of channels of the decoder."""
+    """Number of channels of the decoder; of the unet, those of its coarsest map, a multiple of the
+    patch side: 768 in SparK, for large encoders."""
     decoder_depth: Depth | None = None
-    """Number of blocks of the decoder; by default 1, and 8 of MAE's decoder, which mae_vit has."""
+    """Number of blocks of the decoder; by default 1, and 8 of MAE's decoder, which mae_vit has. The
+    unet has as many as the resolution is doubled, and no other number."""
 
     @property
     def visible_patches(self) -> int:
@@ -270,6 +298,8 @@ class ModelConfig(Architecture):
         """Number of blocks of the decoder: as many as its papers have unless it is given."""
         if self.decoder_depth is not None:
             return self.decoder_depth
+        if self.decoder == "unet":
+            return self.patch_size.bit_length() - 1
         return vits.DECODER_DEPTH if self.attends else 1
 
     def check(self) -> None:
@@ -286,7 +316,7 @@ class ModelConfig(Architecture):
             )
         if self.decoder_dim < 1:
             raise ValueError(f"decoder_dim={self.decoder_dim} must be at least 1")
-        if self.attends and self.decoder_dim % vits.HEAD:
+        if self.attends and self.decoder == "plain" and self.decoder_dim % vits.HEAD:
             raise ValueError(
                 f"decoder_dim={self.decoder_dim} must be a multiple of {vits.HEAD}, the width of a"
                 " head of MAE's decoder; 512 is usual"
@@ -297,6 +327,34 @@ class ModelConfig(Architecture):
             raise ValueError(
                 f"sparse={self.sparse!r} is for convnextv2 and convnext: {self.name} drops hidden"
                 " patches, and needs none"
+            )
+        if self.decoder not in get_args(DecoderKind):
+            raise ValueError(f"decoder={self.decoder!r} is none of plain, unet")
+        if self.decoder == "unet":
+            self.check_unet()
+
+    def check_unet(self) -> None:
+        """Check that blocks that double the resolution, and halve the channels, end in pixels.
+
+        Raises:
+            ValueError: a value is out of range; the message names it, the rule and a way out.
+        """
+        p = self.patch_size
+        if p & (p - 1):
+            raise ValueError(
+                f"decoder='unet' doubles the resolution up to the pixels: patch_size={p} of"
+                f" {self.name} is no power of 2; take decoder='plain'"
+            )
+        if self.decoder_depth not in (None, p.bit_length() - 1):
+            raise ValueError(
+                f"decoder_depth={self.decoder_depth} is for decoder='plain': a unet has log2"
+                f" patch_size = {p.bit_length() - 1} blocks; leave it out"
+            )
+        if self.decoder_dim % p:
+            above = -(-self.decoder_dim // p) * p
+            raise ValueError(
+                f"decoder_dim={self.decoder_dim} must be a multiple of patch_size={p} with"
+                f" decoder='unet', whose blocks halve it; try {above}"
             )
 
 

@@ -77,6 +77,26 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "b v d"]:
         """Compute the features of the visible patches in raster order, before any final norm.
 
+        They are those of the last of the `scales`, where a patch is one site.
+
+        Args:
+            images: see `scales`.
+            visible: see `scales`.
+            count: see `scales`.
+
+        Raises:
+            ValueError: see `scales`.
+        """
+        return self.scales(images, visible, count)[-1][:, :, 0, 0]
+
+    def scales(
+        self,
+        images: Float[Tensor, "b c h w"],
+        visible: Bool[Tensor, "b n"],
+        count: int | None = None,
+    ) -> list[Float[Tensor, "b v _ _ _"]]:
+        """Compute what each of the four stages makes of the visible patches, in raster order.
+
         Args:
             images: images whose height and width are multiples of the patch side p.
             visible: True where the encoder sees the patch; n = (h/p)(w/p) patches in raster order,
@@ -91,9 +111,11 @@ class Encoder(nn.Module):
         conv, norm = self.stem
         assert isinstance(conv, nn.Conv2d)
         x = norm(sparse.stem(images, conv))
+        scales = list[Tensor]()
         for stage in self.stages:
             if stage.recompute:  # gradient checkpointing, Chen et al. 2016; nothing is random
                 x = checkpoint(stage, x, sparse, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = stage(x, sparse)
-        return sparse.features(x)
+            scales.append(sparse.sites(x))
+        return scales

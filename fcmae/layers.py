@@ -53,6 +53,8 @@ class Block(nn.Module):
 def initialise(root: nn.Module, generator: torch.Generator | None = None) -> None:
     """Draw the weights of all convolutions and linear layers, and set their biases to zero.
 
+    Transposed convolutions are among them.
+
     The weights are truncated normal with standard deviation 0.02. Norms (1 and 0), GRN (0) and
     LayerScale (1e-6) keep the values that they are made with. The official code initialises twice,
     the second time with standard deviation 1.0; this happens once.
@@ -62,7 +64,7 @@ def initialise(root: nn.Module, generator: torch.Generator | None = None) -> Non
         generator: source of the random numbers; the global one by default.
     """
     for module in root.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)

@@ -199,6 +199,40 @@ def patchify(images: Float[Tensor, "b c h w"], p: int) -> Float[Tensor, "b n p p
     return rearrange(images, "b c (gh p) (gw q) -> b (gh gw) p q c", p=p, q=p)
 
 
+def sites_of(
+    maps: Float[Tensor, "b d h w"], chosen: Bool[Tensor, "b n"], count: int, s: int
+) -> Float[Tensor, "b k s s d"]:
+    """Take the chosen patches, of s x s sites each, out of maps; `on_grid` puts them back.
+
+    Args:
+        maps: all sites.
+        chosen: marks the patches, the same number of them in every row.
+        count: the number k of these.
+        s: side of a patch in sites.
+    """
+    patches = rearrange(maps, "b d (gh s) (gw t) -> b (gh gw) (s t d)", s=s, t=s)
+    return take(patches, chosen, count).unflatten(2, (s, s, maps.shape[1]))
+
+
+def on_grid(
+    token: Float[Tensor, " d"],
+    sites: Float[Tensor, "b k s s d"],
+    chosen: Bool[Tensor, "b n"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "b d h w"]:
+    """Put the sites of the k chosen patches of each image on maps, and the token elsewhere.
+
+    Args:
+        token: what stands at the sites of other patches.
+        sites: those of the chosen patches, in raster order.
+        chosen: marks the patches, k of them in every row.
+        grid: rows and columns of patches.
+    """
+    s, _, d = sites.shape[2:]
+    patches = among(token.repeat(s * s), sites.flatten(2), chosen)
+    return unpatchify(patches.unflatten(2, (s, s, d)), grid)
+
+
 def unpatchify(
     patches: Float[Tensor, "b n p p c"], grid: tuple[int, int]
 ) -> Float[Tensor, "b c h w"]:

@@ -4,15 +4,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fcmae.architecture import Implementation, ModelConfig
-from fcmae.decoder import Decoder
+from fcmae.architecture import DecoderKind, Implementation, ModelConfig
+from fcmae.decoders import make_decoder
+from fcmae.decoders.unet import UNet
 from fcmae.encoders import make_encoder
-from fcmae.layers import initialise
 from fcmae.loss import reconstruction_loss
 
 
 class FCMAE(nn.Module):
-    """A masked autoencoder: sparse encoder, plain decoder, reconstruction loss.
+    """A masked autoencoder: sparse encoder, decoder, reconstruction loss.
 
     Args:
         name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), `convnextv2`
@@ -27,7 +27,9 @@ class FCMAE(nn.Module):
         ratio: share of the patches that are hidden from the encoder.
         sparse: implementation of the sparse operations: `gathered`, the fast one; `reference`, a
             slow and plain one; or `minkowski`, which needs MinkowskiEngine.
-        decoder_dim: number of channels of the decoder.
+        decoder: `plain`, which takes the features of the encoder's last stage, FCMAE's or MAE's; or
+            `unet`, SparK's, which takes those of up to four scales.
+        decoder_dim: number of channels of the decoder; of the unet, those of its coarsest map.
         decoder_depth: number of blocks of the decoder; by default 1, and 8 of MAE's.
         generator: source of the random initial weights; the global one by default.
 
@@ -46,6 +48,7 @@ class FCMAE(nn.Module):
         widths: tuple[int, int, int, int] | None = ModelConfig.widths,
         ratio: float = ModelConfig.ratio,
         sparse: Implementation = ModelConfig.sparse,
+        decoder: DecoderKind = ModelConfig.decoder,
         decoder_dim: int = ModelConfig.decoder_dim,
         decoder_depth: int | None = ModelConfig.decoder_depth,
         generator: torch.Generator | None = None,
@@ -60,6 +63,7 @@ class FCMAE(nn.Module):
             widths=widths,
             ratio=ratio,
             sparse=sparse,
+            decoder=decoder,
             decoder_dim=decoder_dim,
             decoder_depth=decoder_depth,
         )
@@ -104,32 +108,19 @@ class FCMAE(nn.Module):
                 f"images are {tuple(images.shape[2:])}, the model was made for {self.image_size}:"
                 " resize them, or pass image_size"
             )
-        latent = self.encoder(images, visible, self.v)
+        latent = self.encode(images, visible)
         prediction = self.decoder(latent, visible, self.grid)
         return reconstruction_loss(prediction, images, visible, self.patch_size), prediction
 
+    def encode(
+        self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]
+    ) -> Float[Tensor, "b v d"] | list[Float[Tensor, "b v _ _ _"]]:
+        """Compute what the decoder takes: the features of the last scale, or those of each.
 
-def make_decoder(config: ModelConfig, generator: torch.Generator | None = None) -> nn.Module:
-    """Make the decoder of a model, with initial weights.
-
-    Args:
-        config: of the model.
-        generator: source of the initial weights; the global one by default.
-    """
-    pixels = config.patch_size**2 * config.in_chans
-    if config.attends:
-        from fcmae.transformer_decoder import TransformerDecoder  # timm: seconds
-
-        return TransformerDecoder(
-            dim_in=config.dim,
-            dim=config.decoder_dim,
-            depth=config.decoder_blocks,
-            pixels=pixels,
-            generator=generator,
-        )
-    decoder = Decoder(
-        dim_in=config.dim, dim=config.decoder_dim, depth=config.decoder_blocks, pixels=pixels
-    )
-    initialise(decoder, generator)
-    nn.init.trunc_normal_(decoder.token, std=0.02, generator=generator)
-    return decoder
+        Args:
+            images: see `forward`.
+            visible: see `forward`.
+        """
+        if isinstance(self.decoder, UNet):
+            return self.encoder.scales(images, visible, self.v)
+        return self.encoder(images, visible, self.v)

@@ -27,8 +27,16 @@ class Network:
     """Number of channels of its last map."""
     widths: tuple[int, ...]
     """Number of channels of the maps of its levels, the first ones first."""
+    strides: tuple[int, ...]
+    """Pixels between neighbouring sites of the maps of its levels."""
     behind: tuple[str, ...]
     """Its parts behind the last map, such as a norm or layers in front of a classifier."""
+
+    @property
+    def finer(self) -> tuple[tuple[int, int], ...]:
+        """Sites along a patch and number of the last level with 8, 4 and 2, where there is one."""
+        sides = {self.stride / stride: i for i, stride in enumerate(self.strides)}
+        return tuple((side, sides[side]) for side in (8, 4, 2) if side in sides)
 
 
 @lru_cache
@@ -82,7 +90,10 @@ def network(name: str, stem_stride: int = STEM_STRIDE) -> Network:
     return Network(
         stride=stride,
         dim=net.num_features,
-        widths=tuple(info["num_chs"] for info in net.feature_info),
+        widths=tuple(level["num_chs"] for level in net.feature_info),
+        strides=tuple(
+            max(1, level["reduction"] * stem_stride // STEM_STRIDE) for level in net.feature_info
+        ),
         behind=tuple(
             part
             for part, module in net.named_children()

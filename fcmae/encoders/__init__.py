@@ -27,6 +27,12 @@ class VisibleEncoder(Protocol):
         [Float[Tensor, "b c h w"], Bool[Tensor, "b n"], int | None], Float[Tensor, "b v d"]
     ]
     """The features of the v visible patches of images, in raster order."""
+    scales: Callable[
+        [Float[Tensor, "b c h w"], Bool[Tensor, "b n"], int | None],
+        list[Float[Tensor, "b v _ _ _"]],
+    ]
+    """The features of the visible patches on each scale of the architecture, the finest one first;
+    `forward` gives those of the last, where a patch is one site."""
 
 
 def make_encoder(

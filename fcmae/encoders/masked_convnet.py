@@ -1,7 +1,8 @@
 """Any of timm's ConvNets on the visible patches of images (SparK, arXiv 2301.03580)."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fcmae.architecture import Architecture, patch_grid
 from fcmae.encoders.on_visible import OnVisible
-from fcmae.masking import indices
+from fcmae.masking import indices, sites_of
 from fcmae.networks import PREFIX, make_network
 
 
@@ -47,6 +48,8 @@ class MaskedConvNet(nn.Module):
             )
         for part in architecture.network.behind:
             setattr(self.net, part, nn.Identity())
+        levels = [level for _, level in architecture.network.finer]
+        self.finer = [self.net.feature_info[level]["module"] for level in levels]
         used = check(self.net, architecture)
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(name in used)
@@ -75,28 +78,65 @@ class MaskedConvNet(nn.Module):
         rows = map_.flatten(2).mT
         return rows.gather(1, at_visible.expand(-1, -1, rows.shape[2]))
 
-    def maps(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d h w"]]:
+    def scales(
+        self,
+        images: Float[Tensor, "b c h w"],
+        visible: Bool[Tensor, "b n"],
+        count: int | None = None,
+    ) -> list[Float[Tensor, "b v _ _ _"]]:
+        """Compute the features of the visible patches on up to four scales, the finest one first.
+
+        They are the maps of timm's levels whose strides are an 8th, a quarter and half of the patch
+        side, and the last map, of which `forward` takes the features.
+
+        Args:
+            images: see `forward`.
+            visible: see `forward`.
+            count: see `forward`.
+
+        Raises:
+            ValueError: see `forward`.
+        """
+        grid = patch_grid(*images.shape[2:], self.patch_size)
+        with OnVisible(visible, grid), self.kept(self.finer) as maps:
+            maps.append(self.net.forward_features(images))
+        v = indices(visible, count).shape[1]
+        return [sites_of(map_, visible, v, map_.shape[2] // grid[0]) for map_ in maps]
+
+    def maps(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """Compute the maps of each level of whole images, the first ones first, and the last map.
 
         The levels are those of timm's `features_only`. It is done as in evaluation, and leaves the
         running statistics as they are.
         """
-        found = list[Tensor]()
-        hooks = [
-            self.net.get_submodule(level["module"]).register_forward_hook(
-                lambda _, __, map_: found.append(map_)
-            )
-            for level in self.net.feature_info
-        ]
         training = self.net.training
         self.net.eval()
         try:
-            last = self.net.forward_features(images)
+            with self.kept(level["module"] for level in self.net.feature_info) as maps:
+                maps.append(self.net.forward_features(images))
         finally:
             self.net.train(training)
+        return maps
+
+    @contextmanager
+    def kept(self, names: Iterable[str]) -> Iterator[list[Float[Tensor, "b _ _ _"]]]:
+        """Keep what modules of the network make within the context, in the order in which they run.
+
+        Args:
+            names: of the modules.
+        """
+        maps = list[Tensor]()
+        hooks = [
+            self.net.get_submodule(name).register_forward_hook(
+                lambda _, __, map_: maps.append(map_)
+            )
+            for name in names
+        ]
+        try:
+            yield maps
+        finally:
             for hook in hooks:
                 hook.remove()
-        return [*found, last]
 
 
 @torch.enable_grad()

@@ -63,3 +63,21 @@ class MaskedVit(nn.Module):
         tokens = self.patch_embed(images, chosen) + positions(grid, self.dim, images.device)[chosen]
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), tokens], dim=1)
         return self.norm(self.blocks(x))[:, 1:]
+
+    def scales(
+        self,
+        images: Float[Tensor, "b c h w"],
+        visible: Bool[Tensor, "b n"],
+        count: int | None = None,
+    ) -> list[Float[Tensor, "b v _ _ _"]]:
+        """Compute the features of the visible patches as those of the only scale.
+
+        Args:
+            images: see `forward`.
+            visible: see `forward`.
+            count: see `forward`.
+
+        Raises:
+            ValueError: see `forward`.
+        """
+        return [self(images, visible, count)[:, :, None, None]]

@@ -39,8 +39,8 @@ class Sparse(Protocol):
         """Compute fc2(GRN(GELU(fc1(x)))), with GRN's norm over the visible sites of an image."""
         ...
 
-    def features(self, x: Float[Tensor, "b *s d"]) -> Float[Tensor, "b v d"]:
-        """Return the visible patches in raster order, at the stage where a patch is one site."""
+    def sites(self, x: Float[Tensor, "b *s d"]) -> Float[Tensor, "b v s s d"]:
+        """Return the sites of the visible patches, which are in raster order."""
         ...
 
 

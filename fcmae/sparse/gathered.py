@@ -76,8 +76,8 @@ class Gathered:
     def grn_mlp(self, x: Float[Tensor, "b v s s d"], mlp: Layers) -> Float[Tensor, "b v s s d"]:
         return fused(x.flatten(1, 3), mlp, compiled=self.compiled).view(x.shape)
 
-    def features(self, x: Float[Tensor, "b v 1 1 d"]) -> Float[Tensor, "b v d"]:
-        return rearrange(x, "b v 1 1 d -> b v d")
+    def sites(self, x: Float[Tensor, "b v s s d"]) -> Float[Tensor, "b v s s d"]:
+        return x
 
     def runs_of(self, side: int) -> "Runs":
         """Where each row of `side` sites lies; computed once per stage and batch."""

@@ -101,8 +101,8 @@ class Minkowski:
     def grn_mlp(self, x: Float[Tensor, "b v s s d"], mlp: Layers) -> Float[Tensor, "b v s s d"]:
         return plain(x, mlp, self.spatial_norm)
 
-    def features(self, x: Float[Tensor, "b v 1 1 d"]) -> Float[Tensor, "b v d"]:
-        return rearrange(x, "b v 1 1 d -> b v d")
+    def sites(self, x: Float[Tensor, "b v s s d"]) -> Float[Tensor, "b v s s d"]:
+        return x
 
     def key(self, side: int) -> ME.CoordinateMapKey:
         """Return the coordinate map of all visible sites, `side` x `side` in a patch."""

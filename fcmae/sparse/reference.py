@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fcmae.masking import indices
+from fcmae.masking import indices, sites_of
 from fcmae.sparse.grn_mlp import Layers, plain
 
 
@@ -55,6 +55,8 @@ class Reference:
     def grn_mlp(self, x: Float[Tensor, "b h w d"], mlp: Layers) -> Float[Tensor, "b h w d"]:
         return plain(x, mlp, self.spatial_norm)
 
-    def features(self, x: Float[Tensor, "b gh gw d"]) -> Float[Tensor, "b v d"]:
-        x = rearrange(x, "b gh gw d -> b (gh gw) d")
-        return x.gather(1, self.visible[..., None].expand(-1, -1, x.shape[-1]))
+    def sites(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b v s s d"]:
+        side = x.shape[1] // self.visible_patches.shape[1]
+        visible = self.visible_patches.flatten(1)
+        maps = rearrange(x, "b h w d -> b d h w")
+        return sites_of(maps, visible, self.visible.shape[1], side)

@@ -78,7 +78,7 @@ class Answers:
         explored = self.explored
         image, mask = picture.image.to(self.device), visible.to(self.device)
         stages = explored.stages(image[None], mask[None])
-        views = explored.views(image, mask, stages[-1][0, :, 0, 0])
+        views = explored.views(image, mask, stages)
         urls = [url_of(pillow(view)) for view in views]
         stage = stages[question.stage - 1][0]
         maps = most_varied(stage, mask, explored.grid, CHANNELS)

@@ -1,6 +1,6 @@
 """A checkpoint as the page asks it: the features of visible patches, predictions, classes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.architecture import patch_grid
-from fcmae.decoder import Decoder
+from fcmae.decoders.plain import Decoder
+from fcmae.decoders.unet import UNet
 from fcmae.encoder import Encoder
 from fcmae.reconstruction import reconstruct
 from fcmae.weights.autoencoder import load_autoencoder
@@ -37,7 +38,7 @@ class Explored:
 
     metadata: Metadata
     encoder: Encoder
-    decoder: Decoder | None
+    decoder: Decoder | UNet | None
     classifier: nn.Module | None
     task: Task | None
     ratio: float
@@ -50,7 +51,7 @@ class Explored:
     @torch.inference_mode()
     def stages(
         self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]
-    ) -> list[Float[Tensor, "b v s t d"]]:
+    ) -> list[Float[Tensor, "b v _ _ _"]]:
         """Compute what the four stages give for each visible patch, as s x s positions.
 
         Args:
@@ -60,25 +61,14 @@ class Explored:
         Returns:
             The outputs of the stages; a patch is one position of the last.
         """
-        outputs: list[Tensor] = []
-
-        def keep(_module: nn.Module, _args: object, output: Tensor) -> None:
-            outputs.append(output)
-
-        hooks = [stage.register_forward_hook(keep) for stage in self.encoder.stages]
-        try:
-            self.encoder(images, visible)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return outputs
+        return self.encoder.scales(images, visible)
 
     @torch.inference_mode()
     def views(
         self,
         image: Float[Tensor, "c h w"],
         visible: Bool[Tensor, " n"],
-        latent: Float[Tensor, "v d"],
+        stages: Sequence[Float[Tensor, "1 v _ _ _"]],
     ) -> Float[Tensor, "4 c h w"]:
         """Original, visible patches, prediction and both together, on the scale 0 to 1.
 
@@ -87,7 +77,7 @@ class Explored:
         Args:
             image: A normalised image.
             visible: True where the encoder sees the patch.
-            latent: What the last stage gives for the visible patches.
+            stages: What the stages give for the visible patches.
         """
         p = self.encoder.patch_size
         images, rows = image[None], visible[None]
@@ -95,7 +85,9 @@ class Explored:
             hidden = int((~visible).sum())
             prediction = images.new_zeros(1, hidden, p * p * len(image))
         else:
-            prediction = self.decoder(latent[None], rows, self.grid)
+            unet = isinstance(self.decoder, UNet)
+            latent = stages if unet else stages[-1][:, :, 0, 0]
+            prediction = self.decoder(latent, rows, self.grid)
         views = reconstruct(images, rows, prediction, p)
         return Transform(self.metadata).inverse(views.cpu())[0].clamp(0, 1)
 

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import visible_count
-from fcmae.decoder import Decoder
+from fcmae.decoders.plain import Decoder
 from fcmae.layers import GrnMlp
 from fcmae.loss import reconstruction_loss
 from fcmae.masking import draw_visible_of, patchify, place, splitmix64, take, unpatchify

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture, ModelConfig
+from fcmae.decoders.transformer import TransformerDecoder
 from fcmae.encoders.masked_vit import MaskedVit
 from fcmae.encoders.transformer import positions
 from fcmae.run.learner import parameter_groups
-from fcmae.transformer_decoder import TransformerDecoder
 from tests.support.generators import generator
 from tests.support.twins import randomise
 
