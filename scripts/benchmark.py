@@ -53,8 +53,8 @@ class Benchmark:
     """For `gpu`: print what fills a step of each size, compiled and eager, with the optimiser: the
     25 kernels that take longest, sums by kind, launches, and the share in which the device is
     busy."""
-    scope: Literal["blocks", "model"] = "blocks"
-    """For `gpu`: what is compiled, each block or the whole model."""
+    scope: Literal["block", "stage", "model"] = "block"
+    """For `gpu`: what is compiled, each block, as in training, each stage, or the whole model."""
     limit: Seconds = 240.0
     """For `gpu`: seconds after which nothing new begins."""
     patience: Seconds = 120.0

@@ -43,8 +43,6 @@ def loader_share(lab: Lab) -> float:
             "--run.log_every": "2" if lab.dry else "10",
             "--run.picture_every": "0",
             "--watch.images": "0",
-            "--precision": "bf16",
-            "--compile": str(model.mode == "compiled" and not lab.dry),
         }
         words = [sys.executable, "pretrain.py", *(word for pair in flags.items() for word in pair)]
         try:

@@ -1,6 +1,6 @@
 """The first, compiled step of a new process: how long it takes, and caches that it fills.
 
-    python -m scripts.bench.first_step SIDE SIZE [--dry] [--scope blocks|model] [--deterministic]
+    python -m scripts.bench.first_step SIDE SIZE [--dry] [--scope block] [--deterministic]
 
 It prints the seconds from the first step's begin to its end. Imports are not in it.
 """
@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 
+from fcmae.run.compiling import GRANULARITY
 from fcmae.run.terminal import say
 from scripts.bench.lab import DENSE, MAE, OURS, SIZES, Lab, Size, deterministic, telling
 
@@ -87,7 +88,7 @@ def main() -> None:
     parser.add_argument("side", choices=(OURS, DENSE, MAE))
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("--dry", action="store_true")
-    parser.add_argument("--scope", default="blocks")
+    parser.add_argument("--scope", default=GRANULARITY)
     parser.add_argument("--deterministic", action="store_true")
     args = parser.parse_args()
     lab = Lab(dry=args.dry, runs=1, scope=args.scope, limit=600, patience=600)

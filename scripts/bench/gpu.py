@@ -186,7 +186,8 @@ def to_compile() -> list[tuple[str, ...]]:
 
     Gathered tiny comes with the cold first step.
     """
-    ours = [(OURS, "atto"), (OURS, "base"), (MAE, "tiny"), (OURS, "tiny", "--deterministic")]
+    ours = [(OURS, "atto"), (OURS, "base"), (MAE, "tiny")]
+    ours += [(OURS, size, "--deterministic") for size in ("tiny", "atto")]  # atto: for pretrain.py
     return [*ours, *((DENSE, size) for size in SIZES)]
 
 

@@ -13,14 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fcmae.layers import Block
+from fcmae.run.compiling import MOST, Granularity, parts_of
 from fcmae.run.terminal import line_of, say
 from scripts.bench.rivals import MaskedAutoencoder
 from scripts.bench.steps import batch_of, dense, high_water, model_of, step
 from scripts.bench.timing import Work, in_turn
 
 Size = Literal["atto", "tiny", "base"]
-Scope = Literal["blocks", "model"]
 SIZES: dict[Size, tuple[str, int]] = {
     "tiny": ("convnextv2_tiny", 256),
     "atto": ("convnextv2_atto", 512),
@@ -68,17 +67,17 @@ class Lab:
         dry: whether all of it runs on the CPU, at toy sizes and without Inductor, which shows that
             it works, and measures nothing.
         runs: timed runs of each side.
-        scope: what is compiled: each block, or the whole model.
+        scope: what is compiled: each block, each stage, or the whole model.
         limit: seconds after which nothing new begins.
         patience: seconds that one model may take to compile.
     """
 
     def __init__(
-        self, *, dry: bool, runs: int, scope: Scope, limit: float, patience: float
+        self, *, dry: bool, runs: int, scope: Granularity, limit: float, patience: float
     ) -> None:
         self.dry = dry
         self.runs = runs
-        self.scope: Scope = scope
+        self.scope: Granularity = scope
         self.end = time.monotonic() + limit
         self.patience = patience
         self.device = torch.device("cpu" if dry else "cuda")
@@ -87,7 +86,7 @@ class Lab:
         self.profiled = set[Size]()
         self.at: Size | None = None
         # each shape gets code of its own; past the limit, steps would silently be eager again
-        torch._dynamo.config.recompile_limit = 64
+        torch._dynamo.config.recompile_limit = MOST
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         torch.set_float32_matmul_precision("high")
 
@@ -137,9 +136,14 @@ class Lab:
 
     def compile(self, model: nn.Module) -> None:
         """Have a model compiled by its first step, in static shapes."""
-        parts = [m for m in model.modules() if isinstance(m, Block | nn.TransformerEncoderLayer)]
-        for part in parts if self.scope == "blocks" else [model]:
-            part.compile(dynamic=False, backend="aot_eager" if self.dry else "inductor")
+        of_torch = [m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer)]
+        whole = self.scope == "model" or not of_torch
+        for part in parts_of(model, self.scope) if whole else of_torch:
+            if self.dry:
+                part.compile(dynamic=False, backend="aot_eager")
+            else:
+                strict = torch.are_deterministic_algorithms_enabled()
+                part.compile(dynamic=False, options={"deterministic": strict})
 
     def time(self, side: str, size: Size, mode: str) -> Timed:
         """Make a side's model, compile it if that is the mode, and time its step by itself.

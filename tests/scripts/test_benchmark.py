@@ -119,7 +119,7 @@ def test_all_keys_of_a_gpu_run_dry_and_are_in_the_json() -> None:
 
 
 def lab(limit: float = 60.0) -> Lab:
-    return Lab(dry=True, runs=1, scope="blocks", limit=limit, patience=60.0)
+    return Lab(dry=True, runs=1, scope="block", limit=limit, patience=60.0)
 
 
 def test_without_time_left_every_key_is_named_and_none_measured(
