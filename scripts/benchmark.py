@@ -39,8 +39,8 @@ class Benchmark:
     """What to measure. step, data, save: ratios against rivals. growth: time of a step against
     ratio, image size and batch. gpu: ratios against rivals and floors on one GPU."""
     only: str = ""
-    """Measure one key of `step`, `data` or `save` alone; of `gpu`, the keys with this in their
-    names."""
+    """Measure one key of `step`, `data` or `save` alone; of `gpu`, the keys with one of
+    these parts, between commas, in their names."""
     threads: WorkersFrom1 = 2
     """Threads of PyTorch; `data` is measured with one."""
     runs: Count = 9

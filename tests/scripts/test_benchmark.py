@@ -125,10 +125,11 @@ def lab(limit: float = 60.0) -> Lab:
 def test_without_time_left_every_key_is_named_and_none_measured(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    found = measure(lab(limit=0.0), only="tiny", cache=tmp_path, profile=True)
+    found = measure(lab(limit=0.0), only="tiny,warm", cache=tmp_path, profile=True)
     told = capsys.readouterr().out
-    wanted = [key for key in keys(tmp_path) if "tiny" in key]
-    assert len(wanted) >= 4
+    wanted = [key for key in keys(tmp_path) if "tiny" in key or "warm" in key]
+    assert len(wanted) >= 5
+    assert {key for key in found if key.startswith("gpu_")} == set(wanted)
     for key in wanted:
         assert found[key] is None
         assert f"{key}: no time left" in told
