@@ -186,6 +186,11 @@ def check(config: PlanConfig) -> None:
         ValueError: a value out of range; the message names it, the rule and a way out.
     """
     config.model.check()
+    if config.model.decoder != "plain":
+        raise ValueError(
+            f"model.decoder={config.model.decoder} has other costs; take plain, or time a few steps"
+            " of the run by --dry_run"
+        )
     if config.model.sparse != "gathered":
         raise ValueError(f"model.sparse={config.model.sparse} has other costs; take gathered")
     batch = config.optim.batch_size

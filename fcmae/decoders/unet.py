@@ -67,7 +67,7 @@ class Doubling(nn.Module):
         self.convolve = nn.Sequential(
             nn.Conv2d(dim, dim, kernel_size=3, padding=1, bias=False),
             group_norm(dim),
-            nn.ReLU6(),
+            nn.ReLU6(inplace=True),  # group norm does not need what it gave
             nn.Conv2d(dim, dim_out, kernel_size=3, padding=1, bias=False),
             group_norm(dim_out),
         )

@@ -23,12 +23,14 @@ def is_wanted(world: int) -> bool:
     return switch in ("true", "1") and world > 1
 
 
-def shard(model: nn.Module, unit: type[nn.Module], device: torch.device, world: int) -> None:
+def shard(
+    model: nn.Module, units: tuple[type[nn.Module], ...], device: torch.device, world: int
+) -> None:
     """Split the parameters of a model over processes, in place.
 
     Args:
         model: the model, with the same values on every process.
-        unit: the class of the modules that gather their parameters together, such as a block.
+        units: the classes of the modules that gather their parameters together, such as a block.
         device: the device of the model.
         world: the number of processes.
     """
@@ -36,6 +38,6 @@ def shard(model: nn.Module, unit: type[nn.Module], device: torch.device, world: 
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     mesh = init_device_mesh(device.type, (world,))
     for module in model.modules():
-        if isinstance(module, unit):
+        if isinstance(module, units):
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)

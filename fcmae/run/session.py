@@ -112,15 +112,15 @@ def newest_checkpoint(run: Path, accelerator: Accelerator) -> Path | None:
 
 
 def distribute(
-    model: nn.Module, accelerator: Accelerator, unit: type[nn.Module] | None = None
+    model: nn.Module, accelerator: Accelerator, units: tuple[type[nn.Module], ...] = ()
 ) -> nn.Module:
     """Prepare a model for training on several processes; with one process it stays as it is.
 
     Args:
         model: the model, on its device.
         accelerator: the accelerator of the processes.
-        unit: the class of the modules to shard by, where accelerate's config asks for FSDP;
-            None if the model cannot be sharded.
+        units: the classes of the modules to shard by, where accelerate's config asks for FSDP;
+            none if the model cannot be sharded.
 
     Returns:
         What to call in training: the model itself, alone or in shards, or its replica (DDP).
@@ -128,8 +128,8 @@ def distribute(
     world = accelerator.num_processes
     if world == 1:
         return model
-    if unit is not None and fsdp.is_wanted(world):
-        fsdp.shard(model, unit, accelerator.device, world)
+    if units and fsdp.is_wanted(world):
+        fsdp.shard(model, units, accelerator.device, world)
         return model
     return accelerator.prepare(model)
 

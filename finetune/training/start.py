@@ -14,6 +14,7 @@ from data.pipeline import train_loader
 from data.shards.index import Shard
 from data.shards.scaling import statistics_for
 from fcmae import FCMAE
+from fcmae.decoders.unet import Doubling
 from fcmae.layers import Block
 from fcmae.masking import draw_visible
 from fcmae.run import computing, fsdp
@@ -103,7 +104,7 @@ def make_learner(
     """
     return Learner(
         model,
-        distribute(model, accelerator, Block),
+        distribute(model, accelerator, (Block, Doubling)),
         parameter_groups(model.named_parameters(), config.optim.weight_decay),
         config.optim,
         samples=samples,

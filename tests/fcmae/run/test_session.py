@@ -297,7 +297,7 @@ def test_what_a_kill_left_is_swept_away_at_the_start_and_others_files_are_not(
 
 def test_one_process_trains_the_model_itself() -> None:
     model = torch.nn.Linear(1, 1)
-    assert distribute(model, Accelerator(cpu=True), torch.nn.Linear) is model
+    assert distribute(model, Accelerator(cpu=True), (torch.nn.Linear,)) is model
 
 
 def compare(run: Path, config: Config, said: list[str], shards: Sequence[Shard] = ()) -> list[str]:
