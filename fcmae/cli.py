@@ -67,6 +67,9 @@ COMMANDS = {
     "report": Command("scripts.report", "ReportConfig", "show what runs have come to"),
     "baselines": Command("scripts.baselines", "Baselines", "measure plain baselines to beat"),
     "reproduce": Command("scripts.reproduce", "Reproduce", "make the tables of few labels again"),
+    "lineage": Command(
+        "scripts.lineage", "LineageConfig", "train, measure, explain LeNet-5 to ConvNeXt V2"
+    ),
     "benchmark": Command("scripts.benchmark", "Benchmark", "measure speed against rivals"),
     "scenes": Command("data.sets.scenes", "ScenesConfig", "make synthetic scenes with masks"),
     "elpv": Command("data.sets.elpv", "Elpv", "make shards of photographed solar cells"),

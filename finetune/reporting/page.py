@@ -55,6 +55,17 @@ def page(runs: Sequence[RunRecord]) -> str:
     turns = counted(SECTIONS, "drawing the report", len(SECTIONS), "sections")
     made = [make(runs) for make in turns]
     sections = [section for section in made if section is not None]
+    return whole(" · ".join(run.name for run in runs), "Pretraining report", sections)
+
+
+def whole(title: str, kind: str, sections: Sequence[Section]) -> str:
+    """Make the HTML of sections, whatever they are about.
+
+    Args:
+        title: the heading of the page.
+        kind: what page it is, in a few words.
+        sections: in their order.
+    """
     data = {
         "sections": {s.name: {"charts": s.charts, "data": s.data} for s in sections},
     }
@@ -62,7 +73,8 @@ def page(runs: Sequence[RunRecord]) -> str:
     scripts = [library(), *(read(name) for name in names)]
     return render(
         "page.html",
-        title=" · ".join(run.name for run in runs),
+        title=title,
+        kind=kind,
         version=__version__,
         sections=sections,
         style=Markup("\n".join(map(read, STYLES))),
