@@ -132,7 +132,7 @@ def text_of(value: Any, kind: Any, where: str) -> str:
 def with_values(flags: Sequence[str], config: type) -> Iterator[str]:
     """Add `True` to flags of bools without a value: `--dry_run` becomes `--dry_run True`."""
     switches = {f"__{name}" for name, kind, _ in fields(config) if is_switch(kind)}
-    for flag, following in zip(flags, [*flags[1:], "--"], strict=True):
+    for flag, following in zip(flags, [*flags, "--"][1:], strict=True):
         yield flag
         if flag.replace("-", "_") in switches and following.startswith("--"):
             yield "True"

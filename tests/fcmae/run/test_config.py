@@ -60,6 +60,10 @@ def test_a_recipe_equals_its_flags(tmp_path: Path) -> None:
     assert config.inner == Inner(size=(4, 6), names=("p", "q"), flip=False, clip=1e-3)
 
 
+def test_no_flags_at_all_give_the_defaults() -> None:
+    assert parse(Inner, [], description="") == Inner()
+
+
 def test_what_is_typed_wins_over_the_recipe(tmp_path: Path) -> None:
     path = recipe(tmp_path, "out: a\ninner: {names: [p, q]}\n")
     assert read(path, "--inner.names", "r").inner.names == ("r",)
