@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from data.pipeline import ShardImages
     from fcmae.run.processes import Processes
 
-REHEARSAL = 20  # steps of a dry run
-
 
 def main(argv: Sequence[str]) -> Path:
     """Train, in however many processes were launched; return the directory of the run."""
@@ -39,7 +37,9 @@ def main(argv: Sequence[str]) -> Path:
                 train(config, run, processes)
             return run.dir
         with tempfile.TemporaryDirectory() as folder:
-            scratch = replace(run, dir=Path(folder), log_every=1, trackers=())
+            from finetune.training.dry_run import EVERY
+
+            scratch = replace(run, dir=Path(folder), log_every=EVERY, trackers=())
             train(config, scratch, processes)
     return run.dir
 
@@ -62,9 +62,9 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     from fcmae.masking import draw_visible_of
     from fcmae.run.checkpoint import latest
     from fcmae.run.directory import compare
-    from fcmae.run.metrics import dry_run_summary
     from fcmae.run.options import BEFORE
     from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator
+    from finetune.training import dry_run
     from finetune.training.batches import batches_left, names_of_step
     from finetune.training.watch import Watch, check_watched
 
@@ -95,7 +95,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     resume(learner, run.dir, newest)
     if learner.finished:
         return
-    end = min(learner.total, REHEARSAL) if config.dry_run else learner.total
+    end = min(learner.total, dry_run.STEPS) if config.dry_run else learner.total
     batches = batches_left(order, learner, processes, end)
     if config.compile:
         start.compile_model(config, model, learner)
@@ -119,7 +119,11 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     watch = Watch(config, run.dir, model, session, learner, normalise)
     watch.looks.begin(shards, order)
     micro_batches = iter(loader)
-    for step in session.steps():
+    steps = session.steps()
+    if config.dry_run:
+        dry = dry_run.DryRun(device)
+        steps = dry.over(steps, end)
+    for step in steps:
         learner.begin(step)
         for micro in learner.micro_batches:
             batch = session.take(micro_batches)
@@ -140,7 +144,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         session.save()
     session.end()
     if config.dry_run and accelerator.is_main_process:
-        say(*dry_run_summary(run.dir, learner.total, config.optim.batch_size).splitlines())
+        say(*dry.summary(config, run.dir, learner, loader.dataset))
     elif accelerator.is_main_process:
         weights = run.dir / "encoder.safetensors"
         say(f"written: {latest(run.dir)}")

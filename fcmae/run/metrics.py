@@ -1,4 +1,4 @@
-"""The metrics of a run: the lines of metrics.jsonl, for trackers and for a dry run's summary."""
+"""The metrics of a run: the lines of metrics.jsonl, also as scalars for trackers."""
 
 import json
 import resource
@@ -6,14 +6,12 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from fcmae.run.checkpoint import WAITING, latest
+from fcmae.run.checkpoint import WAITING
 from fcmae.run.files import write_text
 from fcmae.run.json_files import field_of, parse_json
 from fcmae.run.outages import Outage
@@ -192,25 +190,3 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def dry_run_summary(run: Path, steps: int, batch_size: int) -> str:
-    """Describe what the steps of a dry run took, and what the whole run would take.
-
-    Args:
-        run: the directory with the metrics and the checkpoint of the dry run.
-        steps: number of steps of the whole run.
-        batch_size: images in a step, over all processes.
-    """
-    lines = read_metrics(run)
-    settled = lines[len(lines) // 4 :]  # the first steps compile and fill queues
-    speed, wait = (median(line[key] for line in settled) for key in ("images_per_s", "data_wait"))
-    newest = latest(run)
-    assert newest is not None
-    size = sum(file.stat().st_size for file in newest.iterdir())
-    return (
-        f"{len(lines)} steps: {speed:.0f} images/s, {1000 * batch_size / speed:.0f} ms a step,"
-        f" data wait {wait:.0%}; peak memory {lines[-1]['memory_gb']:.2f} GB a process; a"
-        f" checkpoint has {size / 1e6:.0f} MB\n"
-        f"all {steps} steps would take {timedelta(seconds=round(steps * batch_size / speed))}"
-    )

@@ -1,6 +1,7 @@
 """What a run tells of itself: metrics, trackers, k-NN, a dry run; and that it only tells."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,16 @@ def test_a_dry_run_says_what_a_run_will_be_and_leaves_nothing(tmp_path: Path) ->
     assert f"dir: {run}" in done.stdout  # the config
     assert "(decoder): Decoder(" in done.stdout  # the model
     assert "step 20/20" in done.stdout
+    at = (done.stdout, re.MULTILINE)
     assert "20 steps: " in done.stdout
     assert "peak memory" in done.stdout
+    assert re.search(
+        r"^cpu with \d+ cores: the matrix products, [\d.]+ GFLOP an image, are \d+%", *at
+    )
+    assert re.search(r"^the (device|loader) holds the run: ", *at)
+    assert re.search(
+        r"^an image takes [\d.]+ ms of a core to read, decode and crop: [\d.]+ cores", *at
+    )
     assert "all 1000 steps would take 0:" in done.stdout
 
 
