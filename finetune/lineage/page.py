@@ -9,9 +9,9 @@ from finetune.lineage import charts
 from finetune.lineage.code_places import place_of
 from finetune.lineage.config import LineageConfig
 from finetune.lineage.costs import BATCH, RATIO
-from finetune.lineage.outcome import HEADS, cells
 from finetune.lineage.rows import Row
 from finetune.lineage.systems import SYSTEMS
+from finetune.lineage.tables import HEADS, cells
 from finetune.reporting.page import whole
 from finetune.reporting.section import Section, render
 

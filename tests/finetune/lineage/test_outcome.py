@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from fcmae.run.files import write_json
-from finetune.lineage import charts, outcome
+from finetune.lineage import charts, tables
 from finetune.lineage.config import LineageConfig
 from finetune.lineage.page import page
 from finetune.lineage.rows import rows_of
@@ -123,7 +123,7 @@ def test_bad_input_is_refused(fields: dict[str, object], message: str, tmp_path:
 
 
 def test_the_page_of_results_gets_tables_whose_links_lead_somewhere(config: LineageConfig) -> None:
-    made = outcome.with_tables(PAGE, config, rows_of(config))
+    made = tables.with_tables(PAGE, config, rows_of(config))
     assert made.startswith("before\n<!-- lineage: begin -->\n")
     assert made.endswith("<!-- lineage: end -->\nafter\n")
     assert "old" not in made
@@ -132,12 +132,12 @@ def test_the_page_of_results_gets_tables_whose_links_lead_somewhere(config: Line
         "| ResNet-18 | 2015 | 6,000 | 0.6 | 16.7 | 0.560 ± 0.100 | 0.660 ± 0.100 | 1.60 |" in made
     )
     links = [part.partition(")")[0] for part in made.split("](")[1:]]
-    root = outcome.RECIPES
+    root = tables.RECIPES
     assert "../../fcmae/layers.py" in links
-    assert all((root / link).is_file() for link in links if link != outcome.PICTURE)
-    assert outcome.with_tables(made, config, rows_of(config)) == made
+    assert all((root / link).is_file() for link in links if link != tables.PICTURE)
+    assert tables.with_tables(made, config, rows_of(config)) == made
     with pytest.raises(ValueError, match="lacks the lines <!-- lineage: begin -->"):
-        outcome.with_tables("no marks", config, [])
+        tables.with_tables("no marks", config, [])
 
 
 def test_names_beside_lines_do_not_cover_each_other(config: LineageConfig) -> None:
