@@ -40,7 +40,7 @@ from fcmae.run.metrics import read_metrics
 from fcmae.sheet import sheet
 from fcmae.weights.autoencoder import load_autoencoder
 from fcmae.weights.files import read_weights
-from fcmae.weights.timm_models import TimmModel, as_timm
+from fcmae.weights.timm_models import TimmModel, as_timm, pooled
 from fcmae.weights.transform import Picture, Transform
 
 
@@ -70,6 +70,8 @@ def features(
 ) -> Float[Tensor, "n d"]:
     """Compute the features of pictures: the mean over the positions of the last stage.
 
+    Of a vision transformer it is the mean over the tokens of patches.
+
     They are those of `fcmae embed`. On a GPU, if there is one; the result is on the CPU.
 
     Args:
@@ -82,13 +84,13 @@ def features(
         ValueError: see `load`; or a picture has another number of channels than the model.
     """
     model, transform = load(source)
-    assert isinstance(model, TimmModel)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    assert isinstance(model, TimmModel)
     model.to(device)
     one = isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor)
     batch = torch.stack([transform(each) for each in ([pictures] if one else pictures)])
     rows = [
-        model.forward_features(part.to(device)).mean((2, 3)).cpu()
+        pooled(model, model.forward_features(part.to(device))).cpu()
         for part in batch.split(batch_size)
     ]
     return torch.cat(rows)

@@ -66,16 +66,16 @@ class Architecture:
     """The encoder: convnextv2_SIZE, or convnext_SIZE for V1, where SIZE is atto, femto, pico, nano,
     tiny, small, base, large, xlarge or huge; convnextv2 or convnext alone, with depths and widths
     of your own; timm:NAME, any ConvNet of timm; or mae_vit_SIZE, MAE's ViT, where SIZE is tiny,
-    small, base or large, with _patchP behind it for patches of P pixels rather than 16."""
+    small, base or large."""
     image_size: Extent | tuple[Extent, Extent] = 224
-    """The images' side, or height and width, in pixels: multiples of the patch side, which is 8 x
-    stem_stride of a ConvNeXt, and the stride of a network of timm."""
+    """The images' side, or height and width, in pixels: multiples of the patch side, 8 x
+    stem_stride (of mae_vit_SIZE 4 x stem_stride, of timm:NAME the network's stride)."""
     in_chans: Extent = 3
     """Number of channels of the images."""
     stem_stride: Extent = 4
-    """4, 2 or 1, for patches of 32, 16 or 8 pixels. Small images need small patches. It is for
-    ConvNets: of timm:NAME, 4 leaves strides as they are, and 2 or 1 leaves out the first one or two
-    halvings."""
+    """4, 2 or 1, for patches of 32, 16 or 8 pixels, and of mae_vit_SIZE 16, 8 or 4. Small images
+    need small patches. Of timm:NAME, 4 leaves strides as they are, and 2 or 1 leaves out the first
+    one or two halvings."""
     depths: tuple[DepthFrom1, DepthFrom1, DepthFrom1, DepthFrom1] | None = None
     """Numbers of blocks of the four stages of a ConvNeXt; None for those of its size."""
     widths: tuple[Extent, Extent, Extent, Extent] | None = None
@@ -103,6 +103,11 @@ class Architecture:
     def is_vit(self) -> bool:
         """Whether the encoder is a vision transformer, as MAE pretrains it."""
         return self.name.startswith(vits.PREFIX)
+
+    @property
+    def is_convnext(self) -> bool:
+        """Whether the encoder is a ConvNeXt of this project, of V1 or V2."""
+        return self.family in FAMILIES
 
     @property
     def attends(self) -> bool:
@@ -168,7 +173,7 @@ class Architecture:
         Of timm's networks, what their strides make.
         """
         if self.is_vit:
-            return vits.vit(self.name).patch_size
+            return vits.STRIDES * self.stem_stride
         if self.of_timm:
             return self.network.stride
         return 8 * self.stem_stride
@@ -200,7 +205,7 @@ class Architecture:
     def same_tensors(self, other: "Architecture") -> bool:
         """Whether the weights of one encoder fit the other, whatever the image sizes are."""
         mine, others = (
-            (a.size if a.family in FAMILIES else a.name, a.family, a.in_chans, a.stem_stride)
+            (a.size if a.is_convnext else a.name, a.family, a.in_chans, a.stem_stride)
             for a in (self, other)
         )
         return mine == others
@@ -212,8 +217,9 @@ class Architecture:
             ValueError: a value is out of range; the message names it, the rule and a way out.
         """
         if self.stem_stride not in STEM_STRIDES:
+            patches = "16, 8, 4" if self.is_vit else "32, 16, 8"
             raise ValueError(
-                f"stem_stride={self.stem_stride} must be 4, 2 or 1 (patches of 32, 16, 8)"
+                f"stem_stride={self.stem_stride} must be 4, 2 or 1 (patches of {patches})"
             )
         if self.of_timm:
             _ = self.network  # looks it up
@@ -231,12 +237,6 @@ class Architecture:
                 " timm:NAME"
             )
         self.check_own()
-        if self.is_vit and self.stem_stride != Architecture.stem_stride:
-            way = f" ({self.name.split('_patch')[0]}_patch8 has 8 pixels)" if self.is_vit else ""
-            raise ValueError(
-                f"stem_stride={self.stem_stride} is for convnextv2 and convnext: {self.name} has"
-                f" its own stride{way}"
-            )
         if self.in_chans < 1:
             raise ValueError(f"in_chans={self.in_chans} must be at least 1")
 
@@ -247,7 +247,7 @@ class Architecture:
             ValueError: one of them is below 1, or the network has its own.
         """
         for name, values in self.own.items():
-            if self.family not in FAMILIES:
+            if not self.is_convnext:
                 raise ValueError(
                     f"{name}={values} is for convnextv2 and convnext: {self.name} has its own"
                 )

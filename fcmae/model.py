@@ -19,9 +19,10 @@ class FCMAE(nn.Module):
             or `convnext` with depths and widths of your own, `timm:NAME` for any ConvNet of timm,
             or `mae_vit_tiny` ... `mae_vit_large`, which MAE's decoder follows.
         image_size: side of the images in pixels, or (height, width): multiples of the patch side,
-            which is 8 x stem_stride of a ConvNeXt.
+            which is 8 x stem_stride, and 4 x stem_stride of `mae_vit_*`.
         in_chans: number of channels of the images.
-        stem_stride: 4, 2 or 1, for patches of 32, 16 or 8 pixels; small images need small patches.
+        stem_stride: 4, 2 or 1, for patches of 32, 16 or 8 pixels, and of 16, 8 or 4 in `mae_vit_*`;
+            small images need small patches.
         depths: numbers of blocks of the four stages of a ConvNeXt; by default those of its size.
         widths: numbers of channels of the four stages of a ConvNeXt; by default those of its size.
         ratio: share of the patches that are hidden from the encoder.

@@ -4,10 +4,10 @@ He et al. 2022, arXiv 2111.06377, appendix A.1 (base, large); Touvron et al. 202
 table 1 (tiny, small).
 """
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 PREFIX = "mae_vit_"
+STRIDES = 4  # a patch has 4 x stem_stride pixels a side: 16 in the paper, 8 and 4 for small images
 HEAD = 32  # channels of a head of MAE's decoder: 16 heads of 512
 DECODER_DEPTH = 8
 
@@ -22,34 +22,25 @@ class Vit:
     """Number of blocks."""
     heads: int
     """Number of heads of the attention."""
-    patch_size: int = 16
-    """Side of a patch in pixels."""
+    timm: str
+    """timm's name of the same network."""
 
 
 SIZES = {
-    "tiny": Vit(dim=192, depth=12, heads=3),
-    "small": Vit(dim=384, depth=12, heads=6),
-    "base": Vit(dim=768, depth=12, heads=12),
-    "large": Vit(dim=1024, depth=24, heads=16),
+    "tiny": Vit(dim=192, depth=12, heads=3, timm="vit_tiny_patch16_224"),
+    "small": Vit(dim=384, depth=12, heads=6, timm="vit_small_patch16_224"),
+    "base": Vit(dim=768, depth=12, heads=12, timm="vit_base_patch16_224"),
+    "large": Vit(dim=1024, depth=24, heads=16, timm="vit_large_patch16_224"),
 }
 NAMES = [f"{PREFIX}{size}" for size in SIZES]
-NAME = re.compile(rf"{PREFIX}({'|'.join(SIZES)})(?:_patch([1-9]\d{{0,2}}))?")
 
 
 def vit(name: str) -> Vit:
-    """Look up a vision transformer.
-
-    Args:
-        name: `mae_vit_SIZE`, with patches of 16 pixels, or `mae_vit_SIZE_patchP` with P.
+    """Look up the vision transformer `mae_vit_SIZE`.
 
     Raises:
         ValueError: there is none of this name.
     """
-    match = NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(
-            f"model name={name!r} is none of {', '.join(NAMES)}, nor one of these with _patchP"
-            f" behind it, as {NAMES[0]}_patch8 for patches of 8 pixels"
-        )
-    size, patch = match.groups()
-    return SIZES[size] if patch is None else replace(SIZES[size], patch_size=int(patch))
+    if name not in NAMES:
+        raise ValueError(f"model name={name!r} is none of {', '.join(NAMES)}")
+    return SIZES[name.removeprefix(PREFIX)]

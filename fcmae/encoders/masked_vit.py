@@ -1,13 +1,16 @@
 """A vision transformer on the visible patches of images (MAE, arXiv 2111.06377, section 3)."""
 
 import torch
-from jaxtyping import Bool, Float
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fcmae.architecture import Architecture
+from fcmae.architecture import Architecture, patch_grid
 from fcmae.encoders.transformer import EPS, PatchEmbedding, blocks, initialise, positions
 from fcmae.masking import grid_of, indices
 from fcmae.vits import vit
+
+LEVELS = 4  # as many as a ConvNeXt has stages
 
 
 class MaskedVit(nn.Module):
@@ -30,7 +33,7 @@ class MaskedVit(nn.Module):
         super().__init__()
         architecture.check_encoder()
         sizes = vit(architecture.name)
-        self.patch_size = sizes.patch_size
+        self.patch_size = architecture.patch_size
         self.dim = sizes.dim
         self.patch_embed = PatchEmbedding(architecture.in_chans, self.dim, self.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, self.dim))
@@ -59,10 +62,8 @@ class MaskedVit(nn.Module):
             ValueError: the sizes do not fit, or rows differ in their numbers of visible patches.
         """
         grid = grid_of(images, visible, self.patch_size)
-        chosen = indices(visible, count)
-        tokens = self.patch_embed(images, chosen) + positions(grid, self.dim, images.device)[chosen]
-        x = torch.cat([self.cls_token.expand(len(images), -1, -1), tokens], dim=1)
-        return self.norm(self.blocks(x))[:, 1:]
+        tokens = self.tokens(images, indices(visible, count), grid)
+        return self.norm(self.blocks(tokens))[:, 1:]
 
     def scales(
         self,
@@ -81,3 +82,26 @@ class MaskedVit(nn.Module):
             ValueError: see `forward`.
         """
         return [self(images, visible, count)[:, :, None, None]]
+
+    def tokens(
+        self, images: Float[Tensor, "b c h w"], chosen: Int[Tensor, "b v"], grid: tuple[int, int]
+    ) -> Float[Tensor, "b t d"]:
+        """Make the tokens that the first block takes: the class token, and the chosen patches."""
+        places = positions(grid, self.dim, images.device)[chosen]
+        patches = self.patch_embed(images, chosen) + places
+        return torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+
+    def maps(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d h w"]]:
+        """Compute what every quarter of the blocks makes of whole images, and the features."""
+        grid = patch_grid(*images.shape[2:], self.patch_size)
+        every = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)
+        x = self.tokens(images, every, grid)
+        found = list[Tensor]()
+        for number, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if number % (len(self.blocks) // LEVELS) == 0:
+                found.append(x)
+        return [
+            rearrange(tokens[:, 1:], "b (h w) d -> b d h w", h=grid[0])
+            for tokens in (*found, self.norm(x))
+        ]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from fcmae.architecture import Architecture
+from fcmae.architecture import Architecture, sides_of
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.options import Target
@@ -60,7 +60,7 @@ def convert(
     sentences = [f"{out}: {to} {metadata.model}, step {step}"]
     sentences += weights.notes
     sentences += [f"{n} tensors of the {part} dropped" for part, n in weights.dropped.items()]
-    if to != "official-sparse" and not metadata.architecture.of_timm:
+    if to != "official-sparse" and metadata.architecture.is_convnext:
         kept = f"{FINAL_NORM}weight" in weights.tensors
         sentences.append(
             "final norm kept" if kept else "final norm, not in the source, is the identity"
@@ -92,6 +92,11 @@ def metadata_from_flags(
             " three channels: give --mean and --std"
         )
     if image_size is not None:
+        if known.is_vit and sides_of(image_size) != known.sides:
+            raise ValueError(
+                f"image_size={image_size} is not that of the ViT's positions, {known.sides}: leave"
+                " --image_size out; fine-tuning takes other sizes (--image_size of finetune.train)"
+            )
         known = replace(known, image_size=image_size)
     known.check()
     imagenet_mean, imagenet_std = imagenet_statistics()

@@ -33,7 +33,8 @@ from fcmae.weights.metadata import (
 )
 from fcmae.weights.recognition import canonical, recognise
 from fcmae.weights.safetensors_files import extra_part
-from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, count_classes
+from fcmae.weights.vits import check_fixed, with_positions
+from fcmae.weights.weight_names import FINAL_NORM, classifier_of, count_classes
 from fcmae.weights.wrappings import choose
 
 ARCHITECTURE = [field.name for field in fields(Architecture)]
@@ -154,7 +155,7 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
     refuse_not_finite(kept, path)
     naming = recognise(tensors)
     return Weights(
-        tensors=kept,
+        tensors=with_positions(kept, known),
         architecture=known,
         metadata=metadata,
         classes=classes,
@@ -286,13 +287,18 @@ def load_encoder(encoder: nn.Module, source: str | Path, architecture: Architect
             " change model.name, model.stem_stride, model.in_chans, model.depths or model.widths,"
             " or give other weights"
         )
+    if architecture.is_vit:
+        try:
+            check_fixed(weights.tensors, weights.architecture)
+        except ValueError as error:
+            raise ValueError(f"init.weights={source}: {error}") from error
     prefix = "net." if architecture.of_timm else ""
     encoder.load_state_dict(
         {name: weights.tensors[name.removeprefix(prefix)] for name in encoder.state_dict()}
     )
     left_out = [
         f"{prefix}*"
-        for prefix in (FINAL_NORM, CLASSIFIER)
+        for prefix in (FINAL_NORM, classifier_of(architecture))
         if any(name.startswith(prefix) for name in weights.tensors)
     ]
     without = f", without its {' and '.join(left_out)}" if left_out else ""

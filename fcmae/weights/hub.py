@@ -7,7 +7,7 @@ So do transformers' `AutoModel` and `AutoImageProcessor`, as their wrapper of ti
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from timm.models import save_for_hf
 from torch import nn
@@ -16,9 +16,32 @@ from fcmae.networks import STEM_STRIDE
 from fcmae.run.files import staged, write_json
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.saving import save_tensors
-from fcmae.weights.timm_models import TimmModel
+from fcmae.weights.timm_models import TimmModel, vit_args
 
-TITLES = {"convnextv2": "ConvNeXt V2", "convnext": "ConvNeXt"}
+TITLES = {"convnextv2": "ConvNeXt V2", "convnext": "ConvNeXt", "mae_vit": "ViT"}
+
+
+class Told(NamedTuple):
+    """What a card tells of a kind of network."""
+
+    method: str
+    pooled: str
+    levels: str
+    sides: str
+
+
+OF_CONVNET = Told(
+    method="a fully convolutional masked autoencoder ([FCMAE](https://arxiv.org/abs/2301.00808))",
+    pooled="model.forward_features(images).mean((2, 3))",
+    levels="the four stages",
+    sides="sides are multiples of {patch}",
+)
+OF_VIT = Told(
+    method="a masked autoencoder ([MAE](https://arxiv.org/abs/2111.06377))",
+    pooled="model.forward_head(model.forward_features(images), pre_logits=True)",
+    levels="the last blocks",
+    sides="patches of {patch} px; img_size=(HEIGHT, WIDTH) takes other sizes",
+)
 CARD = """\
 ---
 library_name: timm
@@ -38,15 +61,15 @@ import timm
 
 model = timm.create_model("local-dir:DIRECTORY", pretrained=True).eval()  # or "hf-hub:USER/NAME"
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-features = model.forward_features(images).mean((2, 3))  # [batch, {dim}]
+features = {pooled}  # [batch, {dim}]
 ```
 
-`features_only=True` gives the maps of the four stages, `num_classes=N` a fresh classifier.
+`features_only=True` gives the maps of {levels}, `num_classes=N` a fresh classifier.
 
 | | |
 |---|---|
 | parameters | {parameters:,} |
-| images | {in_chans} channels, trained at {height} x {width} px; sides are multiples of {patch} |
+| images | {in_chans} channels, trained at {height} x {width} px; {sides} |
 | preprocessing | shorter side resized bicubically, centre cut out, scaled to 0 ... 1, normalised |
 | the scale 0 ... 1 | {scale} |
 | mean | {mean} |
@@ -75,8 +98,10 @@ def write_hub(
         FileExistsError: something other than an empty directory is at `out`.
         ValueError: the stem stride is one that timm cannot express.
     """
-    of_timm = metadata.architecture.of_timm
-    if metadata.stem_stride == 2 or (of_timm and metadata.stem_stride != STEM_STRIDE):
+    architecture = metadata.architecture
+    of_timm = architecture.of_timm
+    of_stem = architecture.is_convnext and metadata.stem_stride == 2
+    if of_stem or (of_timm and metadata.stem_stride != STEM_STRIDE):
         way = "onnx" if of_timm else "hf"
         raise ValueError(
             f"stem_stride={metadata.stem_stride} is not among timm's arguments, so that timm cannot"
@@ -92,8 +117,8 @@ def write_hub(
             safe_serialization=True,
         )
         config = json.loads((partial / "config.json").read_text())
-        # timm adds what stands beside `model_args`, which transformers would pass on twice
-        config["model_args"] = {k: v for k, v in config["model_args"].items() if k not in config}
+        # timm moves what stands beside `model_args`, or adds it, which transformers passes on twice
+        config["model_args"] = model_args(metadata)
         write_json(partial / "config.json", config)
         header = header_for(metadata, extra_header)  # weights again, since timm writes no header
         save_tensors(partial / "model.safetensors", model.state_dict(), header)
@@ -107,6 +132,8 @@ def model_args(metadata: Metadata) -> dict[str, Any]:
     architecture = metadata.architecture
     if architecture.of_timm:
         return {"in_chans": metadata.in_chans}
+    if architecture.is_vit:
+        return vit_args(metadata)
     return {
         "in_chans": metadata.in_chans,
         "depths": architecture.size.depths,
@@ -121,14 +148,15 @@ def card(
     """Write the model card: what the weights are, how to load them, what images they expect."""
     architecture = metadata.architecture
     assert isinstance(model, TimmModel)
+    patch = architecture.patch_size
+    told = OF_VIT if architecture.is_vit else OF_CONVNET
     return CARD.format(
         task="image-classification" if classes else "image-feature-extraction",
         family=architecture.family,
         model=metadata.model,
         title=TITLES.get(architecture.family, f"timm's {architecture.family}"),
         origin=(
-            ", pretrained without labels as a fully convolutional masked autoencoder"
-            f" ([FCMAE](https://arxiv.org/abs/2301.00808)), step {metadata.step}"
+            f", pretrained without labels as {told.method}, step {metadata.step}"
             if metadata.step
             else ", of no known pretraining"
         ),
@@ -137,7 +165,9 @@ def card(
         in_chans=metadata.in_chans,
         height=metadata.image_size[0],
         width=metadata.image_size[1],
-        patch=architecture.patch_size,
+        pooled=told.pooled,
+        levels=told.levels,
+        sides=told.sides.format(patch=patch),
         scale=metadata.scale,
         mean=", ".join(map(str, metadata.channel_mean)),
         std=", ".join(map(str, metadata.channel_std)),

@@ -7,6 +7,7 @@ from math import isqrt
 from torch import Tensor
 
 from fcmae.architecture import SIZES, STEM_STRIDES, Architecture, Size
+from fcmae.weights import vits
 from fcmae.weights.recognition import Naming, recognise
 from fcmae.weights.weight_names import Row, table
 
@@ -23,6 +24,8 @@ def infer(tensors: Mapping[str, Tensor]) -> Architecture:
         ValueError: something cannot be inferred; the message names it and what it depends on.
     """
     naming = recognise(tensors)
+    if naming.layout == "vit":
+        return vits.infer(tensors, naming.prefix)
     row, _, norm, *_ = table(Architecture())
     stem = next((n for n in naming.names(row) if n in tensors), None)
     if stem is None:

@@ -17,6 +17,7 @@ from fcmae.run.files import staged
 from fcmae.run.waiting import waiting
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.onnx_files import WEIGHTS
+from fcmae.weights.timm_models import pooled
 from fcmae.weights.weight_names import FINAL_NORM, listing
 
 with extra("export", "--to onnx needs"):
@@ -70,11 +71,11 @@ class Half(nn.Module):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         if self.logits:
             return self.model(images.half()).float()
-        return self.model.forward_features(images.half()).float().mean((2, 3))
+        return pooled(self.model, self.model.forward_features(images.half()).float())
 
 
 class Exported(nn.Module):
-    """A model that gives its logits, or timm's the mean of its features over the image."""
+    """A model that gives its logits, or timm's its features of the image, pooled."""
 
     def __init__(self, model: nn.Module, *, logits: bool) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class Exported(nn.Module):
     def forward(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b ..."]:
         if self.logits:
             return self.model(images)
-        return self.model.forward_features(images).mean((2, 3))
+        return pooled(self.model, self.model.forward_features(images))
 
 
 def write_onnx(
@@ -99,9 +100,9 @@ def write_onnx(
     """Write a timm model, or a segmenter on one, as one ONNX file.
 
     Its input `images` is float32 `[batch, channels, height, width]`, normalised, with height and
-    width multiples of the patch side. Its output is `logits`, `[batch, classes]`, with
-    the height and width of the images behind them for a segmenter; or, without classes, `features`,
-    `[batch, d]`.
+    width multiples of the patch side; those of a ViT are of the size of its positions. Its output
+    is `logits`, `[batch, classes]`, with the height and width of the images behind them for a
+    segmenter; or, without classes, `features`, `[batch, d]`.
 
     Args:
         out: the file, which does not exist yet.
@@ -128,11 +129,15 @@ def write_onnx(
             f" {MOST_BYTES / 1e9:.1f} GB: take --to hub or --to hf"
         )
     patch = metadata.architecture.patch_size
+    sides = (2 * patch, 3 * patch)  # sizes of 1 become fixed
     dims = {0: Dim("batch"), 2: patch * Dim("rows"), 3: patch * Dim("columns")}
+    if metadata.architecture.is_vit:
+        sides = metadata.image_size
+        del dims[2], dims[3]
     with waiting("exporting to ONNX, and comparing"), staged(out) as partial:
         program = torch.onnx.export(
             written,
-            (torch.zeros(2, metadata.in_chans, 2 * patch, 3 * patch),),  # sizes of 1 become fixed
+            (torch.zeros(2, metadata.in_chans, *sides),),
             dynamo=True,
             dynamic_shapes={"images": dims},
             input_names=["images"],
@@ -143,9 +148,8 @@ def write_onnx(
         assert program is not None
         weights = [f"{WEIGHTS}{name}" for name in model.state_dict()]
         simplify(program.model, weights)
-        if (
-            not metadata.architecture.of_timm
-        ):  # those have counters, and norms that outputs do not pass
+        # timm's networks have counters, and norms that outputs do not pass
+        if not metadata.architecture.of_timm:
             check_names(program.model, weights)
         program.model.metadata_props.update(described(metadata, extra_header))
         program.save(partial, external_data=False)
@@ -184,9 +188,12 @@ def check_names(graph: ir.Model, weights: Sequence[str]) -> None:
 def described(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:
     """Describe what a user of the file has to know, as entries of its metadata."""
     patch = metadata.architecture.patch_size
+    sides = f"height and width are multiples of {patch}"
+    if metadata.architecture.is_vit:
+        sides = "height {} and width {}".format(*metadata.image_size)
     return header_for(metadata, extra_header) | {
         "input": f"images: float32 [batch, {metadata.in_chans}, height, width], RGB if there are"
-        f" three channels; height and width are multiples of {patch}",
+        f" three channels; {sides}",
         "normalisation": f"(x - mean) / std, x on the scale 0 to 1: {metadata.scale}",
         "mean": json.dumps(metadata.channel_mean),
         "std": json.dumps(metadata.channel_std),
@@ -199,7 +206,8 @@ def difference(
 ) -> float:
     """Measure the largest absolute difference between the file in onnxruntime and torch.
 
-    The input is noise: one image as large as in training, and three that are larger by a patch.
+    The input is noise: one image as large as in training, and three that are larger by a patch
+    where the model takes them.
 
     Raises:
         ValueError: the difference is more than `tolerance` times the largest output.
@@ -207,7 +215,8 @@ def difference(
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
-    for batch, more in ((1, 0), (3, metadata.architecture.patch_size)):
+    architecture = metadata.architecture
+    for batch, more in ((1, 0), (3, 0 if architecture.is_vit else architecture.patch_size)):
         sides = [side + more for side in metadata.image_size]
         images = torch.randn(batch, metadata.in_chans, *sides, generator=generator)
         (output,) = session.run(None, {"images": images.numpy()})

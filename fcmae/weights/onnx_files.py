@@ -55,7 +55,8 @@ def read_onnx(path: Path) -> tuple[dict[str, Tensor], dict[str, str], tuple[str,
     notes = list[str]()
     if any(tensor.dtype == torch.float16 for tensor in stored.values()):
         notes.append("the ONNX file has its weights in half precision: taken as float32")
-    if not any(FINAL_NORM in name for name in stored):
+    convnext = any(name.startswith("stem.") for name in stored)
+    if convnext and not any(FINAL_NORM in name for name in stored):
         notes.append("the ONNX file has no final norm, which its outputs do not pass")
     tensors = {name: tensor.float() for name, tensor in stored.items()}
     return tensors, {k: v for k, v in header.items() if k not in DESCRIBED}, tuple(notes)

@@ -15,15 +15,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fcmae.architecture import Architecture
-from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Row, listing, shapes_of, table
+from fcmae.weights import vits, weight_names
+from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Row, classifier_of, listing
 
-Layout = Literal["timm", "official", "transformers", "dinov3"]
+Layout = Literal["timm", "official", "transformers", "dinov3", "vit"]
 # the stem's convolution in each layout; transformers puts a family before all but the classifier
 STEMS: dict[Layout, str] = {
     "timm": r"stem\.0",
     "official": r"downsample_layers\.0\.0",
     "transformers": r"(?:convnext\.|convnextv2\.)?embeddings\.patch_embeddings",
     "dinov3": r"(?:model\.)?stages\.0\.downsample_layers\.0",
+    "vit": r"patch_embed\.proj",
 }
 STEM_KEYS: dict[Layout, re.Pattern[str]] = {
     layout: re.compile(rf"((?:.+?\.)??){stem}\.(?:weight|kernel|bias)")
@@ -33,6 +35,9 @@ STEM_KEYS: dict[Layout, re.Pattern[str]] = {
 DROPPED = {
     "decoder": (
         *("decoder.", "mask_token", "proj.", "pred."),
+        # MAE's
+        *("decoder_embed.", "decoder_pos_embed", "decoder_blocks.", "decoder_norm."),
+        "decoder_pred.",
         # SparK's
         *("dense_decoder.", "densify_norms.", "densify_projs.", "imn_m", "imn_s", "norm_black"),
     ),
@@ -80,7 +85,7 @@ class Naming:
     def names(self, row: Row) -> list[str]:
         """List the keys under which the tensor of `row` may be in the file."""
         names: tuple[str, ...]
-        if self.layout == "timm":
+        if self.layout in ("timm", "vit"):
             names = (row.ours,)
         elif self.layout == "official":
             names = (row.dense, row.sparse)
@@ -114,7 +119,8 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming:
     if not found:
         raise ValueError(
             "no ConvNeXt: neither the stem of timm's names (stem.0.*), nor of the official ones"
-            " (downsample_layers.0.0.*), nor of transformers' is among its"
+            " (downsample_layers.0.0.*), nor of transformers', nor a ViT's (patch_embed.proj.*) is"
+            " among its"
             f" {len(tensors)} tensors{listing(sorted(tensors))}"
         )
     if len(found) > 1:
@@ -171,26 +177,31 @@ def wanted(
 ) -> tuple[list[Row], dict[str, torch.Size]]:
     """List the rows that have to be among the tensors `left`, and the shapes under our names.
 
-    They are those of the encoder, of the final norm if any of it is there, and of both norm and
-    classifier if any of the classifier is: a file with only one of them is partial.
+    They are those of the encoder, of what is optional (the final norm; the positions of a ViT) if
+    any of it is there, and of both that and the classifier if any of the classifier is: a file with
+    only one of them is partial.
     """
-    shapes = shapes_of(architecture)
-    rows = table(architecture)
+    names = vits if architecture.is_vit else weight_names
+    shapes = names.shapes_of(architecture)
+    optional = names.optional_shapes(architecture)
+    rows = names.table(architecture)
+    prefix = classifier_of(architecture)
     encoder = [row for row in rows if row.ours in shapes]
-    norm = [row for row in rows if row.ours.startswith(FINAL_NORM)]
-    classifier = [row for row in rows if row.ours.startswith(CLASSIFIER)]
+    beside = [row for row in rows if row.ours in optional]
+    classifier = [
+        row for row in rows if row.ours == f"{prefix}weight" or row.ours == f"{prefix}bias"
+    ]
     assert len(encoder) == len(shapes)
-    assert len(encoder) + len(norm) + len(classifier) == len(rows)
+    assert len(encoder) + len(beside) + len(classifier) == len(rows)
     classified = [left[n] for row in classifier for n in naming.names(row) if n in left]
     if classified:
         classes = classified[0].shape[:1]
-        encoder += norm + classifier
+        encoder += beside + classifier
         weight, bias = (row.ours for row in classifier)
         shapes |= {weight: torch.Size([*classes, architecture.dim]), bias: classes}
-    elif any(n in left for row in norm for n in naming.names(row)):
-        encoder += norm
-    shapes |= {row.ours: torch.Size([architecture.dim]) for row in norm}
-    return encoder, shapes
+    elif any(n in left for row in beside for n in naming.names(row)):
+        encoder += beside
+    return encoder, shapes | optional
 
 
 def reshaped(tensor: Tensor, shape: Sequence[int]) -> Tensor | None:

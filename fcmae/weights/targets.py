@@ -28,7 +28,7 @@ def write_target(
         ValueError: the target cannot express the weights.
         ModuleNotFoundError: the extra `export` is missing.
     """
-    if metadata.architecture.of_timm and to not in ("timm", "hub", "onnx"):
+    if not metadata.architecture.is_convnext and to not in ("timm", "hub", "onnx"):
         raise ValueError(
             f"--to {to} is for ConvNeXt: {metadata.model} goes to timm, hub and onnx, under timm's"
             " names"

@@ -7,16 +7,25 @@ from typing import Any, Protocol, runtime_checkable
 
 import timm
 import torch
+from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from fcmae.networks import PREFIX, make_network
 from fcmae.run.files import replacing
+from fcmae.vits import vit
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.networks import bare
 from fcmae.weights.saving import save_tensors
-from fcmae.weights.weight_names import CLASSIFIER, complete, count_classes
+from fcmae.weights.vits import with_positions
+from fcmae.weights.weight_names import (
+    CLASSIFIER,
+    VIT_CLASSIFIER,
+    classifier_of,
+    complete,
+    count_classes,
+)
 
 
 @runtime_checkable
@@ -70,6 +79,21 @@ class NoWeightDecay(Protocol):
         ...
 
 
+def pooled(model: TimmModel, last: Float[Tensor, "b ..."]) -> Float[Tensor, "b d"]:
+    """Pool what `forward_features` gives to one feature an image.
+
+    It is the mean over the positions of maps [b, d, h, w]: the final norm of a ConvNet, which FCMAE
+    does not train, is left out. Tokens, and channels that are last, are pooled by timm's own head.
+
+    Args:
+        model: a model of timm.
+        last: its last maps or tokens.
+    """
+    if last.ndim == 4 and last.shape[1] == model.num_features:
+        return last.mean((2, 3))
+    return model.forward_head(last, pre_logits=True)
+
+
 def imagenet_statistics() -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and the standard deviation of ImageNet's channels, on the scale 0 to 1.
 
@@ -115,6 +139,20 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
             num_classes=num_classes,
             drop_path_rate=drop_path or None,  # not every network has it
         )
+    if architecture.is_vit:
+        return timm.create_model(
+            vit(metadata.model).timm,
+            pretrained_cfg={
+                **preprocessing(metadata),
+                "fixed_input_size": True,
+                "num_classes": num_classes,
+                "first_conv": "patch_embed.proj",
+                "classifier": VIT_CLASSIFIER.rstrip("."),
+            },
+            num_classes=num_classes,
+            drop_path_rate=drop_path,
+            **vit_args(metadata),
+        )
     name = metadata.model if timm.is_model(metadata.model) else f"{architecture.family}_large"
     model = timm.create_model(
         name,
@@ -138,6 +176,20 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
     return model
 
 
+def vit_args(metadata: Metadata) -> dict[str, Any]:
+    """The arguments of timm's ViT, whose pooled feature is the mean of the patches' tokens.
+
+    They are pooled behind the final norm, which is MAE's of pretraining.
+    """
+    return {
+        "in_chans": metadata.in_chans,
+        "img_size": metadata.image_size,
+        "patch_size": metadata.architecture.patch_size,
+        "global_pool": "avg",
+        "fc_norm": False,
+    }
+
+
 def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tensor]:
     """Bring an encoder's tensors into timm's shapes, with a final norm.
 
@@ -147,7 +199,8 @@ def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tens
     """
     if metadata.architecture.of_timm:
         return as_timm(tensors, metadata).state_dict()
-    return in_shapes(shapes_in_timm(metadata, count_classes(tensors)), tensors)
+    whole = with_positions(tensors, metadata.architecture)
+    return in_shapes(shapes_in_timm(metadata, count_classes(tensors)), whole)
 
 
 @lru_cache
@@ -179,7 +232,7 @@ def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
         model.load_state_dict(model.state_dict() | bare(tensors))
         return model
     model = create_timm(metadata, count_classes(tensors))
-    model.load_state_dict(in_shapes_of(model, tensors))
+    model.load_state_dict(in_shapes_of(model, with_positions(tensors, metadata.architecture)))
     return model
 
 
@@ -249,7 +302,8 @@ def load_timm(
     if metadata.architecture.of_timm:
         model.load_state_dict(model.state_dict() | weights.tensors)
         return model, metadata
-    kept = {k: v for k, v in weights.tensors.items() if not k.startswith(CLASSIFIER)}
-    fresh = {k: v for k, v in model.state_dict().items() if k.startswith(CLASSIFIER)}
+    head = classifier_of(metadata.architecture)
+    kept = {k: v for k, v in weights.tensors.items() if not k.startswith(head)}
+    fresh = {k: v for k, v in model.state_dict().items() if k.startswith(head)}
     model.load_state_dict(in_shapes_of(model, kept | fresh))
     return model, metadata

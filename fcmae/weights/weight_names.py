@@ -20,6 +20,7 @@ from fcmae.encoder import Encoder
 
 FINAL_NORM = "head.norm."  # our prefix for what FCMAE does not train
 CLASSIFIER = "head.fc."  # our prefix for what fine-tuning adds
+VIT_CLASSIFIER = "head."  # the same of a vision transformer
 
 
 class Row(NamedTuple):
@@ -41,6 +42,11 @@ def shapes_of(architecture: Architecture) -> dict[str, torch.Size]:
     with torch.device("meta"):
         encoder = Encoder(architecture)
     return {name: tensor.shape for name, tensor in encoder.state_dict().items()}
+
+
+def optional_shapes(architecture: Architecture) -> dict[str, torch.Size]:
+    """List the shapes of what a file may have beside the encoder: the final norm."""
+    return {f"{FINAL_NORM}{leaf}": torch.Size([architecture.dim]) for leaf in ("weight", "bias")}
 
 
 def table(architecture: Architecture) -> list[Row]:
@@ -93,9 +99,15 @@ def table(architecture: Architecture) -> list[Row]:
     return rows
 
 
+def classifier_of(architecture: Architecture) -> str:
+    """The prefix of the classifier's tensors, as timm has it."""
+    return VIT_CLASSIFIER if architecture.is_vit else CLASSIFIER
+
+
 def count_classes(tensors: Mapping[str, Tensor]) -> int:
     """Count the classes of the classifier among tensors under our names; 0 if there is none."""
-    return len(tensors.get(f"{CLASSIFIER}bias", ()))
+    biases = (tensors.get(f"{prefix}bias") for prefix in (CLASSIFIER, VIT_CLASSIFIER))
+    return next((len(bias) for bias in biases if bias is not None), 0)
 
 
 def complete(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

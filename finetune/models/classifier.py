@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 import timm
+from timm.models import VisionTransformer
 from torch import nn
 
 from fcmae.architecture import sides_of
@@ -65,6 +66,9 @@ def create(
         start_head(model.get_classifier(), config.head_init_scale)
     if config.image_size is not None:
         metadata = replace(metadata, image_size=sides_of(config.image_size))
+        if isinstance(model, VisionTransformer):
+            metadata.architecture.check()
+            model.set_input_size(metadata.image_size)  # its positions are interpolated
     return model, metadata
 
 
@@ -100,7 +104,7 @@ def create_any(
     if metadata.model.startswith(networks.PREFIX):
         return networks.create(metadata, outputs, drop_path, pretrained)
     if not metadata.model.startswith(TIMM):
-        if metadata.model.startswith("convnext"):
+        if metadata.architecture.is_vit or metadata.model.startswith("convnext"):
             return create_timm(metadata, outputs, drop_path)
         raise ValueError(f"backbone={metadata.model} must be {TIMM}NAME or {networks.PREFIX}NAME")
     name = metadata.model.removeprefix(TIMM)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fcmae.weights import timm_models
 from fcmae.weights.timm_models import FeatureMaps, TimmModel
 from finetune.models.config import Pool
 
@@ -16,9 +17,6 @@ LEVELS = 4
 
 def pooled(model: nn.Module, images: Float[Tensor, "b c h w"], pool: Pool) -> Float[Tensor, "b d"]:
     """Features of normalised images: d is the width of the last stage, or the sum of all widths.
-
-    The final norm of a ConvNet is left out, since FCMAE does not train it. What `forward_features`
-    gives in another layout than [b, d, h, w] (tokens, channels last), timm's own head pools.
 
     Raises:
         ValueError: the model has fewer than four levels.
@@ -34,7 +32,4 @@ def pooled(model: nn.Module, images: Float[Tensor, "b c h w"], pool: Pool) -> Fl
         maps = model.forward_intermediates(images, indices=LEVELS, intermediates_only=True)
         return torch.cat([level.mean((2, 3)) for level in maps], dim=1)
     assert isinstance(model, TimmModel)
-    last = model.forward_features(images)
-    if isinstance(last, Tensor) and last.ndim == 4 and last.shape[1] == model.num_features:
-        return last.mean((2, 3))
-    return model.forward_head(last, pre_logits=True)
+    return timm_models.pooled(model, model.forward_features(images))

@@ -67,7 +67,13 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
             accelerator.print(load_decoder(model.decoder, init.weights))
     elif init.weights is not None and newest is not None:
         accelerator.print(f"init.weights={init.weights} is ignored: {newest.parent} resumes")
-    of_convnext = config.run.recompute or config.compile or sharded or config.watch.collapse_every
+    of_stages = config.run.recompute or config.watch.collapse_every
+    if config.model.is_vit and of_stages:
+        raise ValueError(
+            f"model.name={config.model.name} goes with neither run.recompute nor"
+            " watch.collapse_every, which are for convnextv2 and convnext"
+        )
+    of_convnext = of_stages or config.compile or sharded
     if config.model.of_timm and of_convnext:
         raise ValueError(
             f"model.name={config.model.name} goes with none of run.recompute, compile=True, FSDP2"

@@ -16,13 +16,14 @@ from fcmae.run.learner import parameter_groups
 from tests.support.generators import generator
 from tests.support.twins import randomise
 
-NAME = "mae_vit_tiny_patch8"
+NAME = "mae_vit_tiny"
 GRID = (4, 3)
 SIZE = (32, 24)
 
 
-def encoder_of(name: str = NAME, in_chans: int = 3) -> MaskedVit:
-    encoder = MaskedVit(Architecture(name=name, in_chans=in_chans, image_size=SIZE), generator(0))
+def encoder_of(in_chans: int = 3) -> MaskedVit:
+    architecture = Architecture(name=NAME, in_chans=in_chans, image_size=SIZE, stem_stride=2)
+    encoder = MaskedVit(architecture, generator(0))
     randomise(encoder)
     return encoder.double()
 
@@ -134,7 +135,8 @@ def test_an_mae_has_the_sizes_of_its_paper_and_its_own_decoder() -> None:
 
 
 def test_initial_weights_are_xavier_s_and_of_the_generator() -> None:
-    options = {"name": NAME, "image_size": 32, "decoder_dim": 64, "decoder_depth": 1}
+    options = {"name": NAME, "image_size": 32, "stem_stride": 2}
+    options |= {"decoder_dim": 64, "decoder_depth": 1}
     model, again = (FCMAE(**options, generator=generator(5)) for _ in range(2))
     for (name, mine), other in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(mine, other), name
@@ -159,11 +161,14 @@ def test_initial_weights_are_xavier_s_and_of_the_generator() -> None:
     ("options", "message"),
     [
         ({"name": "mae_vit_giant"}, "model name='mae_vit_giant' is none of mae_vit_tiny, "),
-        ({"name": "mae_vit_tiny_patch0"}, "model name='mae_vit_tiny_patch0' is none of "),
-        ({"stem_stride": 2}, r"stem_stride=2 is for .* \(mae_vit_tiny_patch8 has 8 pixels\)"),
+        ({"stem_stride": 3}, r"stem_stride=3 must be 4, 2 or 1 \(patches of 16, 8, 4\)"),
         (
             {"sparse": "reference"},
             "sparse='reference' is for convnextv2 and convnext: mae_vit_tiny",
+        ),
+        (
+            {"depths": (1, 1, 1, 1)},
+            r"depths=\(1, 1, 1, 1\) is for convnextv2 and convnext: mae_vit_",
         ),
         ({"decoder_dim": 40}, "decoder_dim=40 must be a multiple of 32"),
         ({"image_size": 40}, "image_size=40 must be a multiple of patch_size=16; try 32 or 48"),
