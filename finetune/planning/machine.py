@@ -1,7 +1,7 @@
 """How fast this machine trains: seconds for an image, measured by a few steps."""
 
 import time
-from contextlib import nullcontext
+from functools import partial
 from statistics import median
 
 import torch
@@ -9,13 +9,16 @@ import torch
 from fcmae import FCMAE
 from fcmae.architecture import ModelConfig
 from fcmae.masking import draw_visible
+from fcmae.run.learner import DTYPES
 from fcmae.run.options import Precision
+from fcmae.run.roofline import flops_per_s, name_of
 from fcmae.run.threads import cores
 from fcmae.run.waiting import counted
+from finetune.training.dry_run import flops_per_image
 
 STEPS = 3  # timed, after one that compiles and fills caches
-BATCH = 32
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+BATCHES = {"cuda": 256}  # images of a step; a smaller one is held by launches on a GPU
+BATCH = 32  # elsewhere
 
 
 class Machine:
@@ -28,7 +31,8 @@ class Machine:
         self.cores = cores()
 
     def __str__(self) -> str:
-        return f"{self.device.type} with {self.cores} cores"
+        told = name_of(self.device)
+        return told if self.device.type == "cpu" else f"{told} with {self.cores} cores"
 
     def seconds_per_image(self, config: ModelConfig, precision: Precision) -> float:
         """Time training steps of a model on random images, the median of a few.
@@ -40,19 +44,36 @@ class Machine:
         device = self.device
         generator = torch.Generator().manual_seed(0)
         model = FCMAE.from_config(config, generator=generator).to(device)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
-        shape = (BATCH, config.in_chans, *config.sides)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+        batch = BATCHES.get(device.type, BATCH)
+        shape = (batch, config.in_chans, *config.sides)
         images = torch.randn(shape, generator=generator).to(device)
-        visible = draw_visible(BATCH, model.n, config.ratio, generator=generator).to(device)
-        dtype = DTYPES.get(precision)
+        visible = draw_visible(batch, model.n, config.ratio, generator=generator).to(device)
         times = list[float]()
         for _ in counted(range(1 + STEPS), "timing this machine", 1 + STEPS, "steps"):
             began = time.perf_counter()
-            with torch.autocast(device.type, dtype) if dtype is not None else nullcontext():
+            with self.autocast(precision):
                 loss, _ = model(images, visible)
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
             loss.item()  # waits for the device
-            times.append((time.perf_counter() - began) / BATCH)
+            times.append((time.perf_counter() - began) / batch)
         return median(times[1:])
+
+    def share_of_peak(self, config: ModelConfig, precision: Precision, seconds: float) -> float:
+        """Compare the matrix products of a step to what the device reaches in a large one.
+
+        Args:
+            config: The model.
+            precision: Of the step.
+            seconds: Of the step, for an image.
+        """
+        autocast = partial(self.autocast, precision)
+        needed = flops_per_image(config, self.device, autocast)
+        return needed / seconds / flops_per_s(self.device, DTYPES[precision])
+
+    def autocast(self, precision: Precision) -> torch.autocast:
+        """Make the context in which a forward pass runs in a precision."""
+        enabled = precision != "fp32"
+        return torch.autocast(self.device.type, DTYPES[precision], enabled=enabled)

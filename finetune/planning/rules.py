@@ -29,6 +29,10 @@ class Timed(Protocol):
         """Time a training step of a model; seconds for an image."""
         ...
 
+    def share_of_peak(self, config: ModelConfig, precision: Precision, seconds: float) -> float:
+        """The share of the device's speed in a large matrix product that the step reaches."""
+        ...
+
 
 USABLE = 0.9  # share of the hours that goes into steps; the rest starts, saves and draws
 SIDES = (224, 192, 160, 128)  # of images with patches of 32 px
@@ -78,7 +82,8 @@ def choices(facts: ImageFacts, machine: Timed, *, hours: float) -> Iterator[Choi
     yield from of_pixels(facts)
     yield from of_crops(facts, model)
     yield from of_loading(facts, seconds, machine.cores)
-    yield from of_model(facts, model, seconds, passes)
+    share = machine.share_of_peak(model, precision, seconds)
+    yield from of_model(facts, model, seconds, passes, share)
     yield from of_length(facts, batch, passes, hours)
     yield Choice("precision", precision, why_precision(precision, device))
     yield from of_run(passes * facts.count / batch)
@@ -189,17 +194,21 @@ def of_crops(facts: ImageFacts, model: ModelConfig) -> Iterator[Choice]:
 def of_loading(facts: ImageFacts, seconds: float, cores: int) -> Iterator[Choice]:
     """How images are loaded; more than the cores can decode is said."""
     share = facts.decode_s / cores / seconds
-    why = f"by the cores; decoding takes {1000 * facts.decode_s:.1f} ms an image"
+    feed = facts.decode_s / seconds
+    why = f"by the cores; decoding takes {1000 * facts.decode_s:.1f} ms an image, so that"
+    why += f" {feed:.1f} of {cores} cores feed the device, and the"
+    why += f" {'loader' if share > 1 else 'device'} holds the run"
     if share > 0.5:
         why += ", long beside a step: fcmae shards make --max-side 512 shrinks them once"
     yield Choice("data.workers", "auto", why)
 
 
 def of_model(
-    facts: ImageFacts, model: ModelConfig, seconds: float, passes: float
+    facts: ImageFacts, model: ModelConfig, seconds: float, passes: float, share: float
 ) -> Iterator[Choice]:
     """The network."""
-    speed = f"{1 / seconds:.0f} images/s here, {passes:.0f} passes"
+    speed = f"{1 / seconds:.0f} images/s here, {share:.0%} of a large product's speed"
+    speed += f", {passes:.0f} passes"
     yield Choice("model.name", model.name, f"{facts.count} images; {speed}")
     sides = f"sides of {facts.short_side} and {facts.long_side} px (medians)"
     yield Choice("model.image_size", model.sides[0], sides)

@@ -1,7 +1,8 @@
 """A dry run: what holds a run's first steps, loader, host or device, and how long it would take."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
@@ -85,7 +86,7 @@ class DryRun:
         sample = seconds_per_sample(images)
         workers = worker_count(config.data.workers, world)
         peak = flops_per_s(learner.device, DTYPES[learner.precision])
-        flops = flops_per_image(config.model, learner)
+        flops = flops_per_image(config.model, learner.device, learner.autocast)
         share = flops * speed / world / peak
         all_steps = learner.total
         return [
@@ -116,19 +117,24 @@ def seconds_per_sample(images: Samples) -> float:
     return (time.perf_counter() - began) / done
 
 
-def flops_per_image(config: ModelConfig, learner: Learner) -> float:
+def flops_per_image(
+    config: ModelConfig,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> float:
     """Count the operations of the matrix products of a training step, for an image.
 
     Args:
-        config: of the model, of which another one is made: that of the run may lie in shards.
-        learner: of the run.
+        config: of the model, of which another one is made: that of a run may lie in shards.
+        device: where it is made.
+        autocast: makes the context of the forward pass.
     """
     generator = torch.Generator().manual_seed(0)
     model = FCMAE.from_config(replace(config, sparse="gathered"), generator=generator)
     images = torch.randn(2, config.in_chans, *model.image_size, generator=generator)
     visible = draw_visible(2, model.n, model.ratio, generator=generator)
-    inputs = (images.to(learner.device), visible.to(learner.device))
-    return product_flops(model.to(learner.device), inputs, learner.autocast) / 2
+    inputs = (images.to(device), visible.to(device))
+    return product_flops(model.to(device), inputs, autocast) / 2
 
 
 def holder(wait: float, busy: float, device: torch.device) -> str:

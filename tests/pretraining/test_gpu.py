@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.transforms import Normalise
 from fcmae import FCMAE, draw_visible
 from tests.support.programs import Program
 from tests.support.runs import assert_same_bits, newest, start_pretraining
@@ -35,12 +36,19 @@ def test_a_step_on_the_gpu_equals_that_on_the_cpu() -> None:
 
 def test_a_step_in_bf16_never_waits_for_the_device() -> None:
     model = FCMAE(image_size=64).cuda()
-    images, visible = torch.randn(2, 3, 64, 64).cuda(), draw_visible(2, 4, model.ratio).cuda()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    normalise = Normalise((0.5,), (0.25,), 3).cuda()
+    pixels = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8).pin_memory()
+    drawn = draw_visible(2, 4, model.ratio).pin_memory()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        with torch.autocast("cuda", dtype=torch.bfloat16):
-            loss, _ = model(images, visible)
-        loss.backward()
+        for _ in range(2):  # the first one makes the optimiser's state
+            images, visible = (x.to("cuda", non_blocking=True) for x in (pixels, drawn))
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                loss, _ = model(normalise(images), visible)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()

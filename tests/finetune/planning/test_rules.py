@@ -11,6 +11,7 @@ from fcmae.architecture import ModelConfig
 from fcmae.run.config import parse
 from fcmae.run.options import Precision
 from finetune.planning.facts import ImageFacts
+from finetune.planning.machine import Machine as ThisMachine
 from finetune.planning.recipe import recipe_text
 from finetune.planning.rules import choices
 from finetune.training.pretraining import PretrainConfig
@@ -35,6 +36,9 @@ class Machine:
         height, width = config.sides
         area = height * width / 224**2 * (4 / config.stem_stride) ** 2
         return size * area / self.speed[precision == "bf16"]
+
+    def share_of_peak(self, config: ModelConfig, precision: Precision, seconds: float) -> float:
+        return 0.23
 
 
 def facts(count: int, short: int, long: int = 0, channels: int = 3, **others: object) -> ImageFacts:
@@ -175,3 +179,31 @@ def test_public_weights_are_named_where_they_fit_and_left_to_the_user() -> None:
 def test_hours_are_above_nothing(hours: float) -> None:
     with pytest.raises(ValueError, match="--hours"):
         list(choices(facts(40, 300), Machine(), hours=hours))
+
+
+def why(field: str, of: ImageFacts, machine: Machine) -> str:
+    return next(c.why for c in choices(of, machine, hours=4.0) if c.field == field)
+
+
+@pytest.mark.parametrize(
+    ("speed", "decode_s", "told"),
+    [
+        (LAPTOP, 0.002, "0.1 of 8 cores feed the device, and the device holds the run"),
+        (GPU, 0.002, "35.8 of 8 cores feed the device, and the loader holds the run; fcmae shards"),
+    ],
+)
+def test_a_plan_says_how_many_cores_feed_the_device_and_what_holds_the_run(
+    speed: tuple[float, float], decode_s: float, told: str
+) -> None:
+    of = facts(1000, 224, decode_s=decode_s)
+    assert told.split(";")[0] in why("data.workers", of, Machine(speed))
+    assert ("fcmae shards make" in why("data.workers", of, Machine(speed))) == (speed is GPU)
+    assert "23% of a large product's speed" in why("model.name", of, Machine(speed))
+
+
+def test_this_machine_reaches_a_share_of_a_large_product() -> None:
+    model = ModelConfig(name="convnextv2_atto", image_size=32, stem_stride=1, decoder_dim=64)
+    machine = ThisMachine()
+    shares = [machine.share_of_peak(model, "fp32", seconds) for seconds in (0.01, 0.02)]
+    assert shares[0] > shares[1] > 0
+    assert str(machine) == f"cpu with {machine.cores} cores"
