@@ -11,9 +11,10 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 PREFIX = "timm:"
+SIDE = 256  # pixels: a multiple of any stride of most networks
 STEM_STRIDE = 4  # pixels between the sites of the first stage, in most of timm's ConvNets
 
 
@@ -60,28 +61,31 @@ def network(name: str, stem_stride: int = STEM_STRIDE) -> Network:
         raise ValueError(f"model name={PREFIX + name!r}: timm has no such network{hint}")
     with torch.device("meta"):
         net = timm.create_model(name, num_classes=0)
-        side = net.pretrained_cfg["input_size"][1]
-        runs = set[str]()
-        for layer, module in net.named_modules():
-            module.register_forward_pre_hook(lambda *_, layer=layer: runs.add(layer))
-        maps = net.forward_features(torch.empty(2, 3, side, side))
-    if maps.ndim != 4 or maps.shape[1] != net.num_features:
+    runs = set[str]()
+    for layer, module in net.named_modules():
+        module.register_forward_pre_hook(lambda *_, layer=layer: runs.add(layer))
+    own = net.pretrained_cfg["input_size"][1]
+    maps = {side: run_on(net, side) for side in (own, SIDE)}  # some take images of one side alone
+    sites = {side: map_.shape[2] for side, map_ in maps.items() if map_ is not None}
+    if not sites or any(
+        m is not None and m.shape[1:2] != (net.num_features,) for m in maps.values()
+    ):
         raise ValueError(
             f"model name={PREFIX + name!r} has no maps of features [b, c, h, w], as a ConvNet has:"
             " take one of timm's ConvNets, such as timm:resnet18"
         )
-    stride, rest = divmod(side, maps.shape[2])
-    if rest:
+    strides = [side // count for side, count in sites.items() if side % count == 0]
+    if not strides:
         raise ValueError(
-            f"model name={PREFIX + name!r} makes {maps.shape[2]} sites of {side} pixels, so that"
+            f"model name={PREFIX + name!r} makes {sites[own]} sites of {own} pixels, so that"
             " patches of whole pixels do not tile its maps: take a network whose convolutions pad"
         )
+    stride = strides[-1]
     stride = stride * stem_stride // STEM_STRIDE
     if stem_stride != STEM_STRIDE:
         take_strides_away(net, name, stem_stride)
-        with torch.device("meta"):
-            maps = net.forward_features(torch.empty(2, 3, 4 * stride, 4 * stride))
-        if maps.shape[2:] != (4, 4):
+        maps = run_on(net, 4 * stride)
+        if maps is None or maps.shape[2:] != (4, 4):
             raise ValueError(
                 f"stem_stride={stem_stride} does not go with {PREFIX}{name}, whose first halvings"
                 " are not layers of stride 2: leave it at 4, and take larger images"
@@ -100,6 +104,19 @@ def network(name: str, stem_stride: int = STEM_STRIDE) -> Network:
             if part not in parts and [*module.parameters()]
         ),
     )
+
+
+def run_on(net: "nn.Module", side: int) -> "Tensor | None":
+    """Run a network without memory on images of a side; None if it gives no maps of features."""
+    import torch
+
+    net_: Any = net
+    with torch.device("meta"):
+        try:
+            maps = net_.forward_features(torch.empty(2, 3, side, side))
+        except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError):
+            return None
+    return maps if isinstance(maps, torch.Tensor) and maps.ndim == 4 else None
 
 
 def make_network(name: str, stem_stride: int = STEM_STRIDE, **options: Any) -> "nn.Module":
@@ -122,6 +139,8 @@ def take_strides_away(net: "nn.Module", name: str, stem_stride: int) -> None:
     """Leave out the first halvings of a network of timm's, in place; no tensor changes."""
     from torch import nn
 
+    if stem_stride == STEM_STRIDE:
+        return
     for layer, halvings in halving_layers(name):
         if halvings >= math.log2(STEM_STRIDE / stem_stride):
             continue
@@ -143,7 +162,6 @@ def halving_layers(name: str) -> list[tuple[str, int]]:
     import torch
     from torch import Tensor, nn
 
-    side = 256
     found = list[tuple[str, int]]()
 
     def note(layer: str, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
@@ -155,11 +173,11 @@ def halving_layers(name: str) -> list[tuple[str, int]]:
             and x.ndim == output.ndim == 4
             and x.shape[2] == 2 * output.shape[2]
         ):
-            found.append((layer, round(math.log2(side / x.shape[2]))))
+            found.append((layer, round(math.log2(SIDE / x.shape[2]))))
 
     with torch.device("meta"):
         net = timm.create_model(name, num_classes=0)
         for layer, module in net.named_modules():
             module.register_forward_hook(partial(note, layer))
-        net.forward_features(torch.empty(2, 3, side, side))
+    run_on(net, SIDE)
     return found

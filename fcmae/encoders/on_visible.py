@@ -92,37 +92,31 @@ class OnVisible(TorchFunctionMode):
         """
         mask = self.at(x.shape[2:])
         sums = x.masked_fill(~mask, 0).sum(dims, keepdim=True)
-        counts = mask.expand_as(x).sum(dims, keepdim=True).to(x.dtype)
+        of_sites = [d for d in dims if d != 1]
+        counts = mask.sum(of_sites, keepdim=True) * (x.shape[1] if 1 in dims else 1)
         if shared and dist.is_initialized() and dist.get_world_size() > 1:
-            sums, counts = all_reduce(torch.stack([sums, counts.expand_as(sums)]))
+            whole = torch.stack([sums, counts.expand_as(sums).to(sums.dtype)])
+            sums, counts = all_reduce(whole)
         return sums / counts
 
-    def normalised(
+    def centred(
         self,
         x: Float[Tensor, "b c h w"],
         dims: tuple[int, ...],
         eps: float,
         *,
         shared: bool = False,
-    ) -> tuple[Float[Tensor, "b c h w"], Tensor, Tensor]:
-        """Subtract the mean and divide by the deviation of the visible sites; both in float32.
+    ) -> tuple[Float[Tensor, "b c h w"], Tensor, Tensor, Tensor]:
+        """Subtract the mean of the visible sites, in float32; they are left to be divided.
 
         Returns:
-            The activation, the mean and the variance.
+            The centred activation, the inverse of the deviation, the mean and the variance.
         """
         x = x.float()
         mean = self.means(x, dims, shared=shared)
-        var = self.means((x - mean).square(), dims, shared=shared)
-        return (x - mean) * (var + eps).rsqrt(), mean, var
-
-
-def affine(
-    x: Float[Tensor, "b c h w"], weight: Tensor | None, bias: Tensor | None
-) -> Float[Tensor, "b c h w"]:
-    """Scale and shift each channel."""
-    if weight is not None:
-        x = x * weight[:, None, None]
-    return x if bias is None else x + bias[:, None, None]
+        x = x - mean
+        var = self.means(x.square(), dims, shared=shared)
+        return x, (var + eps).rsqrt(), mean, var
 
 
 def convolve(
@@ -190,14 +184,17 @@ def batch_norm(
     """
     if not training:
         return func(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    y, mean, var = sites.normalised(x, (0, 2, 3), eps, shared=True)
+    y, scale, mean, var = sites.centred(x, (0, 2, 3), eps, shared=True)
     if running_mean is not None and running_var is not None:
         world = dist.get_world_size() if dist.is_initialized() else 1
         count = world * sites.at(x.shape[2:]).sum()  # all processes have as many
         with torch.no_grad():
             running_mean.lerp_(mean.flatten(), momentum)
             running_var.lerp_((var * count / (count - 1)).flatten(), momentum)
-    return affine(y, weight, bias).to(x.dtype)
+    if weight is not None:
+        scale = scale * weight[:, None, None]
+    y = y * scale if bias is None else torch.addcmul(bias[:, None, None], y, scale)
+    return y.to(x.dtype)
 
 
 def group_norm(
@@ -212,8 +209,11 @@ def group_norm(
     """Normalise each group of channels of an image by the statistics of its visible sites."""
     groups = x.unflatten(1, (num_groups, -1)).flatten(0, 1)
     repeated = OnVisible(sites.visible.repeat_interleave(num_groups, 0).flatten(1), sites.grid)
-    y, _, _ = repeated.normalised(groups, (1, 2, 3), eps)
-    return affine(y.reshape(x.shape), weight, bias).to(x.dtype)
+    y, scale, _, _ = repeated.centred(groups, (1, 2, 3), eps)
+    y = (y * scale).reshape(x.shape)
+    if weight is not None:
+        y = y * weight[:, None, None]
+    return (y if bias is None else y + bias[:, None, None]).to(x.dtype)
 
 
 def reduce(sites: OnVisible, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -292,10 +292,7 @@ def load_encoder(encoder: nn.Module, source: str | Path, architecture: Architect
             check_fixed(weights.tensors, weights.architecture)
         except ValueError as error:
             raise ValueError(f"init.weights={source}: {error}") from error
-    prefix = "net." if architecture.of_timm else ""
-    encoder.load_state_dict(
-        {name: weights.tensors[name.removeprefix(prefix)] for name in encoder.state_dict()}
-    )
+    fill_encoder(encoder, weights)
     left_out = [
         f"{prefix}*"
         for prefix in (FINAL_NORM, classifier_of(architecture))
@@ -304,6 +301,13 @@ def load_encoder(encoder: nn.Module, source: str | Path, architecture: Architect
     without = f", without its {' and '.join(left_out)}" if left_out else ""
     told = f"encoder from {source} ({weights.architecture}{without})"
     return "; ".join((told, *weights.notes))
+
+
+def fill_encoder(encoder: nn.Module, weights: Weights) -> None:
+    """Load weights into an encoder of their architecture, strictly."""
+    inside = "net." if weights.architecture.of_timm else ""
+    names = encoder.state_dict()
+    encoder.load_state_dict({name: weights.tensors[name.removeprefix(inside)] for name in names})
 
 
 def load_decoder(decoder: nn.Module, source: str | Path) -> str:

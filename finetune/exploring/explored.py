@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from fcmae.architecture import patch_grid
 from fcmae.decoders.plain import Decoder
 from fcmae.decoders.unet import UNet
-from fcmae.encoder import Encoder
+from fcmae.encoders import VisibleEncoder, make_encoder
 from fcmae.reconstruction import reconstruct
 from fcmae.weights.autoencoder import load_autoencoder
-from fcmae.weights.files import Weights, read_weights
+from fcmae.weights.files import Weights, fill_encoder, read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.timm_models import as_timm
 from fcmae.weights.transform import Transform
@@ -37,7 +37,7 @@ class Explored:
     """
 
     metadata: Metadata
-    encoder: Encoder
+    encoder: VisibleEncoder
     decoder: Decoder | UNet | None
     classifier: nn.Module | None
     task: Task | None
@@ -61,7 +61,7 @@ class Explored:
         Returns:
             The outputs of the stages; a patch is one position of the last.
         """
-        return self.encoder.scales(images, visible)
+        return self.encoder.scales(images, visible, None)
 
     @torch.inference_mode()
     def views(
@@ -115,8 +115,9 @@ def load(source: str, device: torch.device, say: Callable[[str], object]) -> Exp
     metadata = weights.told_metadata(source)
     for note in weights.notes:
         say(note)
-    encoder = Encoder(metadata.architecture)
-    encoder.load_state_dict({name: weights.tensors[name] for name in encoder.state_dict()})
+    encoder = make_encoder(metadata.architecture, "gathered", torch.Generator())
+    fill_encoder(encoder.eval().to(device), weights)
+    assert isinstance(encoder, VisibleEncoder)
     decoder, ratio = None, RATIO
     with suppress(FileNotFoundError):  # these weights are no run, and have no decoder
         autoencoder, _ = load_autoencoder(source)
@@ -124,7 +125,7 @@ def load(source: str, device: torch.device, say: Callable[[str], object]) -> Exp
     task = task_of(weights)
     return Explored(
         metadata=metadata,
-        encoder=encoder.eval().to(device),
+        encoder=encoder,
         decoder=decoder,
         classifier=None if task is None else as_timm(weights.tensors, metadata).eval().to(device),
         task=task,

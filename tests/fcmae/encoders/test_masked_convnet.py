@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture
+from fcmae.encoder import Encoder
 from fcmae.encoders.masked_convnet import MaskedConvNet
 from fcmae.encoders.on_visible import OnVisible
 from fcmae.networks import make_network
@@ -141,6 +142,8 @@ def test_pooling_counts_visible_sites() -> None:
     [
         ("resnet8", "timm has no such network; did you mean timm:resnet"),
         ("vit_tiny_patch16_224", "has no maps of features"),
+        ("gcvit_xxtiny", r"its module \S+ fails"),
+        ("coat_tiny", "has no maps of features"),
         ("inception_v3", "patches of whole pixels do not tile its maps"),
         ("gcresnet33ts", r"its module stages\.0\.0\.attn reads hidden ones"),
         ("edgenext_xx_small", r"its module stages\.1\.blocks\.1\.xca\S* reads hidden ones"),
@@ -197,3 +200,56 @@ def test_a_smaller_stem_stride_leaves_out_the_first_halvings(name: str, stem_str
 def test_a_stem_of_one_layer_keeps_its_stride() -> None:
     with pytest.raises(ValueError, match="stem_stride=1 does not go with timm:convnext_atto"):
         Architecture(name="timm:convnext_atto", stem_stride=1).check()
+
+
+@pytest.mark.parametrize("name", ["convnextv2_atto", "convnext_atto"])
+def test_a_convnext_equals_the_reference_encoder(name: str) -> None:
+    images, visible = images_and_visible()
+    ours = made_once(name) if name in NAMES else made(name)
+    for parameter in ours.parameters():  # GRN starts as nothing
+        if parameter.ndim < 2 or not parameter.any():
+            nn.init.normal_(parameter)
+    reference = Encoder(Architecture(name=name), "reference")
+    tensors = ours.net.state_dict()
+    reference.load_state_dict(
+        {k: tensors[k].reshape(own.shape) for k, own in reference.state_dict().items()}
+    )
+    ours.zero_grad()
+    for encoder in (ours, reference):
+        encoder(images, visible, 3).square().mean().backward()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            ours(images, visible, 3), reference(images, visible, 3), rtol=1e-4, atol=1e-5
+        )
+    grads = {k: p.grad for k, p in ours.net.named_parameters()}
+    for k, own in reference.named_parameters():
+        assert own.grad is not None
+        scale = float(own.grad.abs().max())
+        theirs = grads[k].reshape(own.shape)
+        torch.testing.assert_close(theirs, own.grad, rtol=1e-3, atol=1e-4 * scale, msg=k)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem_stride", "p"), [("resnet18", 2, 16), ("resnet18", 1, 8), ("selecsls42", 4, 64)]
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_patches_are_as_large_as_the_stride(
+    name: str, stem_stride: int, p: int, layout: torch.memory_format
+) -> None:
+    encoder = strided(name, stem_stride)
+    assert encoder.patch_size == p
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(2, 3, 2 * p, 2 * p, generator=generator)
+    visible = torch.tensor([[True, False, False, True], [False, True, True, False]])
+    mask = OnVisible(visible, (2, 2)).at((2 * p, 2 * p))
+    others = torch.where(mask, images, torch.full_like(images, 1e3))
+    with torch.no_grad():
+        a, b = (encoder(x.contiguous(memory_format=layout), visible, 2) for x in (images, others))
+    assert a.shape == (2, 2, encoder.dim)
+    assert torch.equal(a, b)
+
+
+@cache
+def strided(name: str, stem_stride: int) -> MaskedConvNet:
+    architecture = Architecture(name=f"timm:{name}", stem_stride=stem_stride)
+    return MaskedConvNet(architecture, torch.Generator().manual_seed(0))
