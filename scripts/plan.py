@@ -37,7 +37,8 @@ DDP overlaps the all-reduce with the last micro-batch's backward pass, except fo
 25 MiB, which holds the first layers (Li et al. 2020, arXiv 2006.15704); FSDP2 overlaps everything
 with the pass that it serves. Latency, stragglers and the optimiser's own time are not in it.
 
-Data: images/s and bytes/s that a node's loader has to deliver for that T.
+Data: images/s and bytes/s that a node's loader has to deliver for that T, and the cores that it
+keeps busy.
 """
 
 import json
@@ -82,6 +83,9 @@ class PlanConfig(PretrainConfig):
     """GB/s that a node can send; of a single node, that its GPUs can send to each other."""
     image_kb: Positive = 110.0
     """Average size of an image file in kB; ImageNet's is 108."""
+    image_ms: Positive = 1.0
+    """Milliseconds that a core takes to read, decode and crop an image, as a dry run measures; a
+    JPEG of 500 x 375 takes one."""
     json: bool = False
     """Print one JSON object as the last line."""
 
@@ -252,6 +256,7 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
             "efficiency": a * (f + b) / seconds,
             "node_images_per_s": images,
             "node_read_bytes_per_s": 1000 * config.image_kb * images,
+            "node_loader_cores": config.image_ms / 1000 * images,
         }
 
     return {

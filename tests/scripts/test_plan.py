@@ -247,6 +247,13 @@ def test_one_process_sends_nothing_and_is_efficient() -> None:
         assert found[way]["step_s"] == pytest.approx(seconds)
 
 
+def test_the_loader_needs_a_core_for_each_second_of_decoding_in_a_second() -> None:
+    found = plan(replace(config_of(), image_ms=2.0))
+    for way in ("ddp", "fsdp2"):
+        images = found[way]["node_images_per_s"]
+        assert found[way]["node_loader_cores"] == pytest.approx(0.002 * images)
+
+
 def test_a_fast_network_is_hidden_but_for_the_last_bucket() -> None:
     config = replace(config_of(4096, name="convnextv2_base"), nodes=4, gpus=8)
     found, bucket = plan(config), 25 * 2**20
