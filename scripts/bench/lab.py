@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fcmae.run.compiling import MOST, Granularity, parts_of
 from fcmae.run.terminal import line_of, say
-from scripts.bench.rivals import MaskedAutoencoder
+from scripts.bench.rivals import mae_of
 from scripts.bench.steps import batch_of, dense, high_water, model_of, step
 from scripts.bench.timing import Work, in_turn
 
@@ -125,7 +125,7 @@ class Lab:
     def make(self, side: str, size: Size) -> tuple[nn.Module, Tensor, Tensor]:
         """Make the model of a side with a batch for it, on the device."""
         if side == MAE:
-            model = MaskedAutoencoder(image_size=self.side)
+            model = mae_of(self.side)
         else:
             depths = (1, 1, 1, 1) if self.dry else None
             model = model_of(self.name(size), image_size=self.side, depths=depths)
@@ -136,9 +136,7 @@ class Lab:
 
     def compile(self, model: nn.Module) -> None:
         """Have a model compiled by its first step, in static shapes."""
-        of_torch = [m for m in model.modules() if isinstance(m, nn.TransformerEncoderLayer)]
-        whole = self.scope == "model" or not of_torch
-        for part in parts_of(model, self.scope) if whole else of_torch:
+        for part in parts_of(model, self.scope):
             if self.dry:
                 part.compile(dynamic=False, backend="aot_eager")
             else:

@@ -10,12 +10,9 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fcmae import FCMAE
 from fcmae.architecture import Architecture
-from fcmae.loss import reconstruction_loss
-from fcmae.masking import indices, patchify
 from fcmae.sparse import Sparse, implementation
 from fcmae.sparse.reference import Reference
 
@@ -85,50 +82,13 @@ def minkowski_modules() -> Callable[..., Sparse]:
     return MinkowskiModules
 
 
-class MaskedAutoencoder(nn.Module):
-    """MAE with a ViT-S/16 encoder on a quarter of the patches and a decoder of 8 blocks of 512.
+def mae_of(image_size: int = 224) -> FCMAE:
+    """Make MAE with a ViT-S/16 on a quarter of the patches and a decoder of 8 blocks of 512.
 
     Source: He et al. 2022, section 3 and appendix A.1; ViT-S of Touvron et al. 2021.
     """
-
-    def __init__(self, *, image_size: int = 224, ratio: float = 0.75) -> None:
-        super().__init__()
-        self.patch_size = 16
-        self.ratio = ratio
-        self.n = (image_size // self.patch_size) ** 2
-        pixels = 3 * self.patch_size**2
-        self.embed = nn.Linear(pixels, 384)
-        self.encoder_position = nn.Parameter(torch.randn(self.n, 384) * 0.02)
-        self.encoder = vit_blocks(384, heads=6, depth=12)
-        self.project = nn.Linear(384, 512)
-        self.token = nn.Parameter(torch.randn(512) * 0.02)
-        self.decoder_position = nn.Parameter(torch.randn(self.n, 512) * 0.02)
-        self.decoder = vit_blocks(512, heads=16, depth=8)
-        self.predict = nn.Linear(512, pixels)
-
-    def forward(
-        self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "b k ppc"]]:
-        """Compute the loss and the predicted normalised pixels, as `FCMAE.forward` does."""
-        patches = rearrange(patchify(images, self.patch_size), "b n p q c -> b n (p q c)")
-        v = int(self.n * (1 - self.ratio))
-        at = indices(visible, v)
-        image = torch.arange(len(images), device=images.device)[:, None]
-        latent = self.encoder(self.embed(patches[image, at]) + self.encoder_position[at])
-        latent = self.project(latent)
-        place = at[..., None].expand_as(latent)
-        x = self.token.to(latent.dtype).expand(len(images), self.n, -1).scatter(1, place, latent)
-        x = self.decoder(x + self.decoder_position)
-        prediction = self.predict(x[image, indices(~visible, self.n - v)])
-        return reconstruction_loss(prediction, images, visible, self.patch_size), prediction
-
-
-def vit_blocks(dim: int, *, heads: int, depth: int) -> nn.Module:
-    """Make pre-norm transformer blocks, whose attention is fused, and a final norm."""
-    block = nn.TransformerEncoderLayer(
-        dim, heads, 4 * dim, dropout=0.0, activation=F.gelu, batch_first=True, norm_first=True
-    )
-    return nn.TransformerEncoder(block, depth, nn.LayerNorm(dim), enable_nested_tensor=False)
+    generator = torch.Generator().manual_seed(0)
+    return FCMAE(name="mae_vit_small", image_size=image_size, ratio=0.75, generator=generator)
 
 
 def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:

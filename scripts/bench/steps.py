@@ -13,7 +13,7 @@ from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Implementation
 from fcmae.sparse.gathered import Gathered
 from fcmae.sparse.grn_mlp import GlobalResponseNorm
-from scripts.bench.rivals import MaskedAutoencoder, MaskedDense, Products, minkowski_modules
+from scripts.bench.rivals import MaskedDense, Products, mae_of, minkowski_modules
 from scripts.bench.timing import Work
 
 
@@ -77,7 +77,7 @@ def steps(rival: torch.nn.Module, name: str, b: int) -> tuple[Work, Work]:
 
 def against_mae(name: str, b: int) -> tuple[Work, Work]:
     """MAE with ViT-S, and FCMAE."""
-    mae = MaskedAutoencoder()
+    mae = mae_of()
     return partial(step, mae, *batch_of(b, 224, mae.n, mae.ratio)), steps(mae, name, b)[1]
 
 

@@ -16,7 +16,7 @@ from scripts.bench.gpu import keys, measure, size_of
 from scripts.bench.lab import OURS, SIZES, Lab, within
 from scripts.bench.loading import LOADING, Photographs
 from scripts.bench.profiling import kind_of
-from scripts.bench.rivals import MaskedAutoencoder, products
+from scripts.bench.rivals import mae_of, products
 from scripts.bench.steps import TIMES, dense, model_of
 from tests.support.programs import run
 
@@ -62,9 +62,12 @@ def test_products_are_those_of_the_published_model() -> None:
 
 
 def test_the_vit_is_of_the_size_of_vit_s() -> None:
-    encoder = MaskedAutoencoder().encoder
-    blocks = sum(p.numel() for p in encoder.parameters())
-    assert blocks == pytest.approx(12 * (12 * 384**2), rel=0.02)  # 21.2 M of ViT-S's 22 M
+    mae = mae_of()
+    assert (mae.n, mae.v) == (196, 49)
+    # ViT-S of timm without its positions
+    parameters = sum(p.numel() for p in mae.encoder.parameters())
+    assert parameters == 21_665_664 - 197 * 384
+    assert len(mae.decoder.blocks) == 8
 
 
 @pytest.mark.slow
