@@ -40,6 +40,8 @@ def test_it_holds_one_package_with_all_programs(wheel: Path) -> None:
         "fcmae/app/data/shards/__main__.py",
         "fcmae/app/finetune/knn.py",
         "fcmae/app/finetune/reporting/templates/page.html",
+        "fcmae/app/finetune/reporting/templates/lineage_line.html",
+        "fcmae/app/scripts/lineage.py",
         "fcmae/app/scripts/make_shards.py",
         "fcmae/app/scripts/recipes/demo.yaml",
     } <= names

@@ -47,14 +47,14 @@ class LineageConfig(ThreadsConfig):
     """Standard deviation of each channel, or one value for all."""
     seeds: Count = 3
     """Final runs of each start of each system; mean and spread are reported."""
-    epochs: Positive = 10.0
+    epochs: Positive = 5.0
     """Length of each training on labels in passes over the data."""
     batch_size: Batch = 32
     """Images a step, of pretraining too."""
     rates: tuple[NotNegative, ...] = (1e-3, 4e-3)
     """Peak learning rates for a batch of 256. Each start of each system takes the one that is best
     on held-out training data, in a run of its own for each; a single rate needs none."""
-    pretrain_steps: Count = 4000
+    pretrain_steps: Count = 2000
     """Length of each masked pretraining in steps."""
     pretrain_rate: NotNegative = 8e-3
     """Peak learning rate of pretraining for a batch of 256."""

@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,11 @@ def dense(system: System, size: int, in_chans: int, stem_stride: int) -> nn.Modu
         in_chans: number of channels of the images.
         stem_stride: of networks that have a choice.
     """
-    name = {} if system.backbone else {"name": system.encoder}
-    stem = {} if system.stem_stride is None else {"stem_stride": stem_stride}
-    random = RandomConfig(image_size=size, in_chans=in_chans, **name, **stem)
+    random = RandomConfig(image_size=size, in_chans=in_chans)
+    if not system.backbone:
+        random = replace(random, name=system.encoder)
+    if system.stem_stride is not None:
+        random = replace(random, stem_stride=stem_stride)
     config = BackboneConfig(backbone=system.backbone or None, random=random)
     model, _ = create(config, outputs=0, seed=0, say=lambda _: None)
     return model

@@ -6,6 +6,7 @@ from typing import cast
 
 import torchvision
 from torch import nn
+from torchvision.models.googlenet import BasicConv2d
 
 from fcmae.weights.metadata import Metadata
 from finetune.lineage.lenet import LeNet5
@@ -87,7 +88,8 @@ def googlenet(in_chans: int, outputs: int) -> Network:
     """
     net = torchvision.models.googlenet(aux_logits=False, init_weights=False)
     *maps, pool, dropout, head = net.children()
-    stem = cast("torchvision.models.googlenet.BasicConv2d", maps[0])
+    stem = maps[0]
+    assert isinstance(stem, BasicConv2d)
     stem.conv = for_channels(stem.conv, in_chans)
     vector = nn.Sequential(pool, nn.Flatten(), dropout)
     return Network(nn.Sequential(*maps), vector, cast("nn.Linear", head).in_features, outputs)

@@ -69,7 +69,7 @@ def rows_of(config: LineageConfig) -> list[Row]:
     for system in SYSTEMS.values():
         path = measured_in(config, system)
         if path.is_file():
-            scores = {
+            scores: dict[Origin, Score] = {
                 start.origin: score
                 for start in starts(config, [system])
                 if (score := score_of(start)) is not None

@@ -1,6 +1,7 @@
 """The networks of the first years: their layers and parameters are those of the papers."""
 
 import math
+from typing import cast
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_each_map_of_c3_reads_its_own_maps_of_s2_alone() -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_learns_in_a_layer_of_its_own_depth(name: str) -> None:
     net = made(name)
-    layers = group_parameters(net, net.group_matcher(), reverse=True)
+    layers = cast("dict[str, int]", group_parameters(net, net.group_matcher(), reverse=True))
     assert layers.keys() == dict(net.named_parameters()).keys()
     assert list(layers.values()) == sorted(layers.values())
     assert layers["head.weight"] == max(layers.values()) > 5 - (name == "lenet5")

@@ -105,7 +105,7 @@ def test_all_systems_are_trained_alike_but_for_their_network(config: LineageConf
 def test_runs_of_another_protocol_are_refused(tmp_path: Path) -> None:
     check_protocol(config_of(tmp_path))
     check_protocol(config_of(tmp_path, seeds=5, workers=1, systems=("lenet5",)))
-    with pytest.raises(ValueError, match=r"another protocol \(epochs: 10\.0 -> 20\.0\); choose"):
+    with pytest.raises(ValueError, match=r"another protocol \(epochs: 5\.0 -> 20\.0\); choose"):
         check_protocol(config_of(tmp_path, epochs=20.0))
 
 
@@ -127,7 +127,7 @@ def test_the_page_of_results_gets_tables_whose_links_lead_somewhere(config: Line
     assert made.startswith("before\n<!-- lineage: begin -->\n")
     assert made.endswith("<!-- lineage: end -->\nafter\n")
     assert "old" not in made
-    assert "64 px, 10 passes, 3 seeds, fp32, 12." in made
+    assert "64 px, 5 passes, 3 seeds, fp32, 12." in made
     assert (
         "| ResNet-18 | 2015 | 6,000 | 0.6 | 16.7 | 0.560 ± 0.100 | 0.660 ± 0.100 | 1.60 |" in made
     )

@@ -108,7 +108,7 @@ def test_attention_and_depthwise_convolutions_are_counted() -> None:
     ids=lambda s: s.key,
 )
 def test_pretrained_systems_see_and_miss_some_of_the_default_images(system: System) -> None:
-    stem = {} if system.stem_stride is None else {"stem_stride": system.stem_stride}
-    config = ModelConfig(name=system.encoder, image_size=64, ratio=system.ratio, **stem)
+    stem = system.stem_stride or ModelConfig.stem_stride
+    config = ModelConfig(name=system.encoder, image_size=64, ratio=system.ratio, stem_stride=stem)
     config.check()
     assert 1 < config.visible_patches < config.patches
