@@ -146,6 +146,10 @@ class Place(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor, chosen: Tensor) -> Tensor:
         ctx.save_for_backward(chosen)
         ctx.count = rows.shape[1]  # type: ignore[attr-defined]
+        if not ctx.count:  # type: ignore[attr-defined]
+            return rows.new_zeros(
+                *chosen.shape, rows.shape[2]
+            )  # none is chosen, and none can be read
         return at(rows, slots(chosen).clamp(min=0)).masked_fill_(~chosen[..., None], 0)
 
     @staticmethod
