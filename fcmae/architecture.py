@@ -276,7 +276,7 @@ class ModelConfig(Architecture):
     decoder: DecoderKind = "plain"
     """plain takes the features of the encoder's last stage: FCMAE's decoder of one block, or MAE's
     of mae_vit. unet is SparK's, which takes the features of up to four resolutions and ends in
-    pixels; it costs several times as much."""
+    pixels; a step of a small encoder takes 3 to 7 times as long with it."""
     decoder_dim: Extent = 512
     """Number of channels of the decoder; of the unet, those of its coarsest map, a multiple of the
     patch side: 768 in SparK, for large encoders."""

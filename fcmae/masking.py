@@ -215,7 +215,7 @@ def sites_of(
         s: side of a patch in sites.
     """
     patches = rearrange(maps, "b d (gh s) (gw t) -> b (gh gw) (s t d)", s=s, t=s)
-    return take(patches, chosen, count).unflatten(2, (s, s, maps.shape[1]))
+    return rearrange(take(patches, chosen, count), "b k (s t d) -> b k s t d", s=s, t=s)
 
 
 def on_grid(
@@ -232,9 +232,9 @@ def on_grid(
         chosen: marks the patches, k of them in every row.
         grid: rows and columns of patches.
     """
-    s, _, d = sites.shape[2:]
+    s = sites.shape[2]
     patches = among(token.repeat(s * s), sites.flatten(2), chosen)
-    return unpatchify(patches.unflatten(2, (s, s, d)), grid)
+    return unpatchify(rearrange(patches, "b n (s t d) -> b n s t d", s=s, t=s), grid)
 
 
 def unpatchify(

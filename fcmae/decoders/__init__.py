@@ -39,6 +39,7 @@ def make_decoder(config: ModelConfig, generator: torch.Generator | None = None) 
             dim_in=config.dim, dim=config.decoder_dim, depth=config.decoder_blocks, pixels=pixels
         )
     initialise(decoder, generator)
-    for token in decoder.tokens():
-        nn.init.trunc_normal_(token, std=0.02, generator=generator)
+    for name, parameter in decoder.named_parameters():
+        if name.endswith("token"):
+            nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
     return decoder

@@ -1,7 +1,5 @@
 """The plain decoder: one dense block predicts the hidden patches (ConvNeXt V2, section 3)."""
 
-from collections.abc import Iterator
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -28,10 +26,6 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(dim) for _ in range(depth))
         self.predict = nn.Linear(dim, pixels)
         self.sparse = implementation("gathered")
-
-    def tokens(self) -> Iterator[nn.Parameter]:
-        """Iterate over the learned tokens, of which there is one."""
-        yield self.token
 
     def forward(
         self,

@@ -17,7 +17,7 @@ blocks, which are dense, and LayerNorm on each visible site of the features. The
 statistics, and predictions are the same in training and evaluation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -102,11 +102,6 @@ class UNet(nn.Module):
         widths = [dim >> block for block in range(patch_size.bit_length())]
         self.blocks = nn.ModuleList(Doubling(*widths_) for widths_ in pairwise(widths))
         self.predict = nn.Conv2d(widths[-1], in_chans, kernel_size=1)
-
-    def tokens(self) -> Iterator[nn.Parameter]:
-        """Iterate over the learned tokens."""
-        for densify in self.densify:
-            yield densify.token
 
     def forward(
         self,

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -48,8 +49,8 @@ class MaskedConvNet(nn.Module):
             )
         for part in architecture.network.behind:
             setattr(self.net, part, nn.Identity())
-        levels = [level for _, level in architecture.network.finer]
-        self.finer = [self.net.feature_info[level]["module"] for level in levels]
+        levels: Any = self.net.feature_info
+        self.finer: list[str] = [levels[i]["module"] for _, i in architecture.network.finer]
         used = check(self.net, architecture)
         for name, parameter in self.net.named_parameters():
             parameter.requires_grad_(name in used)

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.architecture import patch_grid
-from fcmae.decoders.plain import Decoder
 from fcmae.decoders.unet import UNet
 from fcmae.encoders import VisibleEncoder, make_encoder
 from fcmae.reconstruction import reconstruct
@@ -38,7 +37,7 @@ class Explored:
 
     metadata: Metadata
     encoder: VisibleEncoder
-    decoder: Decoder | UNet | None
+    decoder: nn.Module | None
     classifier: nn.Module | None
     task: Task | None
     ratio: float

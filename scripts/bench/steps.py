@@ -75,6 +75,13 @@ def steps(rival: torch.nn.Module, name: str, b: int) -> tuple[Work, Work]:
     return partial(step, rival, images, visible), partial(step, model, images, visible)
 
 
+def decoders(name: str, b: int, size: int) -> tuple[Work, Work]:
+    """The step with SparK's UNet, and with the plain decoder, of as many channels."""
+    plain, unet = (model_of(name, image_size=size, decoder=kind) for kind in ("plain", "unet"))
+    batch = batch_of(b, size, plain.n, plain.ratio)
+    return partial(step, unet, *batch), partial(step, plain, *batch)
+
+
 def against_mae(name: str, b: int) -> tuple[Work, Work]:
     """MAE with ViT-S, and FCMAE."""
     mae = mae_of()
@@ -141,6 +148,8 @@ TIMES: dict[str, tuple[Callable[[], tuple[Work, Work]], str]] = {
         partial(against_products, "convnextv2_tiny", 8),
         ">= 0.65",
     ),
+    "unet_over_plain_step_atto_64px_b32": (partial(decoders, "convnextv2_atto", 32, 64), "<= 8"),
+    "unet_over_plain_step_tiny_b8": (partial(decoders, "convnextv2_tiny", 8, 224), "<= 4"),
     "bf16_over_fp32_step_atto_b32": (partial(half_precision, "convnextv2_atto", 32), "<= 0.65"),
     "without_numba_over_gathered_step_atto_b32": (
         partial(against_no_numba, "convnextv2_atto", 32),

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture, ModelConfig, Scale
-from fcmae.decoders.unet import Densify, Doubling, UNet
+from fcmae.decoders.unet import UNet
 from fcmae.encoders import VisibleEncoder, make_encoder
 from fcmae.masking import on_grid, sites_of
 from tests.support.generators import generator
@@ -38,7 +39,7 @@ def batch_of(model: FCMAE, b: int = 2) -> tuple[Tensor, Tensor, Tensor]:
     return images, visible, patches.repeat_interleave(p, 2).repeat_interleave(p, 3)
 
 
-def densified(part: Densify, x: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
+def densified(part: Any, x: Tensor, visible: Tensor, grid: tuple[int, int]) -> Tensor:
     """Equation 4 of SparK, one image, patch and site at a time."""
     b, _, s, _, d = x.shape
     dense = torch.empty(b, d, grid[0] * s, grid[1] * s, dtype=x.dtype)
@@ -65,7 +66,7 @@ def normalised(norm: nn.GroupNorm, x: Tensor, groups: int) -> Tensor:
     return y * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
-def doubled(block: Doubling, x: Tensor) -> Tensor:
+def doubled(block: Any, x: Tensor) -> Tensor:
     """A block of SparK's decoder; its transposed convolution is one between rows of zeros."""
     b, d, h, w = x.shape
     apart = x.new_zeros(b, d, 2 * h - 1, 2 * w - 1)
@@ -79,7 +80,7 @@ def doubled(block: Doubling, x: Tensor) -> Tensor:
 
 
 def predicted(
-    decoder: UNet, scales: list[Tensor], visible: Tensor, grid: tuple[int, int]
+    decoder: Any, scales: list[Tensor], visible: Tensor, grid: tuple[int, int]
 ) -> Float[Tensor, "b k ppc"]:
     """SparK's decoder from its equations: a map is added where a patch has as many sites."""
     skips = {
