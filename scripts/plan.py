@@ -190,6 +190,11 @@ def check(config: PlanConfig) -> None:
         ValueError: a value out of range; the message names it, the rule and a way out.
     """
     config.model.check()
+    if not config.model.is_convnext:
+        raise ValueError(
+            f"model.name={config.model.name} has other costs than the ConvNeXts whose equations"
+            " these are; time a few steps of the run by --dry_run"
+        )
     if config.model.decoder != "plain":
         raise ValueError(
             f"model.decoder={config.model.decoder} has other costs; take plain, or time a few steps"

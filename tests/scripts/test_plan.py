@@ -291,6 +291,7 @@ def test_json_is_one_object_on_the_last_line_alone(capsys: pytest.CaptureFixture
         ("--model.stem_stride 3", "stem_stride=3 must be 4, 2 or 1"),
         ("--model.sparse reference", "model.sparse=reference has other costs; take gathered"),
         ("--model.decoder unet", "model.decoder=unet has other costs; take plain, or time a few"),
+        ("--model.name mae_vit_tiny", "model.name=mae_vit_tiny has other costs than the ConvNeXts"),
         ("--model.in_chans 0", "model.in_chans=0 must be at least 1"),
         ("--model.decoder_depth -1", "model.decoder_depth=-1 must be at least 0"),
         ("--model.image_size 200", "image_size=200 must be a multiple of patch_size=32; try 192"),
