@@ -119,11 +119,8 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     watch = Watch(config, run.dir, model, session, learner, normalise)
     watch.looks.begin(shards, order)
     micro_batches = iter(loader)
-    steps = session.steps()
-    if config.dry_run:
-        dry = dry_run.DryRun(device)
-        steps = dry.over(steps, end)
-    for step in steps:
+    dry = dry_run.DryRun(device) if config.dry_run else None
+    for step in session.steps() if dry is None else dry.over(session.steps(), end):
         learner.begin(step)
         for micro in learner.micro_batches:
             batch = session.take(micro_batches)
@@ -143,8 +140,9 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
             session.log(line | watch.measure())
         session.save()
     session.end()
-    if config.dry_run and accelerator.is_main_process:
-        say(*dry.summary(config, run.dir, learner, loader.dataset))
+    if dry is not None and accelerator.is_main_process:
+        images = cast("ShardImages", loader.dataset)
+        say(*dry.summary(config, run.dir, learner, images))
     elif accelerator.is_main_process:
         weights = run.dir / "encoder.safetensors"
         say(f"written: {latest(run.dir)}")

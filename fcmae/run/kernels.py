@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 NO_KERNEL = re.compile(r"^(ProfilerStep|Optimizer\.|## |Torch-Compiled|\w+ Sync$|\w+ Wait)")
@@ -43,7 +42,7 @@ def kernels_of(device: torch.device, steps: int) -> Iterator[list[Kernel]]:
             torch.cuda.synchronize(device)
     totals: dict[str, tuple[float, int]] = {}
     for event in seen.events() or ():
-        if (event.device_type != DeviceType.CPU) is on_gpu and not NO_KERNEL.match(event.name):
+        if (event.device_type.name != "CPU") is on_gpu and not NO_KERNEL.match(event.name):
             if getattr(event, "is_user_annotation", False):  # a range of kernels, not one of them
                 continue
             own = event.device_time_total if on_gpu else event.self_cpu_time_total

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.run.compiling import MOST, Granularity, parts_of
+from fcmae.run.computing import only_deterministic
 from fcmae.run.terminal import line_of, say
 from scripts.bench.rivals import mae_of
 from scripts.bench.steps import batch_of, dense, high_water, model_of, step
@@ -250,9 +251,8 @@ def within(seconds: float, doing: str) -> Iterator[None]:
 @contextmanager
 def deterministic() -> Iterator[None]:
     """Allow PyTorch deterministic operations alone."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what it fills
+    only_deterministic(True, strict=True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        only_deterministic(False, strict=True)
