@@ -5,8 +5,9 @@ nothing is compiled in the middle of a run, and a failure leaves the model as it
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -45,14 +46,32 @@ def compiled(
     Returns:
         Whether it is compiled. If that fails, every model of this process stays eager.
     """
+    return tried(lambda: rehearse(model, inputs, autocast), model, say, deterministic=deterministic)
+
+
+def tried(
+    first: Callable[[], object],
+    model: nn.Module,
+    say: Callable[[str], object],
+    *,
+    deterministic: bool,
+) -> bool:
+    """Compile a model in place by a first call, or say why every model of this process stays eager.
+
+    Args:
+        first: calls the model.
+        model: on its device.
+        say: prints a line where it fails.
+        deterministic: whether code is chosen by rules alone, and never by timing it.
+    """
     try:
         with waiting("compiling (1 to 2 minutes the first time)"):
             compile_parts(model, deterministic=deterministic)
-            rehearse(model, inputs, autocast)
+            first()
     except Exception as error:  # whatever PyTorch, a compiler or a driver has to complain of
         torch.compiler.set_stance("force_eager")
         why = f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
-        say(f"not compiled, so that steps are eager, and slower ({why})")
+        say(f"not compiled, so that it runs as it is written, and slower ({why})")
         return False
     return True
 
@@ -127,6 +146,8 @@ def eager() -> AbstractContextManager[object]:
 
     It is for batches of another shape than that of the steps, which would be compiled anew.
     """
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+        return nullcontext()
     return torch.compiler.set_stance("force_eager")
 
 

@@ -34,6 +34,7 @@ from finetune.labels.inference import images_for, means_of, refuse_not_finite, t
 from finetune.labels.labelled import samples_of
 from finetune.labels.names import class_names
 from finetune.models.backbone import backbone, sha256_of, to_device
+from finetune.models.compiled import frozen
 from finetune.models.pooling import pooled
 
 SHOWN = 5  # differences of a file that is there
@@ -80,9 +81,18 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     todo = unfinished(pieces, folder, plan, bad, accelerator)
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(accelerator.device)
 
+    forward = frozen(
+        model,
+        partial(pooled, model, pool="last"),
+        images=len(images) // accelerator.num_processes,
+        batch_size=config.data.batch_size,
+        device=accelerator.device,
+        say=accelerator.print,
+    )
+
     def rows(batch: Mapping[str, Any]) -> Any:
         x = normalise(batch["image"].to(accelerator.device))
-        features = tiled(partial(pooled, model, pool="last"), x, config.data.batch_size).cpu()
+        features = tiled(forward, x, config.data.batch_size).cpu()
         means = means_of(features, batch["tiles"])
         refuse_not_finite(means, batch["whole"], lambda i: images.name(int(batch["sample"][i])))
         if config.tiles == "rows":

@@ -230,7 +230,7 @@ def extract(model: nn.Module, inference: Inference, pool: Pool) -> Outputs:
     Raises:
         ValueError: a sample without a label, too many bad ones, or see `pooled`.
     """
-    outputs = inference.outputs(partial(pooled, model, pool=pool))
+    outputs = inference.outputs(model, partial(pooled, model, pool=pool))
     unlabelled = outputs.whole & (outputs.labels < 0)
     if unlabelled.any():
         raise without_label(inference.images.name(int(unlabelled.nonzero()[0])))

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.bad_samples import BadSample, BadSamples
 from data.config import FittedConfig
@@ -23,6 +23,7 @@ from data.values import Statistics
 from fcmae.run.waiting import counted
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import InferenceConfig
+from finetune.models.compiled import Forward, frozen
 
 
 def images_for(
@@ -94,11 +95,26 @@ class Inference:
     accelerator: Accelerator
     doing: str = "extracting features"
 
+    def frozen(self, model: nn.Module, forward: Forward) -> Forward:
+        """The forward pass of a model for these samples, see `finetune.models.compiled.frozen`."""
+        return frozen(
+            model,
+            forward,
+            images=len(self.images) // self.accelerator.num_processes,
+            batch_size=self.config.batch_size,
+            device=self.accelerator.device,
+            say=self.accelerator.print,
+        )
+
     @torch.no_grad()
-    def outputs(self, forward: Callable[[Tensor], Tensor]) -> Outputs:
+    def outputs(self, model: nn.Module, forward: Forward) -> Outputs:
         """The outputs for all samples, on the CPU, for every process all of them.
 
         Of a picture in tiles, it is the mean of their outputs.
+
+        Args:
+            model: on its device.
+            forward: of this model.
 
         Raises:
             ValueError: too many bad samples, or outputs that are not finite.
@@ -109,6 +125,7 @@ class Inference:
         whole = [torch.zeros(0, dtype=torch.bool)]  # some process may have no sample
         groups = list[str | None]()
         bad = list[BadSample]()
+        forward = self.frozen(model, forward)
         for x, batch in self.batches():
             rows.append(means_of(tiled(forward, x, self.config.batch_size), batch["tiles"]).cpu())
             labels.append(batch["label"])

@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from data.bad_samples import BadSample
 from data.config import IGNORED
 from data.transforms import Normalise
+from fcmae.run.compiling import eager
 from fcmae.sheet import save_views
 from finetune.labels.confusion import confused_pixels
 from finetune.labels.inference import Inference
@@ -36,9 +37,10 @@ def confusion_of(
     device = inference.accelerator.device
     matrix = torch.zeros(classes, classes, dtype=torch.long, device=device)
     bad = list[BadSample]()
+    forward = inference.frozen(model, model)
     for x, batch in inference.batches():
         truth = batch["label"].to(device).long()
-        answers = model(x)
+        answers = forward(x)
         inference.refuse_not_finite(answers, batch)
         matrix += multiclass_confusion_matrix(
             answers.argmax(1), truth, classes, ignore_index=IGNORED
@@ -83,7 +85,8 @@ def draw_samples(path: Path, model: nn.Module, inference: Inference) -> None:
     normalise = Normalise(metadata.mean, metadata.std, metadata.in_chans).to(device)
     x = normalise(torch.stack([item["image"] for item in items]).to(device))
     truth = torch.stack([item["label"] for item in items])
-    answers = model(x).argmax(1).byte()
+    with eager():  # fewer images than a batch
+        answers = model(x).argmax(1).byte()
     pixels = normalise.inverse(x).cpu()
     colours = pixels[:, :3] if metadata.in_chans >= 3 else pixels[:, :1].expand(-1, 3, -1, -1)
     views = torch.stack([colours, paint(truth), paint(answers.cpu())], dim=1)

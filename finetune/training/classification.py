@@ -183,7 +183,7 @@ def train(
         classifier.save(directory / WEIGHTS, model, metadata, task)
     unseen = to_report_on(data, labelled, validation, metadata)
     inference = Inference(unseen, metadata, data, accelerator, doing="testing the model")
-    outputs = inference.outputs(lambda x: task.answers(model(x).float()))
+    outputs = inference.outputs(model, lambda x: task.answers(model(x).float()))
     answers = outputs.rows[outputs.whole]
     labels = outputs.labels[outputs.whole]
     draw = None

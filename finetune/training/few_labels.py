@@ -225,8 +225,8 @@ class Probe:
         images = images_of(config.data.train, config.data, metadata, labelled.task)
         learned = Chosen(images, labelled.samples, replace=False)
         unseen = to_report_on(config.data, labelled, validation, metadata)
-        train = Inference(learned, metadata, config.data, accelerator).outputs(forward)
-        test = Inference(unseen, metadata, config.data, accelerator).outputs(forward)
+        train = Inference(learned, metadata, config.data, accelerator).outputs(model, forward)
+        test = Inference(unseen, metadata, config.data, accelerator).outputs(model, forward)
         self.test_labels = test.labels[test.whole]
         train.rows[~train.whole] = train.rows[train.whole].mean(0)  # a bad image tells nothing
         self.train_x, self.test_x = whiten(train.rows, test.rows[test.whole])

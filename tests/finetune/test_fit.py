@@ -153,7 +153,7 @@ def test_probes_take_the_mean_of_the_tiles(tmp_path: Path) -> None:
     model.eval()
     images = labelled_images(spec, metadata, data)
     found = Inference(images, metadata, data, Accelerator(cpu=True)).outputs(
-        lambda x: pooled(model, x, "last")
+        model, lambda x: pooled(model, x, "last")
     )
     (tmp_path / "scan.png").write_bytes(encoded(scan()))
     with torch.no_grad():

@@ -12,7 +12,8 @@ from fcmae.run import checkpoint
 from fcmae.run.metrics import read_metrics
 from fcmae.weights.conversion import convert
 from fcmae.weights.timm_models import load_timm
-from tests.support.runs import assert_close, assert_same_bits, losses, newest, pretrain
+from tests.support.programs import run as started
+from tests.support.runs import assert_close, assert_same_bits, command, losses, newest, pretrain
 
 FSDP = {"ACCELERATE_USE_FSDP": "true"}
 
@@ -172,11 +173,33 @@ def test_fp16_resumes_with_its_loss_scale(tmp_path: Path) -> None:
     assert state["scaler"]["_growth_tracker"] == 6
 
 
+COUNTING = """
+import sys
+from torch._dynamo.utils import counters
+import pretrain
+from fcmae.run.learner import Learner
+def compiling(*args, before=Learner.compile, **options):
+    before(*args, **options)
+    print("graphs before the first step:", counters["stats"]["unique_graphs"])
+Learner.compile = compiling
+pretrain.main(sys.argv[1:])
+print("graphs in all:", counters["stats"]["unique_graphs"])
+"""
+
+
 @pytest.mark.slow
 def test_a_compiled_model_takes_the_same_steps(alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    done = pretrain(run, "--optim.ema", "0.9", "--compile", "True", "--watch.collapse_every", "2")
+    flags = ("--optim.ema", "0.9", "--compile", "True", "--watch.collapse_every", "2")
+    flags += ("--run.compile_cache", str(tmp_path / "code"))
+    done = started("-c", COUNTING, *command(run, *flags)[1:])
     assert done.returncode == 0, done.stderr
+    # one for each width of a block, encoder and decoder: blocks of a stage share theirs
+    assert "graphs before the first step: 5\n" in done.stdout
+    assert "graphs in all: 5\n" in done.stdout
+    assert "compiling (1 to 2 minutes the first time): done in" in done.stderr
+    assert ", in fp32, compiled\n" in done.stdout
+    assert (tmp_path / "code").is_dir()
     assert_close(run, alone, rtol=1e-4)
     assert [line["step"] for line in read_metrics(run) if "collapse" in line] == [2, 4, 6]
     first = "watched/step_0000000.safetensors"
@@ -184,6 +207,25 @@ def test_a_compiled_model_takes_the_same_steps(alone: Path, tmp_path: Path) -> N
     assert seen.keys() == expected.keys()
     for name, tensor in seen.items():
         torch.testing.assert_close(tensor, expected[name])
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_compiled_takes_eager_steps(alone: Path, tmp_path: Path) -> None:
+    flags = ("--optim.ema", "0.9", "--compile", "True", "--run.compile_cache", str(tmp_path / "no"))
+    done = pretrain(tmp_path / "run", *flags, env={"PATH": "/nowhere"})  # with no C++
+    assert done.returncode == 0, done.stderr
+    (told,) = [line for line in done.stdout.splitlines() if line.startswith("not compiled")]
+    assert told.startswith(
+        "not compiled, so that it runs as it is written, and slower (InductorError: "
+    )
+    assert ", in fp32\n" in done.stdout
+    assert_same_bits(tmp_path / "run", alone)
+
+
+def test_runs_under_deterministic_operations_keep_their_bits(alone: Path, tmp_path: Path) -> None:
+    done = pretrain(tmp_path / "run", "--optim.ema", "0.9", "--deterministic", "False")
+    assert done.returncode == 0, done.stderr
+    assert_same_bits(tmp_path / "run", alone)
 
 
 @pytest.mark.dist

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.config import PixelConfig
 from data.pipeline import ShardImages
@@ -37,4 +37,4 @@ def test_outputs_that_are_not_finite_are_refused_with_their_sample(tmp_path: Pat
         return x.square().mean((2, 3))
 
     with pytest.raises(ValueError, match=r"for 2 of 4 samples are not finite, first for .* 's1'"):
-        inference.outputs(squares)
+        inference.outputs(nn.Identity(), squares)
