@@ -3,6 +3,8 @@
 Letters: b images, c channels, h w pixels, p patch side, n = (h/p)(w/p) patches, v visible patches.
 """
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
@@ -134,7 +136,7 @@ class Take(torch.autograd.Function):
         return at(x, indices(chosen, count))
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         (chosen,) = ctx.saved_tensors
         return Place.apply(grads[0], chosen), None, None
 
@@ -153,7 +155,7 @@ class Place(torch.autograd.Function):
         return at(rows, slots(chosen).clamp(min=0)).masked_fill_(~chosen[..., None], 0)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, *grads: Tensor) -> Any:
         (chosen,) = ctx.saved_tensors
         return Take.apply(grads[0], chosen, ctx.count), None
 

@@ -59,4 +59,5 @@ def only_deterministic(wanted: bool, *, strict: bool) -> None:
     if wanted:
         os.environ.setdefault(WORKSPACE, ":4096:8")
     torch.use_deterministic_algorithms(wanted, warn_only=not strict)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what it would fill
+    # nothing reads what it would fill
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
