@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from fcmae import vits
+from fcmae import convmaes, vits
 from fcmae.networks import PREFIX, Network, network
 from fcmae.run.ranges import Depth, DepthFrom1, Extent, ShareBelow1
 
@@ -65,17 +65,17 @@ class Architecture:
     name: str = "convnextv2_atto"
     """The encoder: convnextv2_SIZE, or convnext_SIZE for V1, where SIZE is atto, femto, pico, nano,
     tiny, small, base, large, xlarge or huge; convnextv2 or convnext alone, with depths and widths
-    of your own; timm:NAME, any ConvNet of timm; or mae_vit_SIZE, MAE's ViT, where SIZE is tiny,
-    small, base or large."""
+    of your own; timm:NAME, any ConvNet of timm; mae_vit_SIZE, MAE's ViT, where SIZE is tiny, small,
+    base or large; or convmae_SIZE, ConvMAE's, where SIZE is small, base or large."""
     image_size: Extent | tuple[Extent, Extent] = 224
     """The images' side, or height and width, in pixels: multiples of the patch side, 8 x
-    stem_stride (of mae_vit_SIZE 4 x stem_stride, of timm:NAME the network's stride)."""
+    stem_stride (of mae_vit_SIZE and convmae_SIZE 4 x, of timm:NAME the network's stride)."""
     in_chans: Extent = 3
     """Number of channels of the images."""
     stem_stride: Extent = 4
-    """4, 2 or 1, for patches of 32, 16 or 8 pixels, and of mae_vit_SIZE 16, 8 or 4. Small images
-    need small patches. Of timm:NAME, 4 leaves strides as they are, and 2 or 1 leaves out the first
-    one or two halvings."""
+    """4, 2 or 1, for patches of 32, 16 or 8 pixels, and of mae_vit_SIZE and convmae_SIZE
+    16, 8 or 4. Small images need small patches. Of timm:NAME, 4 leaves strides as they are, and 2
+    or 1 leaves out the first one or two halvings."""
     depths: tuple[DepthFrom1, DepthFrom1, DepthFrom1, DepthFrom1] | None = None
     """Numbers of blocks of the four stages of a ConvNeXt; None for those of its size."""
     widths: tuple[Extent, Extent, Extent, Extent] | None = None
@@ -110,9 +110,14 @@ class Architecture:
         return self.family in FAMILIES
 
     @property
+    def is_convmae(self) -> bool:
+        """Whether the encoder is ConvMAE's: two stages of convolutions, then a transformer."""
+        return self.name.startswith(convmaes.PREFIX)
+
+    @property
     def attends(self) -> bool:
         """Whether patches attend to each other, and the decoder is MAE's."""
-        return self.is_vit
+        return self.is_vit or self.is_convmae
 
     @property
     def network(self) -> Network:
@@ -151,6 +156,8 @@ class Architecture:
         """Width of the features: the number of channels of the last stage."""
         if self.is_vit:
             return vits.vit(self.name).dim
+        if self.is_convmae:
+            return convmaes.convmae(self.name).widths[-1]
         if self.of_timm:
             return self.network.dim
         return self.size.widths[-1]
@@ -164,6 +171,8 @@ class Architecture:
             return (*finer, Scale(1, self.dim))
         if self.is_vit:
             return (Scale(1, self.dim),)
+        if self.is_convmae:
+            return tuple(map(Scale, (4, 2, 1), convmaes.convmae(self.name).widths))
         return tuple(map(Scale, (8, 4, 2, 1), self.size.widths))
 
     @property
@@ -174,6 +183,8 @@ class Architecture:
         """
         if self.is_vit:
             return vits.STRIDES * self.stem_stride
+        if self.is_convmae:
+            return convmaes.STRIDES * self.stem_stride
         if self.of_timm:
             return self.network.stride
         return 8 * self.stem_stride
@@ -217,7 +228,7 @@ class Architecture:
             ValueError: a value is out of range; the message names it, the rule and a way out.
         """
         if self.stem_stride not in STEM_STRIDES:
-            patches = "16, 8, 4" if self.is_vit else "32, 16, 8"
+            patches = "16, 8, 4" if self.attends else "32, 16, 8"
             raise ValueError(
                 f"stem_stride={self.stem_stride} must be 4, 2 or 1 (patches of {patches})"
             )
@@ -225,6 +236,8 @@ class Architecture:
             _ = self.network  # looks it up
         elif self.is_vit:
             vits.vit(self.name)
+        elif self.is_convmae:
+            convmaes.convmae(self.name)
         elif self.name in FAMILIES:
             if len(self.own) < 2:
                 raise ValueError(
@@ -232,10 +245,8 @@ class Architecture:
                     " or give both depths and widths, such as 2 2 6 2 and 40 80 160 320"
                 )
         elif self.name not in MODELS:
-            raise ValueError(
-                f"model name={self.name!r} is none of {', '.join(MODELS + vits.NAMES)}, and not"
-                " timm:NAME"
-            )
+            known = ", ".join(MODELS + vits.NAMES + convmaes.NAMES)
+            raise ValueError(f"model name={self.name!r} is none of {known}, and not timm:NAME")
         self.check_own()
         if self.in_chans < 1:
             raise ValueError(f"in_chans={self.in_chans} must be at least 1")

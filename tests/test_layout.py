@@ -36,6 +36,7 @@ LEVELS = {
     "run": 0,
     "networks": 0,
     "vits": 0,
+    "convmaes": 0,
     "architecture": 1,
     "masking": 2,
     "sheet": 2,

@@ -56,6 +56,10 @@ def make_encoder(
         from fcmae.encoders.masked_vit import MaskedVit  # timm: seconds
 
         return MaskedVit(architecture, generator)
+    if architecture.is_convmae:
+        from fcmae.encoders.convmae import ConvMAE  # timm: seconds
+
+        return ConvMAE(architecture, sparse, generator)
     encoder = Encoder(architecture, sparse)
     initialise(encoder, generator)
     return encoder

@@ -3,6 +3,7 @@
 The blocks are timm's, whose attention is torch's `scaled_dot_product_attention`.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -18,7 +19,9 @@ from fcmae.masking import at, patchify
 EPS = 1e-6
 
 
-def blocks(dim: int, *, heads: int, depth: int) -> nn.Sequential:
+def blocks(
+    dim: int, *, heads: int, depth: int, drop_path: Sequence[float] | None = None
+) -> nn.Sequential:
     """Make the blocks of a transformer, which take and give tokens `[b, n, dim]`.
 
     Each is x + Attention(LayerNorm(x)), then x + MLP(LayerNorm(x)), with biases everywhere and an
@@ -28,9 +31,10 @@ def blocks(dim: int, *, heads: int, depth: int) -> nn.Sequential:
         dim: number of channels of a token.
         heads: number of heads of the attention.
         depth: number of blocks.
+        drop_path: rate of stochastic depth of each block; by default none has it.
     """
-    norm = partial(nn.LayerNorm, eps=EPS)
-    return nn.Sequential(*(Block(dim, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))
+    block = partial(Block, dim, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=EPS))
+    return nn.Sequential(*(block(drop_path=rate) for rate in drop_path or depth * [0.0]))
 
 
 def positions(

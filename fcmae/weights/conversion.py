@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fcmae.architecture import Architecture, sides_of
+from fcmae.weights.convmaes import check_positions
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.options import Target
@@ -55,6 +56,8 @@ def convert(
             f"{source} tells itself of image_size={metadata.image_size}, mean={metadata.mean},"
             f" std={metadata.std}: leave these flags out"
         )
+    if metadata.architecture.is_convmae:
+        check_positions(weights.tensors, metadata.architecture)
     measured = write_target(out, to, weights, metadata, half=half)
     step = "unknown" if metadata.step is None else metadata.step
     sentences = [f"{out}: {to} {metadata.model}, step {step}"]

@@ -19,6 +19,7 @@ from fcmae.run import checkpoint
 from fcmae.run.json_files import as_object
 from fcmae.run.yaml_files import read_yaml
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
+from fcmae.weights.convmaes import check_fused
 from fcmae.weights.fetching import fetch, is_remote
 from fcmae.weights.finite import refuse_not_finite
 from fcmae.weights.inference import infer
@@ -287,9 +288,12 @@ def load_encoder(encoder: nn.Module, source: str | Path, architecture: Architect
             " change model.name, model.stem_stride, model.in_chans, model.depths or model.widths,"
             " or give other weights"
         )
-    if architecture.is_vit:
+    if architecture.attends:
         try:
-            check_fixed(weights.tensors, weights.architecture)
+            if architecture.is_vit:
+                check_fixed(weights.tensors, weights.architecture)
+            else:
+                check_fused(weights.tensors)
         except ValueError as error:
             raise ValueError(f"init.weights={source}: {error}") from error
     fill_encoder(encoder, weights)

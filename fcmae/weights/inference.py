@@ -7,7 +7,7 @@ from math import isqrt
 from torch import Tensor
 
 from fcmae.architecture import SIZES, STEM_STRIDES, Architecture, Size
-from fcmae.weights import vits
+from fcmae.weights import convmaes, vits
 from fcmae.weights.recognition import Naming, recognise
 from fcmae.weights.weight_names import Row, table
 
@@ -26,6 +26,8 @@ def infer(tensors: Mapping[str, Tensor]) -> Architecture:
     naming = recognise(tensors)
     if naming.layout == "vit":
         return vits.infer(tensors, naming.prefix)
+    if naming.layout == "convmae":
+        return convmaes.infer(tensors, naming.prefix)
     row, _, norm, *_ = table(Architecture())
     stem = next((n for n in naming.names(row) if n in tensors), None)
     if stem is None:

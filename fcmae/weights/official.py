@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fcmae.run.files import replacing
+from fcmae.weights.convmaes import to_public
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, complete, table
 
@@ -23,12 +24,15 @@ from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, complete, table
 def to_official(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tensor]:
     """Rename an encoder's tensors as the official dense model has them, with a final norm.
 
-    GRN is `[1, 4d]`, see above; the dense model itself has it as `[1, 1, 1, 4d]`.
+    GRN is `[1, 4d]`, see above; the dense model itself has it as `[1, 1, 1, 4d]`. Those of ConvMAE
+    have the names of its authors' checkpoints.
 
     Args:
         tensors: the weights under our names, such as an encoder's state dict.
         metadata: their metadata.
     """
+    if metadata.architecture.is_convmae:
+        return to_public(tensors, metadata.architecture)
     names = {row.ours: row.dense for row in table(metadata.architecture)}
     return {
         names[name]: (tensor.view(1, -1) if ".grn." in name else tensor).contiguous()

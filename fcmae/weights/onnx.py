@@ -100,9 +100,9 @@ def write_onnx(
     """Write a timm model, or a segmenter on one, as one ONNX file.
 
     Its input `images` is float32 `[batch, channels, height, width]`, normalised, with height and
-    width multiples of the patch side; those of a ViT are of the size of its positions. Its output
-    is `logits`, `[batch, classes]`, with the height and width of the images behind them for a
-    segmenter; or, without classes, `features`, `[batch, d]`.
+    width multiples of the patch side; those of ViTs and ConvMAE are of the size of the
+    positions. Its output is `logits`, `[batch, classes]`, with the height and width of the images
+    behind them for a segmenter; or, without classes, `features`, `[batch, d]`.
 
     Args:
         out: the file, which does not exist yet.
@@ -131,7 +131,7 @@ def write_onnx(
     patch = metadata.architecture.patch_size
     sides = (2 * patch, 3 * patch)  # sizes of 1 become fixed
     dims = {0: Dim("batch"), 2: patch * Dim("rows"), 3: patch * Dim("columns")}
-    if metadata.architecture.is_vit:
+    if metadata.architecture.attends:
         sides = metadata.image_size
         del dims[2], dims[3]
     with waiting("exporting to ONNX, and comparing"), staged(out) as partial:
@@ -189,7 +189,7 @@ def described(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, 
     """Describe what a user of the file has to know, as entries of its metadata."""
     patch = metadata.architecture.patch_size
     sides = f"height and width are multiples of {patch}"
-    if metadata.architecture.is_vit:
+    if metadata.architecture.attends:
         sides = "height {} and width {}".format(*metadata.image_size)
     return header_for(metadata, extra_header) | {
         "input": f"images: float32 [batch, {metadata.in_chans}, height, width], RGB if there are"
@@ -216,7 +216,7 @@ def difference(
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     architecture = metadata.architecture
-    for batch, more in ((1, 0), (3, 0 if architecture.is_vit else architecture.patch_size)):
+    for batch, more in ((1, 0), (3, 0 if architecture.attends else architecture.patch_size)):
         sides = [side + more for side in metadata.image_size]
         images = torch.randn(batch, metadata.in_chans, *sides, generator=generator)
         (output,) = session.run(None, {"images": images.numpy()})

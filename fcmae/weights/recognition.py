@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fcmae.architecture import Architecture
-from fcmae.weights import vits, weight_names
+from fcmae.weights import convmaes, vits, weight_names
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Row, classifier_of, listing
 
-Layout = Literal["timm", "official", "transformers", "dinov3", "vit"]
+Layout = Literal["timm", "official", "transformers", "dinov3", "vit", "convmae"]
 # the stem's convolution in each layout; transformers puts a family before all but the classifier
 STEMS: dict[Layout, str] = {
     "timm": r"stem\.0",
@@ -26,6 +26,7 @@ STEMS: dict[Layout, str] = {
     "transformers": r"(?:convnext\.|convnextv2\.)?embeddings\.patch_embeddings",
     "dinov3": r"(?:model\.)?stages\.0\.downsample_layers\.0",
     "vit": r"patch_embed\.proj",
+    "convmae": r"patch_embed1\.proj",
 }
 STEM_KEYS: dict[Layout, re.Pattern[str]] = {
     layout: re.compile(rf"((?:.+?\.)??){stem}\.(?:weight|kernel|bias)")
@@ -63,13 +64,17 @@ class Naming:
     """Whose names they are; ours are timm's."""
     prefix: str
     """What stands before each name."""
-    hidden_layer: bool
+    hidden_layer: bool = False
     """Whether the classifier has a hidden layer, and is dropped for it."""
+    fixed_positions: bool = False
+    """Whether positions are not learned, and left out since they can be computed."""
 
     def drops(self, key: str) -> str | None:
         """Name the part that `key` belongs to if that is left out, by its exact prefix."""
         if self.hidden_layer and key.startswith((f"{self.prefix}{HIDDEN_LAYER}", self.classifier)):
             return "classifier with a hidden layer"
+        if self.fixed_positions and key == f"{self.prefix}{convmaes.POSITIONS}":
+            return "fixed positions"
         starts = [0, *(dot.end() for dot in re.finditer(r"\.", self.prefix))]
         ancestors = [self.prefix[:start] for start in starts]
         for part, prefixes in DROPPED.items():
@@ -87,6 +92,8 @@ class Naming:
         names: tuple[str, ...]
         if self.layout in ("timm", "vit"):
             names = (row.ours,)
+        elif self.layout == "convmae":
+            names = (row.ours, row.dense)
         elif self.layout == "official":
             names = (row.dense, row.sparse)
             if row.ours.startswith(FINAL_NORM):
@@ -119,15 +126,16 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming:
     if not found:
         raise ValueError(
             "no ConvNeXt: neither the stem of timm's names (stem.0.*), nor of the official ones"
-            " (downsample_layers.0.0.*), nor of transformers', nor a ViT's (patch_embed.proj.*) is"
-            " among its"
+            " (downsample_layers.0.0.*), nor of transformers', nor a ViT's (patch_embed.proj.*) or"
+            " ConvMAE's (patch_embed1.proj.*) is among its"
             f" {len(tensors)} tensors{listing(sorted(tensors))}"
         )
     if len(found) > 1:
         raise ValueError(f"{len(found)} encoders{listing([prefix for _, prefix in found])}")
     ((layout, prefix),) = found
     hidden = layout == "timm" and any(k.startswith(prefix + HIDDEN_LAYER) for k in tensors)
-    return Naming(layout=layout, prefix=prefix, hidden_layer=hidden)
+    fixed = layout == "convmae" and not convmaes.is_fine_tuned(tensors, prefix)
+    return Naming(layout=layout, prefix=prefix, hidden_layer=hidden, fixed_positions=fixed)
 
 
 def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
@@ -181,6 +189,8 @@ def wanted(
     any of it is there, and of both that and the classifier if any of the classifier is: a file with
     only one of them is partial.
     """
+    if architecture.is_convmae:
+        return convmaes.wanted(left, naming.prefix, architecture)
     names = vits if architecture.is_vit else weight_names
     shapes = names.shapes_of(architecture)
     optional = names.optional_shapes(architecture)

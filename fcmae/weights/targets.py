@@ -28,7 +28,17 @@ def write_target(
         ValueError: the target cannot express the weights.
         ModuleNotFoundError: the extra `export` is missing.
     """
-    if not metadata.architecture.is_convnext and to not in ("timm", "hub", "onnx"):
+    architecture = metadata.architecture
+    if architecture.is_convmae and to not in ("timm", "official", "onnx"):
+        raise ValueError(
+            f"--to {to} is for models that timm or transformers has: {metadata.model} goes to timm"
+            " (a file that this project reads), official (ConvMAE's own names) and onnx"
+        )
+    if not (architecture.is_convnext or architecture.is_convmae) and to not in (
+        "timm",
+        "hub",
+        "onnx",
+    ):
         raise ValueError(
             f"--to {to} is for ConvNeXt: {metadata.model} goes to timm, hub and onnx, under timm's"
             " names"

@@ -11,9 +11,11 @@ from jaxtyping import Float
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from fcmae.encoders.convvit import ConvViT
 from fcmae.networks import PREFIX, make_network
 from fcmae.run.files import replacing
 from fcmae.vits import vit
+from fcmae.weights.convmaes import model_with
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.networks import bare
@@ -121,7 +123,8 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
     convolution is exchanged instead. A size that timm lacks, or one of your own, takes depths and
     widths in place of large's.
-    Of timm's networks, `fcmae.networks.make_network` tells what the stem stride is.
+    Of timm's networks, `fcmae.networks.make_network` tells what the stem stride is. ConvMAE, which
+    timm has not, is `fcmae.encoders.convvit.ConvViT`.
     `timm.data.resolve_model_data_config` of the model is the preprocessing of `data.fitting`.
 
     Args:
@@ -139,6 +142,8 @@ def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0
             num_classes=num_classes,
             drop_path_rate=drop_path or None,  # not every network has it
         )
+    if architecture.is_convmae:
+        return ConvViT(architecture, num_classes, drop_path, fused=False)
     if architecture.is_vit:
         return timm.create_model(
             vit(metadata.model).timm,
@@ -199,6 +204,8 @@ def to_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> dict[str, Tens
     """
     if metadata.architecture.of_timm:
         return as_timm(tensors, metadata).state_dict()
+    if metadata.architecture.is_convmae:
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
     whole = with_positions(tensors, metadata.architecture)
     return in_shapes(shapes_in_timm(metadata, count_classes(tensors)), whole)
 
@@ -231,6 +238,8 @@ def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
             model = create_timm(metadata)
         model.load_state_dict(model.state_dict() | bare(tensors))
         return model
+    if metadata.architecture.is_convmae:
+        return model_with(tensors, metadata.architecture, count_classes(tensors))
     model = create_timm(metadata, count_classes(tensors))
     model.load_state_dict(in_shapes_of(model, with_positions(tensors, metadata.architecture)))
     return model
@@ -298,6 +307,9 @@ def load_timm(
     metadata = weights.told_metadata(source)
     for note in weights.notes:
         say(note)
+    if metadata.architecture.is_convmae:
+        encoder = {k: v for k, v in weights.tensors.items() if not k.startswith(CLASSIFIER)}
+        return model_with(encoder, metadata.architecture, num_classes, drop_path), metadata
     model = create_timm(metadata, num_classes, drop_path)
     if metadata.architecture.of_timm:
         model.load_state_dict(model.state_dict() | weights.tensors)

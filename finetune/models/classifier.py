@@ -11,6 +11,7 @@ from timm.models import VisionTransformer
 from torch import nn
 
 from fcmae.architecture import sides_of
+from fcmae.encoders.convvit import ConvViT
 from fcmae.run import checkpoint
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import CLASSES, Metadata
@@ -59,14 +60,16 @@ def create(
         elif config.weights == "none":
             start, metadata = backbone("none", config.random, say)
             model = create_timm(metadata, outputs, config.drop_path)
-            model.load_state_dict(model.state_dict() | start.state_dict())
+            own = model.state_dict()  # of ConvMAE, those of frozen features are more
+            known = {k: v for k, v in start.state_dict().items() if k in own}
+            model.load_state_dict(own | known)
         else:
             model, metadata = load_timm(config.weights, outputs, config.drop_path, say)
         assert isinstance(model, TimmModel)
         start_head(model.get_classifier(), config.head_init_scale)
     if config.image_size is not None:
         metadata = replace(metadata, image_size=sides_of(config.image_size))
-        if isinstance(model, VisionTransformer):
+        if isinstance(model, VisionTransformer | ConvViT):
             metadata.architecture.check()
             model.set_input_size(metadata.image_size)  # its positions are interpolated
     return model, metadata
@@ -104,7 +107,7 @@ def create_any(
     if metadata.model.startswith(networks.PREFIX):
         return networks.create(metadata, outputs, drop_path, pretrained)
     if not metadata.model.startswith(TIMM):
-        if metadata.architecture.is_vit or metadata.model.startswith("convnext"):
+        if metadata.architecture.attends or metadata.model.startswith("convnext"):
             return create_timm(metadata, outputs, drop_path)
         raise ValueError(f"backbone={metadata.model} must be {TIMM}NAME or {networks.PREFIX}NAME")
     name = metadata.model.removeprefix(TIMM)

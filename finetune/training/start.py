@@ -68,13 +68,13 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
     elif init.weights is not None and newest is not None:
         accelerator.print(f"init.weights={init.weights} is ignored: {newest.parent} resumes")
     of_stages = config.run.recompute or config.watch.collapse_every
-    if config.model.is_vit and of_stages:
+    if config.model.attends and of_stages:
         raise ValueError(
             f"model.name={config.model.name} goes with neither run.recompute nor"
             " watch.collapse_every, which are for convnextv2 and convnext"
         )
     of_convnext = of_stages or config.compile or sharded
-    if config.model.of_timm and of_convnext:
+    if (config.model.of_timm or config.model.is_convmae) and of_convnext:
         raise ValueError(
             f"model.name={config.model.name} goes with none of run.recompute, compile=True, FSDP2"
             " and watch.collapse_every, which are for convnextv2 and convnext"

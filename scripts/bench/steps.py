@@ -88,6 +88,13 @@ def against_mae(name: str, b: int) -> tuple[Work, Work]:
     return partial(step, mae, *batch_of(b, 224, mae.n, mae.ratio)), steps(mae, name, b)[1]
 
 
+def convmae_against_mae(b: int) -> tuple[Work, Work]:
+    """ConvMAE, and MAE with a ViT whose tokens are as wide; the same share is hidden."""
+    convmae, mae = (model_of(f"{name}_small", ratio=0.75) for name in ("convmae", "mae_vit"))
+    batch = batch_of(b, 224, mae.n, mae.ratio)
+    return partial(step, convmae, *batch), partial(step, mae, *batch)
+
+
 def against_products(name: str, b: int) -> tuple[Work, Work]:
     """Of a step, its matrix products alone; and the whole step."""
     model = model_of(name)
@@ -140,6 +147,7 @@ TIMES: dict[str, tuple[Callable[[], tuple[Work, Work]], str]] = {
         ">= 6",
     ),
     "mae_vit_s_over_fcmae_tiny_step_b8": (partial(against_mae, "convnextv2_tiny", 8), ">= 2.2"),
+    "convmae_small_over_mae_vit_small_step_b8": (partial(convmae_against_mae, 8), "<= 1.25"),
     "floor_over_gathered_step_atto_b32": (
         partial(against_products, "convnextv2_atto", 32),
         ">= 0.55",
