@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
 from fcmae.architecture import Architecture, patch_grid
@@ -223,7 +223,8 @@ class ConvMAE(Stages):
 
     def maps(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """Compute the maps of the three stages of whole images, and that of the features."""
-        grid = patch_grid(*images.shape[2:], self.patch_size)
+        height, width = images.shape[2:]
+        grid = patch_grid(height, width, self.patch_size)
         sparse = Dense(grid)
         fine, middle, tokens = self.stages(
             images, sparse, positions(grid, self.dim, images.device)[None]

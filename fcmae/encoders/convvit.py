@@ -82,7 +82,8 @@ class ConvViT(Stages):
 
     def levels(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """Compute the maps of the three stages, the last one with the fusion if there is one."""
-        grid = patch_grid(*images.shape[2:], self.patch_size)
+        height, width = images.shape[2:]
+        grid = patch_grid(height, width, self.patch_size)
         sparse = Dense(grid)
         fine, middle, tokens = self.stages(images, sparse, self.places(grid))
         if self.with_fusion:

@@ -40,7 +40,7 @@ def infer(tensors: Mapping[str, Tensor], prefix: str) -> Architecture:
     if len(shapes) < 3:
         raise ValueError(f"the model cannot be inferred: {', '.join(names)} are not all there")
     widths = tuple(shape[0] for shape in shapes)
-    sizes = {size.widths: name for name, size in SIZES.items()}
+    sizes: dict[tuple[int, ...], str] = {size.widths: name for name, size in SIZES.items()}
     if widths not in sizes:
         known = ", ".join(f"{widths} ({PREFIX}{name})" for widths, name in sizes.items())
         raise ValueError(f"the model cannot be inferred: its widths {widths} are none of {known}")

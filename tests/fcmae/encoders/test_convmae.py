@@ -1,5 +1,7 @@
 """ConvMAE: masked convolutions in any layout are the paper's, and hidden pixels reach nothing."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -220,6 +222,6 @@ def test_initial_weights_are_those_of_the_generator() -> None:
         ({"image_size": 40}, "image_size=40 must be a multiple of patch_size=16; try 32 or 48"),
     ],
 )
-def test_what_no_convmae_has_is_refused(options: dict, message: str) -> None:
+def test_what_no_convmae_has_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        ModelConfig(**{"name": NAME} | options).check()
+        ModelConfig(**{"name": NAME, **options}).check()

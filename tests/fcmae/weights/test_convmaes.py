@@ -107,6 +107,7 @@ def test_frozen_features_are_those_of_the_encoder_with_everything_visible(tmp_pa
     run = run_of(tmp_path / "run", model)
     convert(run, tmp_path / "w.safetensors")
     for source in (run, tmp_path / "w.safetensors"):
+        loaded: Any
         loaded, metadata = load_timm(source)
         assert metadata.architecture.same_tensors(Architecture(name=NAME, stem_stride=2))
         for size in (32, 48):  # the positions are computed for each
@@ -128,7 +129,7 @@ def test_public_files_of_fine_tuning_hold_the_classifier(tmp_path: Path) -> None
     weights = read_weights(tmp_path / "w.safetensors")
     assert weights.metadata is not None
     assert weights.metadata.image_size == (32, 32)  # as many positions as there are
-    loaded = as_timm(weights.tensors, weights.metadata).eval()
+    loaded: Any = as_timm(weights.tensors, weights.metadata).eval()
     images = images_of()
     with torch.no_grad():
         loaded.pos_embed.copy_(state["pos_embed"])
@@ -146,7 +147,7 @@ def test_public_files_of_fine_tuning_hold_the_classifier(tmp_path: Path) -> None
         convert(tmp_path / "x.pth", tmp_path / "y.safetensors", image_size=64)
     with pytest.raises(ValueError, match=r"x\.pth: its stages are not fused, since it is fine-tun"):
         load_encoder(model.encoder, tmp_path / "x.pth", Architecture(name=NAME, stem_stride=2))
-    frozen, _ = load_timm(tmp_path / "w.safetensors")  # its features, without the head
+    frozen: Any = load_timm(tmp_path / "w.safetensors")[0]  # its features, without the head
     with torch.no_grad():
         torch.testing.assert_close(frozen.eval().forward_features(images).mean((2, 3)), tokens)
 

@@ -17,6 +17,7 @@ from fcmae.weights.files import load_encoder, read_weights
 from fcmae.weights.inference import infer
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.official import to_official
+from fcmae.weights.options import Target
 from fcmae.weights.recognition import canonical
 from fcmae.weights.timm_models import as_timm, load_timm
 from finetune.models.backbone import backbone
@@ -55,7 +56,8 @@ def test_a_model_of_one_s_own_size_goes_everywhere(tmp_path: Path, name: str) ->
     loaded, metadata = load_timm(tmp_path / "out.safetensors")
     assert (metadata.model, metadata.depths, metadata.widths) == (name, OWN.depths, OWN.widths)
     assert_same_features(model, loaded)
-    for to, file in (("official", "out.pt"), ("hub", "hub"), ("hf", "hf")):
+    targets: list[tuple[Target, str]] = [("official", "out.pt"), ("hub", "hub"), ("hf", "hf")]
+    for to, file in targets:
         convert(tmp_path / "run", tmp_path / file, to=to)
         found = read_weights(tmp_path / file)
         assert found.metadata == metadata
@@ -112,7 +114,7 @@ def eupe(state: dict[str, Tensor]) -> dict[str, Tensor]:
 )
 def test_files_of_others_tell_the_size(size: Size, name: str, own: Size | None) -> None:
     wanted = Architecture(name=name, depths=own and own.depths, widths=own and own.widths)
-    hf = {"hidden_sizes": list(size.widths), "depths": list(size.depths)}
+    hf: dict[str, Any] = {"hidden_sizes": list(size.widths), "depths": list(size.depths)}
     with torch.device("meta"):
         net = timm.create_model("convnext_tiny", depths=size.depths, dims=size.widths)
         files = {
