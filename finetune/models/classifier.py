@@ -12,6 +12,7 @@ from torch import nn
 
 from fcmae.architecture import sides_of
 from fcmae.encoders.convvit import ConvViT
+from fcmae.networks import STEM_STRIDE, make_network
 from fcmae.run import checkpoint
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import CLASSES, Metadata
@@ -49,7 +50,11 @@ def create(
                 raise ValueError(
                     f"weights={config.weights} and backbone={config.backbone}: give one of them"
                 )
-            metadata = replace(metadata_of(config.random, step=None), model=config.backbone)
+            metadata = replace(
+                metadata_of(config.random, step=None),
+                model=config.backbone,
+                stem_stride=STEM_STRIDE,  # it is timm's own network
+            )
             if config.image_size is not None:
                 raise ValueError(
                     f"image_size={config.image_size} is for weights: give --random.image_size"
@@ -101,6 +106,8 @@ def create_any(
 ) -> nn.Module:
     """A model of this project, the timm model of `timm:NAME`, or the network of `lineage:NAME`.
 
+    A ConvNet of timm has the stem stride of the metadata; see `fcmae.networks.make_network`.
+
     Raises:
         ValueError: there is no model of this name; or see `finetune.lineage.networks.create`.
     """
@@ -116,8 +123,9 @@ def create_any(
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
         raise ValueError(f"backbone={metadata.model}: timm has no such model; {hint}")
     fixed = ":" not in name and timm.get_pretrained_cfg(name).fixed_input_size  # type: ignore[union-attr]
-    return timm.create_model(
+    return make_network(
         name,
+        metadata.stem_stride,
         pretrained=pretrained,
         in_chans=metadata.in_chans,
         num_classes=outputs,
