@@ -8,6 +8,7 @@ from fcmae.architecture import Architecture
 from fcmae.layers import EPS, Block
 from fcmae.masking import grid_of
 from fcmae.sparse import Sparse, implementation
+from fcmae.visible_encoder import VisibleEncoder
 
 
 class Stage(nn.Module):
@@ -33,7 +34,7 @@ class Stage(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
+class Encoder(VisibleEncoder):
     """ConvNeXt V2 (`convnextv2_*`) or V1 (`convnext_*`) on the visible patches of images.
 
     Args:

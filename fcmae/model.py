@@ -1,7 +1,5 @@
 """Masked autoencoders: of ConvNets (FCMAE, arXiv 2301.00808), of ViTs (MAE, arXiv 2111.06377)."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -125,6 +123,5 @@ class FCMAE(nn.Module):
             visible: see `forward`.
         """
         if isinstance(self.decoder, UNet):
-            scales: Any = self.encoder.scales
-            return scales(images, visible, self.v)
+            return self.encoder.scales(images, visible, self.v)
         return self.encoder(images, visible, self.v)

@@ -60,7 +60,7 @@ def network(name: str, stem_stride: int = STEM_STRIDE) -> Network:
         hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
         raise ValueError(f"model name={PREFIX + name!r}: timm has no such network{hint}")
     with torch.device("meta"):
-        net = timm.create_model(name, num_classes=0)
+        net: Any = timm.create_model(name, num_classes=0)
     runs = set[str]()
     for layer, module in net.named_modules():
         module.register_forward_pre_hook(lambda *_, layer=layer: runs.add(layer))
@@ -106,14 +106,13 @@ def network(name: str, stem_stride: int = STEM_STRIDE) -> Network:
     )
 
 
-def run_on(net: "nn.Module", side: int) -> "Tensor | None":
+def run_on(net: Any, side: int) -> "Tensor | None":
     """Run a network without memory on images of a side; None if it gives no maps of features."""
     import torch
 
-    net_: Any = net
     with torch.device("meta"):
         try:
-            maps = net_.forward_features(torch.empty(2, 3, side, side))
+            maps = net.forward_features(torch.empty(2, 3, side, side))
         except (AssertionError, AttributeError, RuntimeError, TypeError, ValueError):
             return None
     return maps if isinstance(maps, torch.Tensor) and maps.ndim == 4 else None
@@ -144,7 +143,7 @@ def take_strides_away(net: "nn.Module", name: str, stem_stride: int) -> None:
     for layer, halvings in halving_layers(name):
         if halvings >= math.log2(STEM_STRIDE / stem_stride):
             continue
-        module = net.get_submodule(layer)
+        module: Any = net.get_submodule(layer)
         if getattr(module, "kernel_size", None) in (2, (2, 2)) and not [*module.parameters()]:
             net.set_submodule(layer, nn.Identity())  # a pooling of two by two
         else:

@@ -43,6 +43,7 @@ LEVELS = {
     "spectrum": 2,
     "sparse": 3,
     "layers": 4,
+    "visible_encoder": 4,
     "encoder": 5,
     "encoders": 6,
     "decoders": 7,

@@ -19,6 +19,7 @@ from fcmae.encoders.transformer import positions
 from fcmae.masking import grid_of, indices
 from fcmae.sparse import Sparse, implementation
 from fcmae.sparse.dense import Dense
+from fcmae.visible_encoder import VisibleEncoder
 
 EPS = 1e-5  # of the norms of the convolutional stages
 
@@ -156,7 +157,7 @@ class Stages(nn.Module):
         return self.norm(tokens + first + second)
 
 
-class ConvMAE(Stages):
+class ConvMAE(Stages, VisibleEncoder):
     """The encoder on the visible patches of images.
 
     Args:

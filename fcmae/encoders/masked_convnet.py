@@ -11,13 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fcmae.architecture import Architecture, patch_grid
+from fcmae.architecture import Architecture
 from fcmae.encoders.on_visible import OnVisible
-from fcmae.masking import indices, sites_of
+from fcmae.masking import grid_of, indices, sites_of
 from fcmae.networks import PREFIX, make_network
+from fcmae.visible_encoder import VisibleEncoder
 
 
-class MaskedConvNet(nn.Module):
+class MaskedConvNet(VisibleEncoder):
     """A ConvNet of timm, whose operations see visible sites alone while it encodes.
 
     Its weights have timm's names. With every patch visible, the features are timm's own. What the
@@ -41,7 +42,7 @@ class MaskedConvNet(nn.Module):
         self.dim = architecture.dim
         with torch.random.fork_rng(devices=[]):  # timm draws from the global generator
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            self.net = make_network(
+            self.net: Any = make_network(
                 architecture.name.removeprefix(PREFIX),
                 architecture.stem_stride,
                 in_chans=architecture.in_chans,
@@ -49,7 +50,7 @@ class MaskedConvNet(nn.Module):
             )
         for part in architecture.network.behind:
             setattr(self.net, part, nn.Identity())
-        levels: Any = self.net.feature_info
+        levels = self.net.feature_info
         self.finer: list[str] = [levels[i]["module"] for _, i in architecture.network.finer]
         used = check(self.net, architecture)
         for name, parameter in self.net.named_parameters():
@@ -72,7 +73,7 @@ class MaskedConvNet(nn.Module):
         Raises:
             ValueError: the sizes do not fit, or rows differ in their numbers of visible patches.
         """
-        grid = patch_grid(*images.shape[2:], self.patch_size)
+        grid = grid_of(images, visible, self.patch_size)
         with OnVisible(visible, grid):
             map_ = self.net.forward_features(images)
         at_visible = indices(visible, count)[..., None]
@@ -98,7 +99,7 @@ class MaskedConvNet(nn.Module):
         Raises:
             ValueError: see `forward`.
         """
-        grid = patch_grid(*images.shape[2:], self.patch_size)
+        grid = grid_of(images, visible, self.patch_size)
         with OnVisible(visible, grid), self.kept(self.finer) as maps:
             maps.append(self.net.forward_features(images))
         v = indices(visible, count).shape[1]
@@ -192,7 +193,7 @@ class Trace:
         fill: makes what is put at hidden sites, as large as the map.
     """
 
-    def __init__(self, net: nn.Module, sites: OnVisible, fill: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, net: Any, sites: OnVisible, fill: Callable[[Tensor], Tensor]) -> None:
         self.net = net
         self.sites = sites
         self.fill = fill

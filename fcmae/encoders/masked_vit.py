@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from fcmae.architecture import Architecture, patch_grid
 from fcmae.encoders.transformer import EPS, PatchEmbedding, blocks, initialise, positions
 from fcmae.masking import grid_of, indices
+from fcmae.visible_encoder import VisibleEncoder
 from fcmae.vits import vit
 
 LEVELS = 4  # as many as a ConvNeXt has stages
 
 
-class MaskedVit(nn.Module):
+class MaskedVit(VisibleEncoder):
     """A ViT that drops hidden patches before its first block, so that it never reads them.
 
     Its weights have timm's names. With every patch visible, the features are those of timm's
@@ -93,7 +94,8 @@ class MaskedVit(nn.Module):
 
     def maps(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b d h w"]]:
         """Compute what every quarter of the blocks makes of whole images, and the features."""
-        grid = patch_grid(*images.shape[2:], self.patch_size)
+        height, width = images.shape[2:]
+        grid = patch_grid(height, width, self.patch_size)
         every = torch.arange(grid[0] * grid[1], device=images.device).expand(len(images), -1)
         x = self.tokens(images, every, grid)
         found = list[Tensor]()

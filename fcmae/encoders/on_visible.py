@@ -137,8 +137,9 @@ def pad(
     """Pad, with the padding's own value at hidden sites, too."""
     if mode != "constant":
         raise ValueError(f"its padding has the mode {mode!r}, which copies sites")
-    sites.padded = func(sites.filled(x, value or 0.0), pad, mode, value)
-    return sites.padded
+    padded = func(sites.filled(x, value or 0.0), pad, mode, value)
+    sites.padded = padded
+    return padded
 
 
 def max_pool(sites: OnVisible, func: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

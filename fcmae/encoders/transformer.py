@@ -5,6 +5,7 @@ The blocks are timm's, whose attention is torch's `scaled_dot_product_attention`
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -33,7 +34,8 @@ def blocks(
         depth: number of blocks.
         drop_path: rate of stochastic depth of each block; by default none has it.
     """
-    block = partial(Block, dim, heads, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=EPS))
+    norm: Any = partial(nn.LayerNorm, eps=EPS)  # timm asks for a class, and calls it
+    block = partial(Block, dim, heads, qkv_bias=True, norm_layer=norm)
     return nn.Sequential(*(block(drop_path=rate) for rate in drop_path or depth * [0.0]))
 
 

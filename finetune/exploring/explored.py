@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from fcmae.architecture import patch_grid
 from fcmae.decoders.unet import UNet
-from fcmae.encoders import VisibleEncoder, make_encoder
+from fcmae.encoders import make_encoder
 from fcmae.reconstruction import reconstruct
+from fcmae.visible_encoder import VisibleEncoder
 from fcmae.weights.autoencoder import load_autoencoder
 from fcmae.weights.files import Weights, fill_encoder, read_weights
 from fcmae.weights.metadata import Metadata
@@ -116,7 +117,6 @@ def load(source: str, device: torch.device, say: Callable[[str], object]) -> Exp
         say(note)
     encoder = make_encoder(metadata.architecture, "gathered", torch.Generator())
     fill_encoder(encoder.eval().to(device), weights)
-    assert isinstance(encoder, VisibleEncoder)
     decoder, ratio = None, RATIO
     with suppress(FileNotFoundError):  # these weights are no run, and have no decoder
         autoencoder, _ = load_autoencoder(source)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from fcmae import FCMAE
 from fcmae.architecture import Architecture
+from fcmae.decoders.plain import Decoder
+from fcmae.encoder import Encoder
 from fcmae.sparse import Sparse, implementation
 from fcmae.sparse.reference import Reference
 
@@ -96,7 +98,10 @@ def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:
     architecture = Architecture(name=name)
     widths = architecture.size.widths
     hidden = model.n - model.v
-    stem = model.encoder.stem[0]
+    encoder, decoder = model.encoder, model.decoder
+    assert isinstance(encoder, Encoder)
+    assert isinstance(decoder, Decoder)
+    stem = encoder.stem[0]
     assert isinstance(stem, nn.Conv2d)
     side = 8
     yield b * model.v * side**2, stem.weight[0].numel(), widths[0]
@@ -108,7 +113,6 @@ def products(name: str, model: FCMAE, b: int) -> Iterator[tuple[int, int, int]]:
             yield rows, width, 4 * width
             yield rows, 4 * width, width
         side //= 2
-    decoder = model.decoder
     for layer, rows in ((decoder.project, b * model.v), (decoder.predict, b * hidden)):
         yield rows, layer.in_features, layer.out_features
     for _ in decoder.blocks:

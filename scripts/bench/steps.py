@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Implementation
+from fcmae.decoders.plain import Decoder
+from fcmae.encoder import Encoder
 from fcmae.sparse.gathered import Gathered
 from fcmae.sparse.grn_mlp import GlobalResponseNorm
 from scripts.bench.rivals import MaskedDense, Products, mae_of, minkowski_modules
@@ -48,6 +50,7 @@ def step(
 
 def dense(model: FCMAE) -> FCMAE:
     """Make a model compute on masked dense tensors, and return it."""
+    assert isinstance(model.encoder, Encoder)
     model.encoder.sparse = MaskedDense
     return model
 
@@ -55,6 +58,7 @@ def dense(model: FCMAE) -> FCMAE:
 def against_minkowski_modules(name: str, b: int) -> tuple[Work, Work]:
     """MinkowskiEngine with its own depthwise module, and gathered."""
     rival = model_of(name)
+    assert isinstance(rival.encoder, Encoder)
     rival.encoder.sparse = minkowski_modules()
     return steps(rival, name, b)
 
@@ -104,7 +108,9 @@ def against_products(name: str, b: int) -> tuple[Work, Work]:
 def against_no_numba(name: str, b: int) -> tuple[Work, Work]:
     """A step without compiled loops, and one with them."""
     rival = model_of(name)
-    rival.encoder.sparse = rival.decoder.sparse = partial(Gathered, compiled=False)
+    for part in (rival.encoder, rival.decoder):
+        assert isinstance(part, Encoder | Decoder)
+        part.sparse = partial(Gathered, compiled=False)
     return steps(rival, name, b)
 
 

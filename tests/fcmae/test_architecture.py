@@ -18,6 +18,7 @@ from fcmae.architecture import (
 )
 from fcmae.encoder import Encoder
 from fcmae.run.config import to_yaml
+from tests.support.models import plain_of
 from tests.support.programs import ROOT
 
 
@@ -131,7 +132,7 @@ def test_a_model_of_a_config_has_its_numbers() -> None:
     assert model.n == config.patches == 24
     assert model.v == config.visible_patches == visible_count(24, 0.6) == 9
     assert model.encoder.dim == config.dim
-    assert model.decoder.predict.out_features == 16 * 16 * 2
+    assert plain_of(model.decoder).predict.out_features == 16 * 16 * 2
 
 
 def test_a_recipe_lists_the_encoder_before_what_is_hidden_from_it() -> None:

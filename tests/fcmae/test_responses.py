@@ -8,6 +8,7 @@ from fcmae import FCMAE
 from fcmae.architecture import Implementation
 from fcmae.layers import GrnMlp
 from fcmae.responses import Peaks, channels_of, merged, respond, strongest
+from tests.support.models import convnext_of
 
 
 def model_of(name: str = "convnextv2_atto", sparse: Implementation = "gathered") -> FCMAE:
@@ -41,7 +42,7 @@ def seen() -> dict[str, list[torch.Tensor]]:
     def see_fc1(_layer: torch.nn.Module, _args: object, output: torch.Tensor) -> None:
         found["a"].append(F.gelu(output))
 
-    for stage in model.encoder.stages:
+    for stage in convnext_of(model).stages:
         stage.register_forward_hook(see_stage)
     for module in model.encoder.modules():
         if isinstance(module, GrnMlp):

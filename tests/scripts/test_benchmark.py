@@ -11,6 +11,7 @@ import torch
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture
+from fcmae.decoders.transformer import TransformerDecoder
 from scripts.bench.first_step import fill
 from scripts.bench.gpu import keys, measure, size_of
 from scripts.bench.lab import OURS, SIZES, Lab, within
@@ -18,6 +19,7 @@ from scripts.bench.loading import LOADING, Photographs
 from scripts.bench.profiling import kind_of
 from scripts.bench.rivals import mae_of, products
 from scripts.bench.steps import TIMES, dense, model_of
+from tests.support.models import plain_of
 from tests.support.programs import run
 
 NEEDS_A_GPU = ("gpu_depthwise_warpconvnet", "gpu_graph")
@@ -45,7 +47,7 @@ def test_products_are_those_of_the_published_model() -> None:
     name = "convnextv2_atto"
     everything = FCMAE(name=name, ratio=0.1)
     macs = sum(r * k * n for r, k, n in products(name, everything, 1))
-    decoder = everything.decoder
+    decoder = plain_of(everything.decoder)
     parts = [
         (everything.v, decoder.project),
         (everything.n - everything.v, decoder.predict),
@@ -67,6 +69,7 @@ def test_the_vit_is_of_the_size_of_vit_s() -> None:
     # ViT-S of timm without its positions
     parameters = sum(p.numel() for p in mae.encoder.parameters())
     assert parameters == 21_665_664 - 197 * 384
+    assert isinstance(mae.decoder, TransformerDecoder)
     assert len(mae.decoder.blocks) == 8
 
 

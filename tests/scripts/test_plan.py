@@ -23,6 +23,7 @@ from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
 from fcmae.run.optim import OptimConfig
 from fcmae.sparse.gathered import Gathered
 from scripts.plan import Part, PlanConfig, decoder_part, encoder_parts, main, plan
+from tests.support.models import convnext_of, plain_of
 from tests.support.programs import ROOT, run
 
 FAMILIES = ("convnextv2_atto", "convnext_atto")
@@ -32,7 +33,8 @@ SIZES_AND_BATCHES = [(size, b) for size in (64, 96) for b in (1, 3)]
 def as_on_gpus(**options: Any) -> FCMAE:
     """A model without compiled loops."""
     model = FCMAE(**options)
-    model.encoder.sparse = model.decoder.sparse = partial(Gathered, compiled=False)
+    for part in (convnext_of(model), plain_of(model.decoder)):
+        part.sparse = partial(Gathered, compiled=False)
     return model
 
 
@@ -150,7 +152,7 @@ def test_recomputing_keeps_the_inputs_of_the_stages(
     model = as_on_gpus(name=name, image_size=96)
     parts = parts_of(model, ModelConfig(name=name, image_size=96), 4 if precision == "fp32" else 2)
     stem, *stages, decoder = parts
-    for stage in model.encoder.stages:
+    for stage in convnext_of(model).stages:
         monkeypatch.setattr(
             stage, "forward", partial(recompute, stage.forward, use_reentrant=False)
         )
@@ -165,12 +167,13 @@ def test_a_recomputed_stage_saves_what_its_part_says(name: str, precision: str) 
     model = as_on_gpus(name=name, image_size=96)
     parts = parts_of(model, ModelConfig(name=name, image_size=96), 4 if precision == "fp32" else 2)
     images, visible = batch_of(model, 1)
-    sparse = model.encoder.sparse(visible, model.grid, model.v)
-    conv, norm = model.encoder.stem
+    encoder = convnext_of(model)
+    sparse = encoder.sparse(visible, model.grid, model.v)
+    conv, norm = encoder.stem
     assert isinstance(conv, torch.nn.Conv2d)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         x = norm(sparse.stem(images, conv))
-        for stage, part in zip(model.encoder.stages, parts[1:5], strict=True):
+        for stage, part in zip(encoder.stages, parts[1:5], strict=True):
             x = x.detach().requires_grad_()
             assert x.nbytes == part.input
             assert bytes_saved(stage, partial(stage, x, sparse)) == part.saved

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from fcmae import FCMAE
 from fcmae.architecture import Size
+from fcmae.decoders.plain import Decoder
+from fcmae.encoder import Encoder
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.weights.metadata import Metadata
@@ -36,6 +39,18 @@ def trained(name: str, stem_stride: int, in_chans: int) -> FCMAE:
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=noise)
     return model
+
+
+def convnext_of(model: FCMAE) -> Encoder:
+    """The encoder of a model that has a ConvNeXt."""
+    assert isinstance(model.encoder, Encoder)
+    return model.encoder
+
+
+def plain_of(decoder: nn.Module | None) -> Decoder:
+    """A decoder that is FCMAE's."""
+    assert isinstance(decoder, Decoder)
+    return decoder
 
 
 def after_a_step(decoder_dim: int = 32) -> tuple[FCMAE, torch.optim.Optimizer]:
@@ -74,13 +89,15 @@ def saved_run(
 ) -> Path:
     """A checkpoint in a run directory, with what its config says of the reading of images."""
     size = list(model.image_size)
+    project = model.decoder.get_submodule("project")
+    assert isinstance(project, nn.Linear)
     config = {
         "model": {
             "name": name,
             "image_size": size,
             "in_chans": in_chans,
             "stem_stride": stem_stride,
-            "decoder_dim": model.decoder.project.out_features,
+            "decoder_dim": project.out_features,
             **({"depths": list(own.depths), "widths": list(own.widths)} if own else {}),
         },
         "data": {"mean": [0.5], "std": [0.25], **(reading or {})},

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture, ModelConfig, Scale
 from fcmae.decoders.unet import UNet
-from fcmae.encoders import VisibleEncoder, make_encoder
+from fcmae.encoders.masked_convnet import MaskedConvNet
 from fcmae.masking import on_grid, sites_of
 from tests.support.generators import generator
 from tests.support.twins import randomise
@@ -166,7 +166,6 @@ def test_scales_are_as_the_architecture_tells_and_end_in_the_features(name: str)
     model = model_of(name)
     images, visible, _ = batch_of(model)
     encoder = model.encoder.eval()
-    assert isinstance(encoder, VisibleEncoder)
     scales = encoder.scales(images, visible, model.v)
     told = Architecture(name=name).scales
     assert [x.shape[1:] for x in scales] == [(model.v, s.side, s.side, s.width) for s in told]
@@ -180,12 +179,12 @@ def test_scales_are_as_the_architecture_tells_and_end_in_the_features(name: str)
 )
 def test_with_everything_visible_scales_are_the_maps_of_timm(name: str, stem_stride: int) -> None:
     architecture = Architecture(name=name, stem_stride=stem_stride)
-    encoder = make_encoder(architecture, "gathered", generator(0)).eval()
+    encoder = MaskedConvNet(architecture, generator(0)).eval()
     images = torch.randn(1, 3, 16 * stem_stride, 24 * stem_stride, generator=generator(1))
     visible = torch.ones(1, 6, dtype=torch.bool)
     with torch.no_grad():
-        scales = encoder.scales(images, visible)  # type: ignore[operator]
-        maps = {tuple(x.shape[1:]): x for x in encoder.maps(images)}  # type: ignore[operator]
+        scales = encoder.scales(images, visible)
+        maps = {tuple(x.shape[1:]): x for x in encoder.maps(images)}
     assert len(scales) == 4
     for x in scales:
         dense = on_grid(torch.zeros(x.shape[-1]), x, visible, (2, 3))

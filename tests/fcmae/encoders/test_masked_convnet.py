@@ -2,6 +2,7 @@
 
 import copy
 from functools import cache
+from typing import Any
 
 import pytest
 import timm
@@ -189,7 +190,7 @@ def test_a_smaller_stem_stride_leaves_out_the_first_halvings(name: str, stem_str
     architecture = Architecture(name=f"timm:{name}", image_size=64, stem_stride=stem_stride)
     assert architecture.patch_size == 8 * stem_stride
     with torch.device("meta"):
-        net = make_network(name, stem_stride, num_classes=0)
+        net: Any = make_network(name, stem_stride, num_classes=0)
         assert net.forward_features(torch.empty(1, 3, 64, 64)).shape[2] == 8 // stem_stride
         theirs = timm.create_model(name, num_classes=0)
     assert {k: v.shape for k, v in net.state_dict().items()} == {
@@ -225,8 +226,11 @@ def test_a_convnext_equals_the_reference_encoder(name: str) -> None:
     for k, own in reference.named_parameters():
         assert own.grad is not None
         scale = float(own.grad.abs().max())
-        theirs = grads[k].reshape(own.shape)
-        torch.testing.assert_close(theirs, own.grad, rtol=1e-3, atol=1e-4 * scale, msg=k)
+        theirs = grads[k]
+        assert theirs is not None
+        torch.testing.assert_close(
+            theirs.reshape(own.shape), own.grad, rtol=1e-3, atol=1e-4 * scale, msg=k
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """MAE: a ViT on visible patches is timm's ViT without the others, and its decoder a transformer."""
 
 import math
+from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from fcmae import FCMAE, draw_visible
@@ -14,6 +16,7 @@ from fcmae.encoders.masked_vit import MaskedVit
 from fcmae.encoders.transformer import positions
 from fcmae.run.learner import parameter_groups
 from tests.support.generators import generator
+from tests.support.models import plain_of
 from tests.support.twins import randomise
 
 NAME = "mae_vit_tiny"
@@ -41,11 +44,12 @@ def position(row: int, column: int, dim: int) -> Tensor:
     )
 
 
-def timm_of(encoder: MaskedVit, in_chans: int) -> nn.Module:
+def timm_of(encoder: MaskedVit, in_chans: int) -> VisionTransformer:
     """timm's model of the same weights, with positions of its own reckoning."""
     theirs = timm.create_model(
         *("vit_tiny_patch16_224",), patch_size=8, img_size=SIZE, num_classes=0, in_chans=in_chans
     ).double()
+    assert isinstance(theirs, VisionTransformer)
     at = [position(row, column, 192) for row in range(GRID[0]) for column in range(GRID[1])]
     embedded = torch.stack([torch.zeros(192), *at])[None]
     theirs.load_state_dict(encoder.state_dict() | {"pos_embed": embedded})
@@ -81,8 +85,10 @@ def test_features_and_gradients_are_those_of_timm_on_the_visible_tokens(
     (expected * weights).sum().backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}
     for name, parameter in ours.named_parameters():
-        scale = gradients[name].abs().max()
-        assert (parameter.grad - gradients[name]).abs().max() <= 1e-5 * scale, name
+        mine, its = parameter.grad, gradients[name]
+        assert mine is not None
+        assert its is not None
+        assert (mine - its).abs().max() <= 1e-5 * its.abs().max(), name
 
 
 def test_hidden_pixels_reach_neither_features_nor_gradients() -> None:
@@ -112,6 +118,7 @@ def test_the_decoder_attends_over_all_patches_in_their_places() -> None:
         at = [position(i // GRID[1], i % GRID[1], 64) for i in range(12)]
         x = torch.stack([t + p for t, p in zip(tokens, at, strict=True)])[None]
         for block in decoder.blocks:
+            assert isinstance(block, Block)
             assert block.attn.num_heads == 2
             q, k, v = block.attn.qkv(block.norm1(x)).view(12, 3, 2, 32).permute(1, 2, 0, 3)
             mixed = (q @ k.mT / 32**0.5).softmax(-1) @ v
@@ -130,8 +137,10 @@ def test_an_mae_has_the_sizes_of_its_paper_and_its_own_decoder() -> None:
     assert parameters == 85_798_656 - 197 * 768
     assert isinstance(model.decoder, TransformerDecoder)
     assert len(model.decoder.blocks) == 8
-    assert model.decoder.blocks[0].attn.num_heads == 16
-    assert len(FCMAE(name="convnextv2_atto").decoder.blocks) == 1
+    first = model.decoder.blocks[0]
+    assert isinstance(first, Block)
+    assert first.attn.num_heads == 16
+    assert len(plain_of(FCMAE(name="convnextv2_atto").decoder).blocks) == 1
 
 
 def test_initial_weights_are_xavier_s_and_of_the_generator() -> None:
@@ -140,20 +149,25 @@ def test_initial_weights_are_xavier_s_and_of_the_generator() -> None:
     model, again = (FCMAE(**options, generator=generator(5)) for _ in range(2))
     for (name, mine), other in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.equal(mine, other), name
-    qkv = model.encoder.blocks[0].attn.qkv
+    encoder, decoder = model.encoder, model.decoder
+    assert isinstance(encoder, MaskedVit)
+    assert isinstance(decoder, TransformerDecoder)
+    first = encoder.blocks[0]
+    assert isinstance(first, Block)
+    qkv = first.attn.qkv
     assert float(qkv.weight.detach().abs().max()) == pytest.approx(
         (6 / (192 + 576)) ** 0.5, rel=1e-2
     )
-    embed = model.encoder.patch_embed.proj
+    embed = encoder.patch_embed.proj
     assert float(embed.weight.detach().abs().max()) == pytest.approx(
         (6 / (192 + 192)) ** 0.5, rel=1e-2
     )
-    assert float(model.encoder.cls_token.detach().std()) == pytest.approx(0.02, rel=0.2)
-    assert float(model.decoder.token.detach().std()) == pytest.approx(0.02, rel=0.3)
+    assert float(encoder.cls_token.detach().std()) == pytest.approx(0.02, rel=0.2)
+    assert float(decoder.token.detach().std()) == pytest.approx(0.02, rel=0.3)
     assert not qkv.bias.any()
     assert not embed.bias.any()
     decayed, others = parameter_groups(model.named_parameters(), 0.05)
-    assert any(p is model.encoder.cls_token for p in others["params"])
+    assert any(p is encoder.cls_token for p in others["params"])
     assert all(p.ndim > 1 for p in decayed["params"])
 
 
@@ -174,9 +188,9 @@ def test_initial_weights_are_xavier_s_and_of_the_generator() -> None:
         ({"image_size": 40}, "image_size=40 must be a multiple of patch_size=16; try 32 or 48"),
     ],
 )
-def test_what_no_mae_has_is_refused(options: dict, message: str) -> None:
+def test_what_no_mae_has_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        ModelConfig(**{"name": "mae_vit_tiny"} | options).check()
+        ModelConfig(**{"name": "mae_vit_tiny", **options}).check()
 
 
 def test_visible_that_is_of_other_images_is_refused() -> None:

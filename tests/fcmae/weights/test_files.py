@@ -48,8 +48,9 @@ def kernel_of(conv: nn.Conv2d) -> Tensor:
     return kernel[0] if k == 1 else kernel
 
 
-def official(encoder: Encoder, kind: Kind) -> dict[str, Tensor]:
+def official(encoder: nn.Module, kind: Kind) -> dict[str, Tensor]:
     """The state dict that the official model with this encoder's weights would have."""
+    assert isinstance(encoder, Encoder)
     state: dict[str, Tensor] = {}
     sparse = kind != "dense"
 

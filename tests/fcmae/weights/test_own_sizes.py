@@ -114,16 +114,16 @@ def eupe(state: dict[str, Tensor]) -> dict[str, Tensor]:
 )
 def test_files_of_others_tell_the_size(size: Size, name: str, own: Size | None) -> None:
     wanted = Architecture(name=name, depths=own and own.depths, widths=own and own.widths)
-    hf: dict[str, Any] = {"hidden_sizes": list(size.widths), "depths": list(size.depths)}
+    widths, depths = list(size.widths), list(size.depths)
     with torch.device("meta"):
         net = timm.create_model("convnext_tiny", depths=size.depths, dims=size.widths)
         files = {
             "timm": net.state_dict(),
             "transformers": transformers.ConvNextForImageClassification(
-                transformers.ConvNextConfig(**hf)
+                transformers.ConvNextConfig(hidden_sizes=widths, depths=depths)
             ).state_dict(),
             "DINOv3": transformers.DINOv3ConvNextModel(
-                transformers.DINOv3ConvNextConfig(**hf)
+                transformers.DINOv3ConvNextConfig(hidden_sizes=widths, depths=depths)
             ).state_dict(),
         }
         metadata = Metadata.of(wanted, mean=(0.5,), std=(0.5,), step=None)

@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import fcmae
@@ -83,6 +84,7 @@ def test_a_run_becomes_timm_s_model_with_its_features(
     theirs = timm.create_model(
         *("vit_tiny_patch16_224",), num_classes=0, img_size=SIZE, patch_size=4, in_chans=1
     ).eval()
+    assert isinstance(theirs, VisionTransformer)
     theirs.load_state_dict(named)
     with torch.no_grad():
         expected = of_everything(model, images)

@@ -153,6 +153,7 @@ def test_bf16_is_taken_where_it_is_faster(
 def test_the_hours_are_kept(hours: float, tmp_path: Path) -> None:
     of, machine = facts(20_000, 256), Machine()
     config = planned(of, tmp_path, hours=hours, machine=machine)
+    assert config.precision != "auto"
     seconds = machine.seconds_per_image(config.model, config.precision)
     assert config.optim.epochs * of.count * seconds <= 1.01 * 3600 * hours
 
