@@ -119,11 +119,13 @@ def test_the_decoder_attends_over_all_patches_in_their_places() -> None:
         x = torch.stack([t + p for t, p in zip(tokens, at, strict=True)])[None]
         for block in decoder.blocks:
             assert isinstance(block, Block)
-            assert block.attn.num_heads == 2
-            q, k, v = block.attn.qkv(block.norm1(x)).view(12, 3, 2, 32).permute(1, 2, 0, 3)
+            attn: Any = block.attn
+            mlp: Any = block.mlp
+            assert attn.num_heads == 2
+            q, k, v = attn.qkv(block.norm1(x)).view(12, 3, 2, 32).permute(1, 2, 0, 3)
             mixed = (q @ k.mT / 32**0.5).softmax(-1) @ v
-            x = x + block.attn.proj(mixed.transpose(0, 1).reshape(1, 12, 64))
-            x = x + block.mlp.fc2(nn.functional.gelu(block.mlp.fc1(block.norm2(x))))
+            x = x + attn.proj(mixed.transpose(0, 1).reshape(1, 12, 64))
+            x = x + mlp.fc2(nn.functional.gelu(mlp.fc1(block.norm2(x))))
         expected = decoder.predict(decoder.norm(x))[0, ~seen]
         torch.testing.assert_close(found[image], expected, rtol=1e-4, atol=1e-4)
 
@@ -154,7 +156,8 @@ def test_initial_weights_are_xavier_s_and_of_the_generator() -> None:
     assert isinstance(decoder, TransformerDecoder)
     first = encoder.blocks[0]
     assert isinstance(first, Block)
-    qkv = first.attn.qkv
+    qkv = first.attn.get_submodule("qkv")
+    assert isinstance(qkv, nn.Linear)
     assert float(qkv.weight.detach().abs().max()) == pytest.approx(
         (6 / (192 + 576)) ** 0.5, rel=1e-2
     )
@@ -164,8 +167,9 @@ def test_initial_weights_are_xavier_s_and_of_the_generator() -> None:
     )
     assert float(encoder.cls_token.detach().std()) == pytest.approx(0.02, rel=0.2)
     assert float(decoder.token.detach().std()) == pytest.approx(0.02, rel=0.3)
-    assert not qkv.bias.any()
-    assert not embed.bias.any()
+    for layer in (qkv, embed):
+        assert layer.bias is not None
+        assert not layer.bias.any()
     decayed, others = parameter_groups(model.named_parameters(), 0.05)
     assert any(p is encoder.cls_token for p in others["params"])
     assert all(p.ndim > 1 for p in decayed["params"])
