@@ -112,7 +112,7 @@ class Encoder(VisibleEncoder):
         conv, norm = self.stem
         assert isinstance(conv, nn.Conv2d)
         x = norm(sparse.stem(images, conv))
-        scales = list[Tensor]()
+        scales: list[Tensor] = []  # the compiler of torch knows no `list[Tensor]()`
         for stage in self.stages:
             if stage.recompute:  # gradient checkpointing, Chen et al. 2016; nothing is random
                 x = checkpoint(stage, x, sparse, use_reentrant=False, preserve_rng_state=False)
