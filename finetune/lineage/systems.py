@@ -238,7 +238,12 @@ SECOND = (
         " kept out of every convolution, so that none can be copied from its neighbours.",
         published="85.0 % accuracy on ImageNet 2012 fine-tuned (base, 1600 epochs)",
         top1=("ConvMAE-B", 0.850),
-        code=("fcmae.masking:draw_visible", "fcmae.loss:reconstruction_loss"),
+        code=(
+            "fcmae.encoders.convmae:ConvMAE",
+            "fcmae.encoders.convmae:ConvBlock",
+            "fcmae.masking:draw_visible",
+            "fcmae.loss:reconstruction_loss",
+        ),
         encoder="convmae_small",
         ratio=0.75,
     ),

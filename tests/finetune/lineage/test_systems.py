@@ -101,12 +101,7 @@ def test_attention_and_depthwise_convolutions_are_counted() -> None:
     assert 0 < stem_and_downsampling < 0.2 * whole
 
 
-# ConvMAE has no encoder here yet
-@pytest.mark.parametrize(
-    "system",
-    [s for s in SYSTEMS.values() if s.encoder and s.key != "convmae"],
-    ids=lambda s: s.key,
-)
+@pytest.mark.parametrize("system", [s for s in SYSTEMS.values() if s.encoder], ids=lambda s: s.key)
 def test_pretrained_systems_see_and_miss_some_of_the_default_images(system: System) -> None:
     stem = system.stem_stride or ModelConfig.stem_stride
     config = ModelConfig(name=system.encoder, image_size=64, ratio=system.ratio, stem_stride=stem)
