@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fcmae.architecture import Architecture, sides_of
 from fcmae.run import checkpoint
-from fcmae.run.json_files import as_object
+from fcmae.run.json_files import as_object, parse_json
 from fcmae.run.yaml_files import read_yaml
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
 from fcmae.weights.convmaes import check_fused
@@ -174,16 +174,18 @@ def read_network(
     Raises:
         ValueError: its tensors are not those of the network.
     """
-    from fcmae.weights.networks import network_in  # timm: seconds
+    from fcmae.weights.networks import classes_of, network_in  # timm: seconds
 
     architecture = metadata.architecture
-    kept, dropped = network_in(content.sets[""], architecture)
+    named = len(parse_json(extra_header.get(CLASSES, "[]"), CLASSES, list))
+    kept, dropped = network_in(content.sets[""], architecture, named)
+    classes = class_names(extra_header, classes_of(kept, architecture))
     return Weights(
         tensors=kept,
         architecture=architecture,
         metadata=metadata,
-        classes=(),
-        extra_header={k: v for k, v in extra_header.items() if k != CLASSES},
+        classes=classes,
+        extra_header=extra_header,
         dropped=dict(dropped),
         notes=(*notes, *content.notes),
     )

@@ -16,19 +16,24 @@ COUNTER = "num_batches_tracked"  # of batch norm, which averages do not have
 
 
 @lru_cache
-def shapes_of(architecture: Architecture) -> dict[str, torch.Size]:
-    """List the shape of each tensor of a network without classifier, under timm's names."""
+def shapes_of(architecture: Architecture, num_classes: int = 0) -> dict[str, torch.Size]:
+    """List the shape of each tensor of a network, under timm's names.
+
+    Args:
+        architecture: the network.
+        num_classes: number of classes; 0 for the network without classifier.
+    """
     with torch.device("meta"):
         net = make_network(
             architecture.name.removeprefix(PREFIX),
             in_chans=architecture.in_chans,
-            num_classes=0,
+            num_classes=num_classes,
         )
     return {name: tensor.shape for name, tensor in net.state_dict().items()}
 
 
 def network_in(
-    tensors: Mapping[str, Tensor], architecture: Architecture
+    tensors: Mapping[str, Tensor], architecture: Architecture, num_classes: int = 0
 ) -> tuple[dict[str, Tensor], Counter[str]]:
     """Take the tensors of a network out of a checkpoint of ours, or of a file of its own.
 
@@ -37,6 +42,7 @@ def network_in(
     Args:
         tensors: all that the file holds.
         architecture: the network.
+        num_classes: number of classes of the classifier that is kept; 0 leaves it out.
 
     Returns:
         The tensors under timm's names, and how many of each other part are left out.
@@ -51,7 +57,7 @@ def network_in(
         dropped["decoder"] = sum(not name.startswith(inside) for name in tensors)
     else:
         mine = dict(tensors)
-    shapes = shapes_of(architecture)
+    shapes = shapes_of(architecture, num_classes)
     behind = architecture.network.behind
     missing = [
         name
@@ -64,6 +70,17 @@ def network_in(
             raise ValueError(f"no {architecture.name}: {len(names)} {what}{listing(sorted(names))}")
     dropped["classifier"] = len(mine.keys() - shapes.keys())
     return {name: mine[name] for name in shapes if name in mine}, +dropped
+
+
+def classes_of(tensors: Mapping[str, Tensor], architecture: Architecture) -> int:
+    """Count the classes of a network's classifier, whose tensors are its last; 0 without one.
+
+    Args:
+        tensors: those of the network, under timm's names.
+        architecture: the network.
+    """
+    beyond = [tensor for name, tensor in tensors.items() if name not in shapes_of(architecture)]
+    return len(beyond[-1]) if beyond else 0
 
 
 def bare(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from fcmae.vits import vit
 from fcmae.weights.convmaes import model_with
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata, header_for
-from fcmae.weights.networks import bare
+from fcmae.weights.networks import bare, classes_of, shapes_of
 from fcmae.weights.saving import save_tensors
 from fcmae.weights.vits import with_positions
 from fcmae.weights.weight_names import (
@@ -233,10 +233,11 @@ def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
         metadata: their metadata.
     """
     if metadata.architecture.of_timm:
+        own = bare(tensors)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the same each time
-            model = create_timm(metadata)
-        model.load_state_dict(model.state_dict() | bare(tensors))
+            model = create_timm(metadata, classes_of(own, metadata.architecture))
+        model.load_state_dict(model.state_dict() | own)
         return model
     if metadata.architecture.is_convmae:
         return model_with(tensors, metadata.architecture, count_classes(tensors))
@@ -312,7 +313,9 @@ def load_timm(
         return model_with(encoder, metadata.architecture, num_classes, drop_path), metadata
     model = create_timm(metadata, num_classes, drop_path)
     if metadata.architecture.of_timm:
-        model.load_state_dict(model.state_dict() | weights.tensors)
+        names = shapes_of(metadata.architecture)
+        network = {k: v for k, v in weights.tensors.items() if k in names}
+        model.load_state_dict(model.state_dict() | network)
         return model, metadata
     head = classifier_of(metadata.architecture)
     kept = {k: v for k, v in weights.tensors.items() if not k.startswith(head)}
