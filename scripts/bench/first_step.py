@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from fcmae.run.compiling import GRANULARITY
+from fcmae.run.config import run_program
 from fcmae.run.terminal import say
 from scripts.bench.lab import DENSE, MAE, OURS, SIZES, Lab, Size, deterministic, telling
 
@@ -97,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -13,6 +13,7 @@ from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Implementation
 from fcmae.decoders.plain import Decoder
 from fcmae.encoder import Encoder
+from fcmae.encoders.masked_convnet import MaskedConvNet
 from fcmae.sparse.gathered import Gathered
 from fcmae.sparse.grn_mlp import GlobalResponseNorm
 from scripts.bench.rivals import MaskedDense, Products, mae_of, minkowski_modules
@@ -99,6 +100,31 @@ def convmae_against_mae(b: int) -> tuple[Work, Work]:
     return partial(step, convmae, *batch), partial(step, mae, *batch)
 
 
+class WholeImages(torch.nn.Module):
+    """A network of timm that computes whole images, hidden patches and all.
+
+    Args:
+        net: the network.
+    """
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor, visible: Tensor) -> Tensor:
+        """Compute the last map; `visible` is not looked at."""
+        return self.net.forward_features(images)
+
+
+def against_whole_images(name: str, b: int) -> tuple[Work, Work]:
+    """A network of timm on whole images, and restricted to their visible patches."""
+    model = model_of(name)
+    assert isinstance(model.encoder, MaskedConvNet)
+    batch = batch_of(b, 224, model.n, model.ratio)
+    dense = WholeImages(model.encoder.net)
+    return partial(step, dense, *batch), partial(step, model.encoder, *batch)
+
+
 def against_products(name: str, b: int) -> tuple[Work, Work]:
     """Of a step, its matrix products alone; and the whole step."""
     model = model_of(name)
@@ -151,6 +177,10 @@ TIMES: dict[str, tuple[Callable[[], tuple[Work, Work]], str]] = {
     "minkowski_modules_over_gathered_step_atto_b32": (
         partial(against_minkowski_modules, "convnextv2_atto", 32),
         ">= 6",
+    ),
+    "dense_over_masked_encoder_resnet50_b4": (
+        partial(against_whole_images, "timm:resnet50", 4),
+        ">= 0.7",
     ),
     "mae_vit_s_over_fcmae_tiny_step_b8": (partial(against_mae, "convnextv2_tiny", 8), ">= 2.2"),
     "convmae_small_over_mae_vit_small_step_b8": (partial(convmae_against_mae, 8), "<= 1.25"),

@@ -119,7 +119,7 @@ def test_recipes_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         FileNotFoundError, match=r"recipe dmo\.yaml does not exist; did you mean demo"
     ):
         recipe_of("dmo.yaml")
-    with pytest.raises(FileNotFoundError, match="those that come with it: demo, elpv"):
+    with pytest.raises(FileNotFoundError, match="those that come with it: convmae, demo, elpv"):
         recipe_of("mine.yaml")
 
 

@@ -94,7 +94,8 @@ def test_every_recipe_of_fine_tuning_parses_and_round_trips(path: Path, tmp_path
 
 def test_recipes_of_fine_tuning_are_those_of_the_papers_sizes() -> None:
     # xlarge is V1's alone, and small.yaml is for few labels, not for V1's small
-    assert {path.stem for path in FINETUNE_RECIPES} == SIZES.keys() - {"xlarge"}
+    own = {"convmae"}  # published for another model
+    assert {path.stem for path in FINETUNE_RECIPES} - own == SIZES.keys() - {"xlarge"}
 
 
 @pytest.mark.parametrize(
