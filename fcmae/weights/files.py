@@ -177,7 +177,8 @@ def read_network(
     from fcmae.weights.networks import classes_of, network_in  # timm: seconds
 
     architecture = metadata.architecture
-    named: list[Any] = parse_json(extra_header.get(CLASSES, "[]"), CLASSES, list)
+    names: type[list[Any]] = list
+    named = parse_json(extra_header.get(CLASSES, "[]"), CLASSES, names)
     kept, dropped = network_in(content.sets[""], architecture, len(named))
     classes = class_names(extra_header, classes_of(kept, architecture))
     return Weights(
