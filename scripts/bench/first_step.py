@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
@@ -83,7 +83,7 @@ def fill(lab: Lab, cache: Path, jobs: int, steps: Iterable[tuple[str, ...]]) -> 
         choice.unlink()
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
     """Take one step, and print its seconds."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("side", choices=(OURS, DENSE, MAE))
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true")
     parser.add_argument("--scope", default=GRANULARITY)
     parser.add_argument("--deterministic", action="store_true")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     lab = Lab(dry=args.dry, runs=1, scope=args.scope, limit=600, patience=600)
     with deterministic() if args.deterministic else nullcontext():
         say(lab.time(args.side, args.size, "compiled").first_s)
