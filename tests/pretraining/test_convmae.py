@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from fcmae.run import checkpoint
 from fcmae.weights.conversion import convert
 from finetune.models import classifier
-from tests.support.programs import kill, run, wait_for
-from tests.support.runs import assert_same_bits, losses, newest, pretrain, start_pretraining
+from tests.support.programs import run
+from tests.support.runs import assert_same_bits, kill_and_resume, losses, newest, pretrain
 
 CONVMAE = ("--model.name", "convmae_small", "--model.stem_stride", "2", "--model.ratio", "0.75")
 CONVMAE += ("--model.decoder_depth", "1")
@@ -29,12 +29,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_that_was_killed_equals_one_that_was_not(finished: Path, tmp_path: Path) -> None:
-    process = start_pretraining(tmp_path / "run", *CONVMAE)
-    wait_for((tmp_path / "run" / "step_0000002").exists, process)
-    kill(process)
-    result = pretrain(tmp_path / "run", *CONVMAE)
-    assert result.returncode == 0, result.stderr
-    assert "resuming from" in result.stdout
+    saved = tmp_path / "run" / "step_0000002"
+    kill_and_resume(tmp_path / "run", *CONVMAE, when=saved.exists)
     assert_same_bits(tmp_path / "run", finished)
     assert losses(finished)[-1][1] < losses(finished)[0][1]
 

@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
 from fcmae.weights.conversion import convert
-from tests.support.programs import kill, lines_of, wait_for
+from tests.support.programs import lines_of
 from tests.support.runs import (
     assert_close,
     assert_same_bits,
+    kill_and_resume,
     logged,
     newest,
     pretrain,
-    start_pretraining,
 )
 
 NAME = "mobilenetv3_small_050"
@@ -62,12 +62,7 @@ def test_statistics_are_of_micro_batches_whose_number_stays(alone: Path) -> None
 @pytest.mark.slow
 def test_a_killed_run_goes_on_bit_by_bit(alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start_pretraining(run, *FLAGS)
-    wait_for(logged(run, 3), process)
-    kill(process)
-    done = pretrain(run, *FLAGS)
-    assert done.returncode == 0, done.stderr
-    assert "resuming from" in done.stdout
+    kill_and_resume(run, *FLAGS, when=logged(run, 3))
     assert_same_bits(run, alone)
 
 

@@ -12,8 +12,8 @@ from fcmae.run.metrics import read_metrics
 from fcmae.weights.conversion import convert
 from fcmae.weights.files import read_weights
 from finetune.models import classifier
-from tests.support.programs import kill, lines_of, run, wait_for
-from tests.support.runs import assert_same_bits, newest, pretrain, start_pretraining
+from tests.support.programs import lines_of, run
+from tests.support.runs import assert_same_bits, kill_and_resume, newest, pretrain
 
 VIT = ("--model.name", "mae_vit_tiny", "--model.stem_stride", "2", "--model.decoder_depth", "1")
 DEMO = (
@@ -46,12 +46,8 @@ def test_a_run_learns_draws_and_looks(finished: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_equals_one_that_was_not(finished: Path, tmp_path: Path) -> None:
-    process = start_pretraining(tmp_path / "run", *VIT)
-    wait_for((tmp_path / "run" / "step_0000002").exists, process)
-    kill(process)
-    result = pretrain(tmp_path / "run", *VIT)
-    assert result.returncode == 0, result.stderr
-    assert "resuming from" in result.stdout
+    saved = tmp_path / "run" / "step_0000002"
+    kill_and_resume(tmp_path / "run", *VIT, when=saved.exists)
     assert_same_bits(tmp_path / "run", finished)
 
 

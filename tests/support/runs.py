@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from fcmae.run import checkpoint
 from fcmae.run.metrics import count_metrics, read_metrics
-from tests.support.programs import Program, run, start
+from tests.support.programs import Program, kill, run, start, wait_for
 
 RECIPE = "scripts/recipes/demo.yaml"
 SHORT = [
@@ -34,6 +34,16 @@ def pretrain(
 def start_pretraining(directory: Path, *flags: str, launcher: tuple[str, ...] = ()) -> Program:
     """Start a run, to be signalled and killed."""
     return start(*launcher, *command(directory, *flags))
+
+
+def kill_and_resume(directory: Path, *flags: str, when: Callable[[], bool]) -> None:
+    """Kill a run as soon as `when` is true, and start it again, which has to go on and end well."""
+    process = start_pretraining(directory, *flags)
+    wait_for(when, process)
+    kill(process)
+    done = pretrain(directory, *flags)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stdout
 
 
 def logged(directory: Path, steps: int) -> Callable[[], bool]:
