@@ -33,15 +33,16 @@ def main(argv: Sequence[str]) -> None:
     systems = chosen(config.systems)
     with waiting("importing PyTorch"):
         from fcmae.cli import start as program
+        from fcmae.run.pieces import attempt
         from finetune.lineage import costs, outcome, runs
 
     runs.check_protocol(config)
     failed = list[str]()
     for system in systems:
-        runs.attempt(system.name, partial(costs.measure, config, system), failed)
+        attempt(system.name, partial(costs.measure, config, system), failed)
     for start in runs.starts(config, systems):
         name = f"{start.system.name}, {start.origin}"
-        runs.attempt(name, partial(runs.make, start, program), failed)
+        attempt(name, partial(runs.make, start, program), failed)
     outcome.write(config)
     if failed:
         raise ValueError(f"{len(failed)} failed, the others are written: {'; '.join(failed)}")

@@ -165,7 +165,7 @@ class Session:
     """The steps of a run, from where its learner stands to its end or the signal that stops it.
 
     Making a session records this start in the run directory, starts the trackers, and catches
-    SIGTERM, SIGUSR1 and Ctrl-C from then on.
+    SIGTERM, SIGUSR1 and Ctrl-C from then on, up to `end`.
 
     Args:
         run: the directory of the run.
@@ -333,6 +333,7 @@ class Session:
         finally:
             self.progress.metrics.write()  # there may be room again
             self.trackers.finish()
+            self.stop.release()  # what comes next, such as a test, has nothing to save
         if self.signalled:
             name = signal.Signals(self.signalled).name
             self._say(f"{name}: stopped and saved at step {self.learner.state.step}")

@@ -17,8 +17,8 @@ from torch import distributed as dist
 
 from fcmae.run.lock import say_stopping
 from fcmae.run.outages import tell
+from fcmae.run.pieces import PREEMPTED
 
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command, started again, goes on
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 STATUS: dict[int, int] = {
     signal.SIGTERM: PREEMPTED,
@@ -44,8 +44,12 @@ class Stop:
         self.sent: tuple[Any, Tensor] | None = None
         if dist.is_initialized():
             self.group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
-        for number in STATUS:
-            signal.signal(number, self._note)
+        self.before = {number: signal.signal(number, self._note) for number in STATUS}
+
+    def release(self) -> None:
+        """Let those have the signals again that had them before."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.noted = number

@@ -20,6 +20,13 @@ def whiten(fit: Float[Tensor, "n d"], *others: Float[Tensor, "_ d"]) -> tuple[Te
     return tuple(((x - mean) @ project).float() for x in (fit, *others))
 
 
+def standardise(fit: Float[Tensor, "n d"], *others: Float[Tensor, "_ d"]) -> tuple[Tensor, ...]:
+    """Zero mean and unit variance of each feature, both measured on `fit`, for it and others."""
+    mean = fit.double().mean(0)
+    std = fit.double().std(0).clamp_min(TINY)
+    return tuple(((x - mean) / std).float() for x in (fit, *others))
+
+
 def whitening(covariance: Float[Tensor, "d d"], ridge: float) -> Float[Tensor, "d d"]:
     """The projection to unit covariance; `ridge` mean variances are added to all directions."""
     variance, directions = torch.linalg.eigh(covariance)

@@ -5,8 +5,6 @@ pretraining on the same images, without labels. Each of these starts takes the l
 best on held-out training data, and is then trained over seeds on all of it.
 """
 
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from data.sets import demo
 from fcmae.run.config import differences, flags_of, to_tree
 from fcmae.run.files import write_json
 from fcmae.run.json_files import read_json
+from fcmae.run.pieces import adding_seconds, strip
 from fcmae.run.terminal import say
 from finetune.lineage.config import MAY_CHANGE, LineageConfig
 from finetune.lineage.systems import System
@@ -105,7 +104,8 @@ def make(start: Start, program: Program) -> None:
     if start.origin == "pretrained":
         done = start.pretraining / "done.json"
         if not done.is_file():
-            timed(start, "pretraining", lambda: program("pretrain", pretraining_flags(start)))
+            with adding_seconds(start.folder / SECONDS, "pretraining"):
+                program("pretrain", pretraining_flags(start))
             write_json(done, {})
     if len(start.config.rates) > 1:
         for rate in start.config.rates:
@@ -114,21 +114,6 @@ def make(start: Start, program: Program) -> None:
     assert rate is not None
     for seed in range(start.config.seeds):
         train(start, program, start.final(seed), rate=rate, seed=seed, report_on="test")
-
-
-def attempt(name: str, work: Callable[[], object], failed: list[str]) -> None:
-    """Do some work; where it fails, say so, and let the others go on.
-
-    Args:
-        name: what it is about.
-        work: what is done.
-        failed: gets the name and the reason.
-    """
-    try:
-        work()
-    except (OSError, ValueError, FloatingPointError) as error:
-        failed.append(f"{name}: {error}")
-        say(f"failed: {failed[-1]}")
 
 
 def train(
@@ -148,23 +133,9 @@ def train(
         return
     say(f"{start.system.name}, {start.origin}: {out}")
     words = training_flags(start, out, rate=rate, seed=seed, report_on=report_on)
-    timed(start, out.stem, lambda: program("finetune", words))
-    run = out.with_suffix("")
-    for checkpoint in run.glob("step_*"):  # of VGG-16 they are gigabytes
-        shutil.rmtree(checkpoint)
-    (run / "weights.safetensors").unlink(missing_ok=True)
-
-
-def timed(start: Start, name: str, work: Callable[[], object]) -> None:
-    """Do some work, and add its seconds to those of earlier calls, also when it is stopped."""
-    began = time.monotonic()
-    try:
-        work()
-    finally:
-        path = start.folder / SECONDS
-        seconds = read_json(path, dict) if path.is_file() else {}
-        seconds[name] = seconds.get(name, 0) + time.monotonic() - began
-        write_json(path, seconds)
+    with adding_seconds(start.folder / SECONDS, out.stem):
+        program("finetune", words)
+    strip(out.with_suffix(""))
 
 
 def data_flags(config: LineageConfig) -> dict[str, Any]:

@@ -44,6 +44,17 @@ def layers(model: nn.Module, by: By) -> dict[str, int]:
     return {name: group_of(name, last) for name, _ in model.named_parameters()}
 
 
+def below_head(model: nn.Module, by: By) -> list[nn.Parameter]:
+    """The parameters below the last layer, which is the head.
+
+    Raises:
+        ValueError: see `layers`.
+    """
+    layer_of = layers(model, by)
+    top = max(layer_of.values())
+    return [parameter for name, parameter in model.named_parameters() if layer_of[name] < top]
+
+
 def group_of(name: str, last: int) -> int:
     """The group of a ConvNeXt's parameter, if stage 3 is group `last`."""
     stage, block = (

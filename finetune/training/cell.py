@@ -10,7 +10,14 @@ from fcmae.run.config import completed, differences, to_tree
 from fcmae.run.files import text_sha256, write_json
 from finetune.training.config import MAY_CHANGE, FewShotConfig, Method
 
-TABLE = ("fractions", "per_class", "seeds", "methods", "metric")  # which runs, not what they are
+TABLE = (
+    "fractions",
+    "per_class",
+    "seeds",
+    "methods",
+    "starts",
+    "metric",
+)  # which runs, not what they are
 SUM = "measured_sha256"
 
 

@@ -11,6 +11,7 @@ from fcmae.run.ranges import (
     Byte,
     Classes,
     Count,
+    CountFrom0,
     Extent,
     Length,
     NotNegative,
@@ -25,6 +26,8 @@ from finetune.models.config import BackboneConfig, By
 
 Side = Literal["test", "held_out"]
 Method = Literal["probe", "finetune"]
+Origin = Literal["pretrained", "random"]
+Classifier = Literal["linear", "ridge", "nearest"]
 
 # What may differ when a run resumes: it changes no number.
 MAY_CHANGE = (
@@ -71,6 +74,9 @@ class FitOptimConfig(OptimConfig):
     0.9999 is usual in long runs. None keeps none."""
     layer_decay: ShareAbove0 = 0.9
     """Learning rate of a layer as a share of that of the next one; 1: all layers have the same."""
+    frozen_steps: CountFrom0 = 0
+    """Steps at the beginning in which the head alone learns, while the rest stays as the weights
+    have it."""
     layer_decay_by: By = "layer"
     """layer: each block is a layer. group: three blocks are one, as in the paper for base and
     larger models."""
@@ -137,8 +143,18 @@ class FewShotConfig(TrainConfig):
     """Repetitions; mean and spread are reported."""
     methods: tuple[Method, ...] = ("probe", "finetune")
     """probe: a linear layer on frozen features. finetune: everything is trained."""
+    starts: tuple[Origin, ...] = ("pretrained", "random")
+    """pretrained: the weights. random: the random initialisation of the same model."""
     metric: str = "accuracy"
     """Which of finetune.train's measures is reported; balanced_accuracy, macro_f1 or auc, say."""
+    probe_classifier: Classifier = "linear"
+    """What the probe learns of features. linear: a layer, by cross-entropy. ridge: a layer, by
+    least squares. nearest: the mean of each class, by cosine."""
+    probe_features: Literal["whitened", "standardised"] = "whitened"
+    """What the probe makes of features, by all training images, which takes no label. whitened:
+    zero mean, unit covariance. standardised: zero mean and unit variance of each."""
+    probe_ridge: NotNegative = 1.0
+    """Strength of the ridge of least squares, in mean squared lengths of a sample's features."""
     probe_lr: NotNegative = 1e-2
     """Learning rate of the probe, which learns from whitened features; it is not chosen on held-out
     data, since labels are few."""

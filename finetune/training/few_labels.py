@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.making.cached import as_shards
@@ -22,9 +22,10 @@ from fcmae.run.processes import Processes
 from fcmae.run.training_data import digest
 from fcmae.run.waiting import counted
 from fcmae.weights.metadata import Metadata
+from finetune.frozen.few import nearest_mean, ridge
 from finetune.frozen.held_out import sides
 from finetune.frozen.linear import train_grid
-from finetune.frozen.whitening import whiten
+from finetune.frozen.whitening import standardise, whiten
 from finetune.labels.config import reading_of, resolved
 from finetune.labels.inference import Inference
 from finetune.labels.labelled import Chosen
@@ -73,7 +74,7 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
         places = draw(labelled.labels[learned], labelled.task.names, cell.size, generator)
         runs.append((cell, learned[places]))
     curves = Curves(config.metric)
-    probe: Probe | None = None  # of the start and the seed that come now
+    probe: Probe | None = None  # of the start that comes now
     going = counted(enumerate(runs, 1), "comparing starts on few labels", len(runs), "runs")
     for number, (cell, chosen) in going:
         kept = read_result(cell, contents, accelerator.print)
@@ -89,7 +90,7 @@ def few_shot(config: FewShotConfig, processes: Processes, accelerator: Accelerat
                     of_run(cell), labelled, chosen, validation, processes, accelerator
                 )
             else:
-                if probe is None or probe.config != cell.config:
+                if probe is None or not probe.serves(cell.config):
                     probe = Probe(cell.config, labelled, validation, accelerator)
                 measured = probe.measure(chosen, cell.config.seed)
             if accelerator.is_main_process:
@@ -155,7 +156,8 @@ def starts(config: FewShotConfig, metadata: Metadata) -> dict[str, FewShotConfig
         return {"random": config}
     model = asdict(metadata.architecture)
     random = RandomConfig(**model, mean=metadata.mean, std=metadata.std)
-    return {"pretrained": config, "random": replace(config, weights="none", random=random)}
+    both = {"pretrained": config, "random": replace(config, weights="none", random=random)}
+    return {origin: both[origin] for origin in config.starts}
 
 
 def cells(config: FewShotConfig) -> Iterator[Cell]:
@@ -229,20 +231,39 @@ class Probe:
         test = Inference(unseen, metadata, config.data, accelerator).outputs(model, forward)
         self.test_labels = test.labels[test.whole]
         train.rows[~train.whole] = train.rows[train.whole].mean(0)  # a bad image tells nothing
-        self.train_x, self.test_x = whiten(train.rows, test.rows[test.whole])
+        prepare = whiten if config.probe_features == "whitened" else standardise
+        self.train_x, self.test_x = prepare(train.rows, test.rows[test.whole])
         self.train_labels = labelled.labels
         self.config = config
         self.task = labelled.task
 
+    def serves(self, config: FewShotConfig) -> bool:
+        """Whether the features are those of this config, too: weights know no seed."""
+        mine, other = (
+            replace(c, seed=0, random=RandomConfig()) if c.weights != "none" else c
+            for c in (self.config, config)
+        )
+        return mine == other
+
     def measure(self, chosen: Int[Tensor, " k"], seed: int) -> dict[str, Any]:
         """Train the layer on these places of the training data, and measure."""
+        answers = self.task.answers(self.scores(chosen, seed))
+        return measure(self.task, answers, self.test_labels)
+
+    def scores(self, chosen: Int[Tensor, " k"], seed: int) -> Float[Tensor, "m c"]:
+        """The scores of the classes for what is reported on, learned from these places."""
+        config = self.config
+        x, labels, classes = self.train_x[chosen], self.train_labels[chosen], self.task.outputs
+        if config.probe_classifier == "ridge":
+            return ridge(x, labels, classes, self.test_x, config.probe_ridge)
+        if config.probe_classifier == "nearest":
+            return nearest_mean(x, labels, classes, self.test_x)
         (layer,) = train_grid(
-            self.train_x[chosen],
-            self.train_labels[chosen],
-            [(self.config.probe_lr, self.config.probe_weight_decay)],
-            epochs=self.config.probe_epochs,
+            x,
+            labels,
+            [(config.probe_lr, config.probe_weight_decay)],
+            epochs=config.probe_epochs,
             batch_size=len(chosen),
             generator=torch.Generator().manual_seed(seed),
         )
-        answers = self.task.answers(self.test_x @ layer[:-1] + layer[-1])
-        return measure(self.task, answers, self.test_labels)
+        return self.test_x @ layer[:-1] + layer[-1]

@@ -5,7 +5,7 @@ epoch), as in pretraining; stochastic depth is a function of (seed, step, rank).
 stopped ends as one that was not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -29,7 +29,7 @@ from fcmae.weights.metadata import Metadata
 from finetune.labels.config import reading_of, resolved
 from finetune.labels.labelled import Chosen
 from finetune.models.backbone import to_device
-from finetune.models.layer_decay import parameter_groups
+from finetune.models.layer_decay import below_head, parameter_groups
 from finetune.training.augment import Mix, erase, seeded
 from finetune.training.batches import batches_left, names_of_step
 from finetune.training.config import MAY_CHANGE, FitConfig, SegmentConfig, TrainConfig, run_of
@@ -114,6 +114,7 @@ def fit(
         names_of_step=names_of_step(images, batches),
         shards=shards,
     )
+    below = below_head(model, config.optim.layer_decay_by)
     micro_batches = iter(loader)
     for step in session.steps():
         learner.begin(step)
@@ -131,6 +132,8 @@ def fit(
                 with learner.autocast():
                     outputs = learner.trained(x.contiguous(memory_format=torch.channels_last))
                 learner.backward(loss(outputs.float(), target))
+        if step < config.optim.frozen_steps:
+            freeze(below)
         learner.step(measure=session.logging)
         line = session.measure()
         if line is not None:
@@ -140,6 +143,12 @@ def fit(
     if learner.averages is not None:
         checkpoint.fill(dict(model.named_parameters()), learner.averages, directory)
     model.eval()
+
+
+def freeze(parameters: Iterable[nn.Parameter]) -> None:
+    """Take the gradients away, so that AdamW passes these parameters over in the step to come."""
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def make_learner(

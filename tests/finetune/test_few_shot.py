@@ -8,11 +8,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
+from fcmae.weights.timm_models import save_timm
 from finetune.few_shot import main
+from finetune.models.backbone import backbone
+from finetune.train import main as train
 from finetune.training.few_labels import draw
 from tests.support.generators import generator
-from tests.support.models import TINY_FLAGS
+from tests.support.models import TINY, TINY_FLAGS
 from tests.support.programs import run
 from tests.support.shards import write_colours
 
@@ -52,6 +56,13 @@ def test_what_is_drawn_is_a_function_of_the_seed() -> None:
 def test_what_cannot_be_drawn_is_refused(size: float | int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw(LABELS, NAMES, size, generator())
+
+
+def save(path: Path) -> dict[str, torch.Tensor]:
+    """Write weights, and return them."""
+    model, metadata = backbone("none", TINY)
+    save_timm(path, model.state_dict(), metadata)
+    return model.state_dict()
 
 
 def few_shot(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -197,3 +208,37 @@ def test_a_probe_is_of_the_backbone_that_is_fine_tuned(tmp_path: Path) -> None:
     (column,) = row
     assert column == "timm_resnet18 probe"
     assert row[column]["values"][0] > 1 / 3  # three colours
+
+
+@pytest.mark.parametrize("classifier", ["ridge", "nearest"])
+def test_a_probe_in_closed_form_of_one_start_alone(
+    done: tuple[Path, str], tmp_path: Path, classifier: str
+) -> None:
+    folder, _ = done
+    save(tmp_path / "w.safetensors")
+    flags = ("--methods", "probe", "--starts", "pretrained", "--probe_classifier", classifier)
+    flags += ("--probe_features", "standardised", "--weights", str(tmp_path / "w.safetensors"))
+    data = ("--data.train", str(folder / "train-000000.tar"), "--data.workers", "0")
+    data += ("--data.test", str(folder / "test-000000.tar"), "--seeds", "2", "--fractions", "0.5")
+    main([*data, *flags, "--out", str(tmp_path / "out.json")])
+    found = json.loads((tmp_path / "out.json").read_text())["results"]["50%"]
+    assert found.keys() == {"pretrained probe"}
+    assert found["pretrained probe"]["mean"] > 0.5  # colours, of which one in three is a guess
+
+
+def test_the_head_alone_learns_in_frozen_steps(done: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = done
+    before = save(tmp_path / "w.safetensors")
+    data = ("--data.train", str(folder / "train-000000.tar"), "--data.workers", "0")
+    data += ("--data.test", str(folder / "test-000000.tar"), "--out", str(tmp_path / "out.json"))
+    flags = ("--optim.steps", "3", "--optim.batch_size", "4", "--optim.frozen_steps", "2")
+    flags += ("--run.save_every", "1", "--weights", str(tmp_path / "w.safetensors"))
+    train([*data, *flags])
+    for step, frozen in ((2, True), (3, False)):
+        after = load_file(tmp_path / f"out/step_{step:07d}/model.safetensors")
+        stem, head = "stem.0.weight", "head.fc.weight"
+        assert torch.equal(after[stem], before[stem]) == frozen
+        assert after[head].abs().max() > 0
+    assert not torch.equal(
+        after[head], load_file(tmp_path / "out/step_0000002/model.safetensors")[head]
+    )

@@ -135,6 +135,14 @@ def test_a_signal_ends_the_steps_and_saves(
     assert "SIGTERM: stopped and saved at step 1" in capsys.readouterr().out
 
 
+def test_signals_are_given_back_at_the_end(tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in STATUS}
+    session = session_of(tmp_path, learner_of())
+    assert all(signal.getsignal(number) != handler for number, handler in before.items())
+    go(session)
+    assert {number: signal.getsignal(number) for number in STATUS} == before
+
+
 def test_a_stopped_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     whole, stopped, resumed = (learner_of(ema=0.9) for _ in range(3))
     go(session_of(tmp_path / "whole", whole))
