@@ -18,10 +18,11 @@ echo "== pytest"
 # More processes than cores, each with one thread: many tests wait for programs and servers, the slow
 # ones most of all.
 # Tests of a file stay together: they share its runs; their order is that of tests/conftest.py.
+# A process that dies is not replaced: pytest-xdist would wait for it for good.
 status=0
 cores=$(python -c "from fcmae.run.threads import cores; print(cores())")
 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -q -n "$((share * cores / 2))" --dist loadfile \
-    --no-loadscope-reorder ${tests[@]+"${tests[@]}"} | tee "$told/tests" || status=$?
+    --no-loadscope-reorder --max-worker-restart=0 ${tests[@]+"${tests[@]}"} | tee "$told/tests" || status=$?
 echo "== basedpyright"
 wait "$checking" || status=$?
 cat "$told/types"

@@ -1,6 +1,8 @@
 """How the steps of a run are computed on its device: precision, compiled or not, deterministic."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, TypeVar
 
@@ -61,3 +63,19 @@ def only_deterministic(wanted: bool, *, strict: bool) -> None:
     torch.use_deterministic_algorithms(wanted, warn_only=not strict)
     # nothing reads what it would fill
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def any_operations() -> Iterator[None]:
+    """Allow operations that are not deterministic on every device, for what runs on the CPU.
+
+    All that counts and sorts is deterministic there. Libraries that are told to be so take other
+    ways, which may need memory by the product of samples and classes squared (torchmetrics does).
+    """
+    wanted = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(wanted, warn_only=warns)

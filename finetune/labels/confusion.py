@@ -29,6 +29,20 @@ def confused(
     return by_name(names, pairs, counts)
 
 
+def counted(
+    truth: Int[Tensor, " n"], answers: Int[Tensor, " n"], classes: int
+) -> Int[Tensor, "k k"]:
+    """The whole matrix, on the CPU, where counting is the same in every run.
+
+    Args:
+        truth: the class of each sample or pixel.
+        answers: the class that each is answered as.
+        classes: k, their number.
+    """
+    cells = truth * classes + answers
+    return cells.cpu().bincount(minlength=classes**2).view(classes, classes)
+
+
 def confused_pixels(names: Sequence[str], matrix: Int[Tensor, "k k"]) -> Confusion:
     """The counts of a whole matrix, true classes in its rows; see `confused`."""
     pairs = matrix.nonzero()

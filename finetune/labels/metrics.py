@@ -13,9 +13,10 @@ from torch import Tensor
 from torchmetrics import functional as R
 from torchmetrics.functional import classification as M
 
+from fcmae.run.computing import any_operations
 from fcmae.run.files import replacing
 from fcmae.run.terminal import say, told_apart, visible
-from finetune.labels.confusion import confused
+from finetune.labels.confusion import confused, counted
 from finetune.labels.tasks import Task
 
 BINS = 15  # of the calibration error (Guo et al., ICML 2017)
@@ -60,7 +61,7 @@ def value_of(metric: Callable[..., Tensor], *tensors: Tensor, **options: Any) ->
     A metric that fails on some labels must not cost the others: the model is trained by then.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), any_operations():
             warnings.simplefilter("ignore")  # of what is not defined, which None says
             found = metric(*tensors, **options).tolist()
     except Exception as error:  # torchmetrics refuses, say, R2 of one sample
@@ -163,7 +164,7 @@ def draw_confusion(path: Path, names: Sequence[str], p: Float[Tensor, "n k"], y:
     """
     from matplotlib.figure import Figure
 
-    counts = M.multiclass_confusion_matrix(p, y, len(names))
+    counts = counted(y, p.argmax(1), len(names))
     wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diag()
     chosen = wrong.sort(descending=True, stable=True).indices[:MOST_DRAWN].sort().values
     counts = counts[chosen][:, chosen].numpy()

@@ -8,14 +8,13 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from matplotlib import colormaps
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from data.bad_samples import BadSample
 from data.config import IGNORED
 from data.transforms import Normalise
 from fcmae.run.compiling import eager
 from fcmae.sheet import save_views
-from finetune.labels.confusion import confused_pixels
+from finetune.labels.confusion import confused_pixels, counted
 from finetune.labels.inference import Inference
 from finetune.labels.metrics import rows
 
@@ -42,9 +41,8 @@ def confusion_of(
         truth = batch["label"].to(device).long()
         answers = forward(x)
         inference.refuse_not_finite(answers, batch)
-        matrix += multiclass_confusion_matrix(
-            answers.argmax(1), truth, classes, ignore_index=IGNORED
-        )
+        known = truth != IGNORED
+        matrix += counted(truth[known], answers.argmax(1)[known], classes).to(device)
         bad += batch["bad"]
     skipped = inference.count(bad)
     matrix = inference.accelerator.reduce(matrix)

@@ -2,6 +2,10 @@
 
 import json
 import math
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -268,3 +272,28 @@ def test_of_many_classes_those_that_are_confused_most_are_drawn(tmp_path: Path) 
     draw_confusion(tmp_path / "confusion.png", names, p, torch.arange(1000))
     with Image.open(tmp_path / "confusion.png") as picture:
         assert max(picture.size) < 3000
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Let this process take 2 GB more than it has."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 2 * 10**9, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system limits memory alike")
+def test_a_thousand_classes_are_measured_in_little_memory_as_programs_run(tmp_path: Path) -> None:
+    names, labels = tuple(map(str, range(1000))), torch.arange(1000).repeat(2)
+    answers = torch.eye(1000).roll(1, 1).repeat(2, 1)
+    torch.use_deterministic_algorithms(True)  # torchmetrics would count n k^2 comparisons
+    with little_memory():
+        found = measure(Task(kind="class", field="", names=names), answers, labels)
+        draw_confusion(tmp_path / "confusion.png", names, answers, labels)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert found["accuracy"] == found["balanced_accuracy"] == found["macro_f1"] == 0
+    assert found["confusion"][0]["999"] == {"0": 2}
