@@ -118,6 +118,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
 
     watch = Watch(config, run.dir, model, session, learner, normalise)
     watch.looks.begin(shards, order)
+    views = config.model.contrast.views
     micro_batches = iter(loader)
     dry = dry_run.DryRun(device) if config.dry_run else None
     for step in session.steps() if dry is None else dry.over(session.steps(), end):
@@ -126,12 +127,12 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
             batch = session.take(micro_batches)
             images = normalise(batch["image"].to(device, non_blocking=True))
             visible = draw_visible_of(
-                config.seed, batch["epoch"], batch["sample"], model.n, config.model.ratio
+                config.seed, batch["epoch"], batch["sample"], model.n, config.model.ratio, views
             ).to(device, non_blocking=True)
             with learner.accumulating(micro):
                 with learner.autocast():
-                    loss, prediction = learner.trained(images, visible)
-                learner.backward(loss)
+                    loss, prediction, *terms = learner.trained(images, visible)
+                learner.backward(loss, *terms)
             watch.look(images, visible, prediction)
         learner.step(measure=session.logging)
         watch.draw()

@@ -52,6 +52,8 @@ class ShardImages(Dataset[dict[str, Any]]):
         group: The field of the json member that becomes the item's `group`; None without it.
         image: The suffix of the members that are the images; "" for any of IMAGE_SUFFIXES.
         replace: Whether bad samples are replaced, as pretraining needs it.
+        views: How many crops are drawn of a picture; several stand in the item's image as tiles do,
+            [views, c, h, w], the first of which does not depend on it.
 
     Raises:
         ValueError: With `replace`, no sample of a shard can be read; or the bytes of a sample are
@@ -73,6 +75,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         group: str = "",
         image: str = "",
         replace: bool = False,
+        views: int = 1,
     ) -> None:
         self.samples = samples
         self.size = size
@@ -86,6 +89,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         self.group = group
         self.image = image
         self.replace = replace
+        self.views = views
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -110,7 +114,7 @@ class ShardImages(Dataset[dict[str, Any]]):
         group = None
         bad: tuple[BadSample, ...] = ()
         try:
-            image, label = self.decode(members, random.Random(f"{self.seed} {epoch} {place}"))
+            image, label = self.decode(members, f"{self.seed} {epoch} {place}")
             group = group_of(members, self.group) if self.group else None
         except ValueError as error:
             bad = (self.samples.bad(sample, key, error),)
@@ -127,17 +131,26 @@ class ShardImages(Dataset[dict[str, Any]]):
             "bad": bad,
         }
 
-    def decode(self, members: Members, rng: random.Random) -> tuple[torch.Tensor, Any]:
-        """Decode the image, [c, h, w], and the label of a sample.
+    def decode(self, members: Members, key: str) -> tuple[torch.Tensor, Any]:
+        """Decode the image, [c, h, w], or several views of it, and the label of a sample.
+
+        Args:
+            members: The sample.
+            key: Seeds the generator of what is drawn; views after the first add their number.
 
         Raises:
             ValueError: The sample is bad.
         """
         encoded, suffix = encoded_image(members, self.image)
         picture = open_image(encoded, suffix, self.in_chans, self.pixels, self.statistics)
+        rng = random.Random(key)
         if self.joint_crop is not None:
             return self.joint_crop(picture, self.target(members), self.size, rng)
-        return self.crop(picture, self.size, rng), self.target(members)
+        image = self.crop(picture, self.size, rng)
+        if self.views > 1:
+            others = (random.Random(f"{key} {view}") for view in range(1, self.views))
+            image = torch.stack([image, *(self.crop(picture, self.size, rng) for rng in others)])
+        return image, self.target(members)
 
 
 def next_whole(items: Iterable[dict[str, Any]], these: str) -> dict[str, Any]:
@@ -179,6 +192,7 @@ def train_loader(
     size: tuple[int, int],
     in_chans: int,
     pin_memory: bool,
+    views: int = 1,
 ) -> DataLoader[dict[str, Any]]:
     """The loader of pretraining, which gives micro-batches of random crops.
 
@@ -189,6 +203,7 @@ def train_loader(
         size: Height and width in pixels.
         in_chans: The number of channels.
         pin_memory: Whether batches are put into pinned memory, for copies to a GPU.
+        views: Random crops of each sample, which stand one after the other in a batch.
     """
     images = ShardImages(
         ShardSamples(shards, config.source),
@@ -201,6 +216,7 @@ def train_loader(
         target=Unlabelled(),
         image=config.image,
         replace=True,
+        views=views,
     )
     return batch_loader(
         images, batches, workers=config.workers, world=batches.world, pin_memory=pin_memory

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fcmae import convmaes, vits
+from fcmae.contrast_config import OFF, ContrastConfig
 from fcmae.networks import PREFIX, Network, network
 from fcmae.run.ranges import Depth, DepthFrom1, Extent, ShareBelow1
 
@@ -277,7 +278,7 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Architecture):
-    """The arguments of `FCMAE`: the encoder, how much is hidden from it, and the decoder."""
+    """The arguments of `FCMAE`: the encoder, what is hidden from it, the decoder, the terms."""
 
     ratio: ShareBelow1 = 0.6
     """Share of the patches that are hidden from the encoder, from 0 to below 1."""
@@ -294,6 +295,7 @@ class ModelConfig(Architecture):
     decoder_depth: Depth | None = None
     """Number of blocks of the decoder; by default 1, and 8 of MAE's decoder, which mae_vit has. The
     unet has as many as the resolution is doubled, and no other number."""
+    contrast: ContrastConfig = OFF
 
     @property
     def visible_patches(self) -> int:

@@ -35,9 +35,14 @@ def draw_visible(
 
 
 def draw_visible_of(
-    seed: int, epoch: Int[Tensor, " b"], sample: Int[Tensor, " b"], n: int, ratio: float
-) -> Bool[Tensor, "b n"]:
-    """Draw the visible patches of given samples, from (seed, epoch, sample) and nothing else.
+    seed: int,
+    epoch: Int[Tensor, " b"],
+    sample: Int[Tensor, " b"],
+    n: int,
+    ratio: float,
+    views: int = 1,
+) -> Bool[Tensor, "bv n"]:
+    """Draw the visible patches of given samples, from (seed, epoch, sample, view) and nothing else.
 
     Since neither rank, batch nor step enters, they are the same on any number of processes. Each
     patch gets a 64-bit key from a counter-based generator (SplitMix64: Steele, Lea and Flood 2014),
@@ -49,18 +54,21 @@ def draw_visible_of(
         sample: index of the sample in the data set, for each of b images.
         n: number of patches in an image.
         ratio: share of the patches to hide.
+        views: number of views of each sample, the first of which does not depend on it.
 
     Returns:
-        Bool[b, n] in raster order, True = the encoder sees the patch.
+        Bool[b views, n] in raster order, True = the encoder sees the patch; the views of a sample
+        one after the other.
 
     Raises:
         ValueError: the ratio is outside [0, 1), or leaves no visible patch.
     """
-    patch = torch.arange(n, device=sample.device)
+    patch = torch.arange(views * n, device=sample.device)
     keys = splitmix64(torch.full_like(sample, seed))  # hashed first, or seed + epoch would meet
     for counter in (epoch, sample):
         keys = splitmix64(keys + counter)
-    return lowest(splitmix64(splitmix64(keys)[:, None] + patch), visible_count(n, ratio))
+    of_views = splitmix64(splitmix64(keys)[:, None] + patch)
+    return lowest(rearrange(of_views, "b (v n) -> (b v) n", v=views), visible_count(n, ratio))
 
 
 def splitmix64(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:

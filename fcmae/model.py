@@ -5,6 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.architecture import DecoderKind, Implementation, ModelConfig
+from fcmae.contrast import Contrast, pooled
+from fcmae.contrast_config import ContrastConfig
 from fcmae.decoders import make_decoder
 from fcmae.decoders.unet import UNet
 from fcmae.encoders import make_encoder
@@ -12,7 +14,7 @@ from fcmae.loss import reconstruction_loss
 
 
 class FCMAE(nn.Module):
-    """A masked autoencoder: sparse encoder, decoder, reconstruction loss.
+    """A masked autoencoder: sparse encoder, decoder, reconstruction loss, and a second term.
 
     Args:
         name: the encoder, `convnextv2_atto` ... `convnextv2_huge`, `convnext_*` (V1), `convnextv2`
@@ -32,6 +34,7 @@ class FCMAE(nn.Module):
             `unet`, SparK's, which takes those of up to four scales.
         decoder_dim: number of channels of the decoder; of the unet, those of its coarsest map.
         decoder_depth: number of blocks of the decoder; by default 1, and 8 of MAE's.
+        contrast: the contrastive term beside the reconstruction; by default there is none.
         generator: source of the random initial weights; the global one by default.
 
     Raises:
@@ -52,6 +55,7 @@ class FCMAE(nn.Module):
         decoder: DecoderKind = ModelConfig.decoder,
         decoder_dim: int = ModelConfig.decoder_dim,
         decoder_depth: int | None = ModelConfig.decoder_depth,
+        contrast: ContrastConfig = ModelConfig.contrast,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -67,6 +71,7 @@ class FCMAE(nn.Module):
             decoder=decoder,
             decoder_dim=decoder_dim,
             decoder_depth=decoder_depth,
+            contrast=contrast,
         )
         config.check()
         self.patch_size = config.patch_size
@@ -77,6 +82,7 @@ class FCMAE(nn.Module):
         self.v = config.visible_patches
         self.encoder = make_encoder(config, sparse, generator)
         self.decoder = make_decoder(config, generator)
+        self.contrast = Contrast(config.dim, contrast, generator) if contrast.weight else None
 
     @classmethod
     def from_config(
@@ -91,18 +97,28 @@ class FCMAE(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "b k ppc"]]:
-        """Compute the reconstruction loss and the prediction that it is of.
+    ) -> (
+        tuple[Float[Tensor, ""], Float[Tensor, "b k ppc"]]
+        | tuple[Float[Tensor, ""], Float[Tensor, "b k ppc"], dict[str, Float[Tensor, ""]]]
+    ):
+        """Compute the loss and the prediction of what is hidden.
+
+        The loss is the reconstruction's. In training with a contrastive term, its weighted value is
+        added, and a third result has both terms.
 
         Args:
-            images: images of the size that the model was made for.
+            images: images of the size that the model was made for; in training with a contrastive
+                term two views of each sample, one after the other.
             visible: True where the encoder sees the patch: int(n (1 - ratio)) True in each row.
 
         Returns:
-            The loss, and the predicted normalised pixels of the k hidden patches in raster order.
+            The loss, and the predicted normalised pixels of the k hidden patches in raster order;
+            with both terms also these, as `reconstruction` and `contrast`, and what `Contrast`
+            measures.
 
         Raises:
-            ValueError: the images have another size, or rows another number of visible patches.
+            ValueError: the images have another size, or rows another number of visible patches; or
+                see `Contrast.forward`.
         """
         if images.shape[2:] != self.image_size:
             raise ValueError(
@@ -111,7 +127,13 @@ class FCMAE(nn.Module):
             )
         latent = self.encode(images, visible)
         prediction = self.decoder(latent, visible, self.grid)
-        return reconstruction_loss(prediction, images, visible, self.patch_size), prediction
+        reconstruction = reconstruction_loss(prediction, images, visible, self.patch_size)
+        if self.contrast is None or not self.training:
+            return reconstruction, prediction
+        contrast, figures = self.contrast(pooled(latent))
+        loss = reconstruction + self.contrast.weight * contrast
+        terms = {"reconstruction": reconstruction.detach(), "contrast": contrast.detach()}
+        return loss, prediction, terms | figures
 
     def encode(
         self, images: Float[Tensor, "b c h w"], visible: Bool[Tensor, "b n"]

@@ -145,6 +145,8 @@ def typed(value: object, hint: Any) -> Any:
     origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
+    if dataclasses.is_dataclass(hint):
+        return as_dataclass(cast("Any", hint), value)
     if origin in (Union, UnionType):
         for one in inner:
             with suppress(ValueError):

@@ -11,7 +11,7 @@ For each step, a loop calls
     learner.step(measure=...)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +91,7 @@ class Learner:
         self.state = TrainState()
         self.lr = 0.0
         self.loss: Float[Tensor, ""] = torch.zeros((), device=self.device)
+        self.terms = dict[str, Float[Tensor, ""]]()
         self.norm: Float[Tensor, ""] = torch.zeros(())
 
     @property
@@ -138,7 +139,7 @@ class Learner:
         self.compiled = compiled(model, inputs, self.autocast, say, deterministic=deterministic)
 
     def begin(self, step: int) -> None:
-        """Begin a step, counted from 0: set its learning rate, and set the loss to zero."""
+        """Begin a step, counted from 0: set its learning rate, and forget the loss before."""
         self.lr = lr_at(
             step,
             total=self.total,
@@ -150,6 +151,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * group.get("scale", 1.0)
         self.loss = torch.zeros((), device=self.device)
+        self.terms = {}
 
     @contextmanager
     def accumulating(self, micro: int) -> Iterator[None]:
@@ -175,10 +177,19 @@ class Learner:
         enabled = self.precision != "fp32"
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=enabled)
 
-    def backward(self, loss: Float[Tensor, ""]) -> None:
-        """Add the share of a micro-batch to the gradient and to the loss of the step."""
+    def backward(
+        self, loss: Float[Tensor, ""], terms: Mapping[str, Float[Tensor, ""]] | None = None
+    ) -> None:
+        """Add the share of a micro-batch to the gradient and to the loss of the step.
+
+        Args:
+            loss: of the micro-batch.
+            terms: what the loss is made of, by names, or else is measured; none have a gradient.
+        """
         self.scaler.scale(loss / self.config.accumulate).backward()
         self.loss += loss.detach() / self.config.accumulate
+        for name, value in (terms or {}).items():
+            self.terms[name] = self.terms.get(name, 0) + value / self.config.accumulate
 
     def step(self, *, measure: bool) -> None:
         """Take a step of the optimiser, and update the average.

@@ -14,7 +14,8 @@ class OptimConfig:
     """Images in a step, over all processes and accumulated micro-batches."""
     accumulate: Batch = 1
     """Micro-batches that each process adds up to a step. More of them need less memory. They change
-    no number but those of batch norm, whose statistics are of a micro-batch."""
+    no number but those of batch norm, whose statistics are of a micro-batch, and of a contrastive
+    term, which compares the samples of one."""
     epochs: Positive = 100.0
     """Length of the run in passes over the data, unless steps is given."""
     steps: Count | None = None

@@ -286,10 +286,19 @@ class Session:
         if not self.logging:
             return None
         line = self.progress.line(learner.state, loss, learner.lr, learner.norm)
+        line |= self.terms()
         line["bad_samples"] = self.bad.by_shard()
         if learner.scaler.is_enabled():
             line["loss_scale"] = learner.scaler.get_scale()
         return line
+
+    def terms(self) -> dict[str, float]:
+        """The terms of the loss of the last step, means over the processes; all have to call it."""
+        terms = self.learner.terms
+        if not terms:
+            return {}
+        means = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
+        return dict(zip(terms, means.tolist(), strict=True))
 
     def due_by_clock(self) -> bool:
         """Whether the main process finds a checkpoint due, which it says once."""

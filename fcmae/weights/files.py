@@ -324,10 +324,36 @@ def load_decoder(decoder: nn.Module, source: str | Path) -> str:
         OSError: there is no checkpoint, or it cannot be read.
         ValueError: the checkpoint is damaged, or its decoder is another one, or not finite.
     """
-    path = find_checkpoint(Path(source), lambda _: None)  # the encoder has told what is damaged
-    tensors, _ = read_checkpoint(path)
-    prefix = "decoder."
-    kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    refuse_not_finite(kept, path)
+    path, kept = read_part(source, "decoder.")
     checkpoint.fill(decoder.state_dict(), kept, path)
     return f"decoder from {path}"
+
+
+def load_projector(projector: nn.Module, source: str | Path) -> str:
+    """Load the projector of a run or a checkpoint, strictly, and describe what was loaded.
+
+    One of a run without a contrastive term has none, and the projector begins anew.
+
+    Raises:
+        OSError: there is no checkpoint, or it cannot be read.
+        ValueError: the checkpoint is damaged, or its projector is another one, or not finite.
+    """
+    path, kept = read_part(source, "contrast.projector.")
+    if not kept:
+        return f"projector new, since {path} has none"
+    checkpoint.fill(projector.state_dict(), kept, path)
+    return f"projector from {path}"
+
+
+def read_part(source: str | Path, prefix: str) -> tuple[Path, dict[str, Tensor]]:
+    """Read the checkpoint that `source` names: its path, and its tensors behind a prefix.
+
+    Raises:
+        OSError: there is no checkpoint, or it cannot be read.
+        ValueError: the checkpoint is damaged, or has values that are not finite.
+    """
+    path = find_checkpoint(Path(source), lambda _: None)  # the encoder has told what is damaged
+    tensors, _ = read_checkpoint(path)
+    kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    refuse_not_finite(kept, path)
+    return path, kept

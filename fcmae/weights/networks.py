@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fcmae.architecture import Architecture
 from fcmae.networks import PREFIX, make_network
+from fcmae.weights.recognition import dropped_part
 from fcmae.weights.weight_names import listing
 
 INSIDE = "net."  # in front of the names in our encoder, behind `encoder.` in a pretraining run
@@ -54,7 +55,8 @@ def network_in(
     mine = {k.removeprefix(inside): v for k, v in tensors.items() if k.startswith(inside)}
     dropped = Counter[str]()
     if mine:
-        dropped["decoder"] = sum(not name.startswith(inside) for name in tensors)
+        others = (name for name in tensors if not name.startswith(inside))
+        dropped.update(dropped_part(name) or "decoder" for name in others)
     else:
         mine = dict(tensors)
     shapes = shapes_of(architecture, num_classes)

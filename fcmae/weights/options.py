@@ -17,4 +17,6 @@ class InitConfig:
     timm:convnextv2_atto.fcmae; the decoder starts fresh. Read before step 0 only: a run that
     resumes takes its own checkpoint."""
     decoder: bool = False
-    """Start from the decoder of `weights` too, which has to be a run or a checkpoint of one."""
+    """Start from the decoder of `weights` too, which has to be a run or a checkpoint of one. With
+    model.contrast.weight, also from its projector, if it has one; a queue of neighbours starts
+    fresh."""

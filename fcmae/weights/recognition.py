@@ -42,6 +42,8 @@ DROPPED = {
         # SparK's
         *("dense_decoder.", "densify_norms.", "densify_projs.", "imn_m", "imn_s", "norm_black"),
     ),
+    "projector of the contrastive term": ("contrast.projector.",),
+    "queue of neighbours": ("contrast.queue",),
     "heads of self-distillation": ("dino_head.", "ibot_head.", "projectors."),
     "norms of the stages' outputs": (
         *("norms.0.", "norms.1.", "norms.2.", "norm0.", "norm1.", "norm2.", "norm3."),
@@ -77,10 +79,7 @@ class Naming:
             return "fixed positions"
         starts = [0, *(dot.end() for dot in re.finditer(r"\.", self.prefix))]
         ancestors = [self.prefix[:start] for start in starts]
-        for part, prefixes in DROPPED.items():
-            if any(key.startswith(a + p) for a in ancestors for p in prefixes):
-                return part
-        return None
+        return dropped_part(key, ancestors)
 
     @property
     def classifier(self) -> str:
@@ -103,6 +102,19 @@ class Naming:
         else:
             names = (row.dinov3, f"model.{row.dinov3}")
         return [self.prefix + name for name in dict.fromkeys(names)]
+
+
+def dropped_part(key: str, ancestors: Sequence[str] = ("",)) -> str | None:
+    """Name the part of a model that is left out to which a tensor belongs; None if it stays.
+
+    Args:
+        key: the tensor's name.
+        ancestors: what may stand in front of the parts.
+    """
+    for part, prefixes in DROPPED.items():
+        if any(key.startswith(a + p) for a in ancestors for p in prefixes):
+            return part
+    return None
 
 
 def encoders_in(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Layout, str]]:

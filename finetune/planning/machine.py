@@ -37,6 +37,8 @@ class Machine:
     def seconds_per_image(self, config: ModelConfig, precision: Precision) -> float:
         """Time training steps of a model on random images, the median of a few.
 
+        Of a model with a contrastive term, an image gives two views.
+
         Args:
             config: The model.
             precision: Of the step.
@@ -46,14 +48,15 @@ class Machine:
         model = FCMAE.from_config(config, generator=generator).to(device)
         optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
         batch = BATCHES.get(device.type, BATCH)
-        shape = (batch, config.in_chans, *config.sides)
+        views = config.contrast.views * batch
+        shape = (views, config.in_chans, *config.sides)
         images = torch.randn(shape, generator=generator).to(device)
-        visible = draw_visible(batch, model.n, config.ratio, generator=generator).to(device)
+        visible = draw_visible(views, model.n, config.ratio, generator=generator).to(device)
         times = list[float]()
         for _ in counted(range(1 + STEPS), "timing this machine", 1 + STEPS, "steps"):
             began = time.perf_counter()
             with self.autocast(precision):
-                loss, _ = model(images, visible)
+                loss, *_ = model(images, visible)
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()

@@ -124,6 +124,8 @@ def flops_per_image(
 ) -> float:
     """Count the operations of the matrix products of a training step, for an image.
 
+    Of a model with a contrastive term, an image gives two views.
+
     Args:
         config: of the model, of which another one is made: that of a run may lie in shards.
         device: where it is made.
@@ -131,8 +133,9 @@ def flops_per_image(
     """
     generator = torch.Generator().manual_seed(0)
     model = FCMAE.from_config(replace(config, sparse="gathered"), generator=generator)
-    images = torch.randn(2, config.in_chans, *model.image_size, generator=generator)
-    visible = draw_visible(2, model.n, model.ratio, generator=generator)
+    count = 2 * config.contrast.views
+    images = torch.randn(count, config.in_chans, *model.image_size, generator=generator)
+    visible = draw_visible(count, model.n, model.ratio, generator=generator)
     inputs = (images.to(device), visible.to(device))
     return product_flops(model.to(device), inputs, autocast) / 2
 

@@ -23,7 +23,7 @@ from fcmae.run.computing import precision_on
 from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.session import distribute
 from fcmae.run.waiting import waiting
-from fcmae.weights.files import load_decoder, load_encoder
+from fcmae.weights.files import load_decoder, load_encoder, load_projector
 from finetune.training.pretraining import PretrainConfig
 
 
@@ -57,6 +57,13 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
     sharded = fsdp.is_wanted(accelerator.num_processes)
     if sharded and (config.precision == "fp16" or config.compile is True):
         raise ValueError("FSDP2 goes with neither precision=fp16 (take bf16) nor compile=True")
+    optim, weight = config.optim, config.model.contrast.weight
+    if weight and optim.batch_size < 2 * optim.accumulate:
+        raise ValueError(
+            f"model.contrast.weight={weight} compares the samples of a micro-batch, of which"
+            f" optim.batch_size={optim.batch_size} and optim.accumulate={optim.accumulate} leave"
+            f" one: raise the former to at least {2 * optim.accumulate}"
+        )
     init = config.init
     model = FCMAE.from_config(config.model, generator=torch.Generator().manual_seed(config.seed))
     if init.weights is not None and newest is None:
@@ -65,6 +72,8 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
         accelerator.print(told)
         if init.decoder:
             accelerator.print(load_decoder(model.decoder, init.weights))
+            if model.contrast is not None:
+                accelerator.print(load_projector(model.contrast.projector, init.weights))
     elif init.weights is not None and newest is not None:
         accelerator.print(f"init.weights={init.weights} is ignored: {newest.parent} resumes")
     of_stages = config.run.recompute or config.watch.collapse_every
@@ -129,7 +138,7 @@ def compile_model(config: PretrainConfig, model: FCMAE, learner: Learner) -> Non
         model: on its device.
         learner: of the model.
     """
-    b = learner.micro_batch
+    b = config.model.contrast.views * learner.micro_batch
     images = torch.zeros(b, config.model.in_chans, *model.image_size, device=learner.device)
     visible = draw_visible(b, model.n, model.ratio, generator=torch.Generator()).to(learner.device)
     learner.compile(model, images, visible, deterministic=config.deterministic)
@@ -151,5 +160,6 @@ def make_loader(
         batches,
         size=model.image_size,
         in_chans=config.model.in_chans,
+        views=config.model.contrast.views,
         pin_memory=next(model.parameters()).is_cuda,
     )

@@ -63,6 +63,23 @@ def test_crops_change_with_the_epoch_and_not_with_the_run(shards: list[Shard]) -
     assert not torch.equal(images[(2, 7)]["image"], images[(3, 7)]["image"])
 
 
+def test_views_are_crops_of_one_sample_the_first_as_without_others(shards: list[Shard]) -> None:
+    def batches(workers: int, views: int) -> list[dict]:
+        config = DataConfig(train=("unused",), workers=workers)
+        order = GlobalBatches(Order([10, 10, 5], 0, 2), batch_size=4, start=0, steps=3)
+        loader = train_loader(
+            shards, config, order, size=(32, 24), in_chans=3, views=views, pin_memory=False
+        )
+        return list(loader)
+
+    for one, two, again in zip(batches(0, 1), batches(0, 2), batches(1, 2), strict=True):
+        assert two["image"].shape == (8, 3, 32, 24)
+        assert torch.equal(two["image"][::2], one["image"])
+        assert not (two["image"][::2] == two["image"][1::2]).flatten(1).all(1).any()
+        assert torch.equal(two["image"], again["image"])
+        assert two["key"] == one["key"]
+
+
 def test_crop_boxes_keep_to_scale_and_image() -> None:
     rng, crop = random.Random(0), Crop((0.2, 1.0), True)
     for _ in range(500):
