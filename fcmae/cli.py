@@ -41,6 +41,9 @@ class Command:
 
 COMMANDS = {
     "demo": Command("data.sets.demo", "Demo", "tell where the embedded images are, or make them"),
+    "glyphs": Command(
+        "data.sets.glyphs", "Glyphs", "tell where the embedded glyphs are, or make them"
+    ),
     "plan": Command("scripts.plan", "PlanConfig", "write a recipe for your images and hours"),
     "shards make": Command("scripts.make_shards", "MakeShards", "make shards of images"),
     "shards index": Command("data.shards.__main__", "Index", "index shards of others", ("index",)),

@@ -12,6 +12,7 @@ from tests.support.programs import ROOT
 LIGHT = [
     "data/demo/__main__.py",
     "data/elpv.py",
+    "data/glyphs/__main__.py",
     "data/scenes.py",
     "data/shards/__main__.py",
     "fcmae/convert.py",

@@ -55,6 +55,7 @@ def test_its_table_names_commands_of_every_kind() -> None:
     named = {words[1] for _, words in typed("README.md") if words[0] == "fcmae"}
     rare = {
         "demo",
+        "glyphs",
         "knn",
         "export",
         "baselines",

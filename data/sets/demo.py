@@ -1,6 +1,7 @@
 """The embedded data set: rendered emoji artwork, 72 px, labelled by the nine Unicode groups.
 
-`python -m data.demo` tells where the shards are: in `data/demo/` of a checkout, not in the wheel.
+`python -m data.demo` tells where the shards of both embedded data sets are, these and the glyphs
+(`data.sets.glyphs`): in `data/demo/` and `data/glyphs/` of a checkout, not in the wheel.
 `python -m data.demo build` makes them again, from four icon sets on npm. `python -m data.demo
 check` compares them with their hashes and counts the images. The file `data/demo/NOTICE` lists the
 sources, the licences and what was changed.
@@ -9,35 +10,25 @@ The same emoji is drawn in every style, and in variants of gender, direction, co
 of these form one group, and a whole group is either in train or in test: a random split would leak.
 """
 
-import gzip
 import io
 import re
-import shutil
-import subprocess
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 from PIL import Image
 
-from data.shards.index import INDEX
-from data.shards.reading import open_shards, read_sample
-from data.shards.tar import members_of, reader
-from data.shards.writing import write_shards
-from fcmae.run.files import text_sha256, write_json
-from fcmae.run.json_files import parse_json
-from fcmae.run.tables import print_table
+from data.sets import glyphs
+from data.sets.embedded import Embedded, Split, encode_png, held_out, tell
+from data.sets.packages import Package, download, read_json, refuse_missing
+from fcmae.run.files import text_sha256
 from fcmae.run.terminal import say
-from fcmae.run.waiting import counted, waiting
+from fcmae.run.waiting import counted
 
-HERE = Path(__file__).parents[1] / "demo"
-TRAIN = f"{HERE}/train-{{000000..000003}}.tar.gz"
-TEST = f"{HERE}/test-000000.tar.gz"
 CLASSES = (
     "Activities",
     "Animals & Nature",
@@ -49,9 +40,17 @@ CLASSES = (
     "Symbols",
     "Travel & Places",
 )
+EMOJI = Embedded(
+    name="demo",
+    about="drawings of emoji, in nine classes",
+    needs="npm and pip install 'fcmae[demo]'",
+    classes=CLASSES,
+    train_shards=4,
+)
+HERE = EMOJI.folder
+TRAIN = EMOJI.train
+TEST = EMOJI.test
 SIZE = 72  # side of an image in pixels
-TRAIN_SHARDS = 4
-TEST_SHARE = 0.2  # share of the groups of a class
 
 # The words of a name that distinguish variants of one motif.
 WORDS = """
@@ -74,7 +73,13 @@ MOTIFS = {
     "princess": "prince",
 }
 
-Split = Literal["train", "test"]
+# the icon set of each style
+STYLES = {
+    "noto": Package("@iconify-json/noto", "1.2.9"),
+    "noto-v1": Package("@iconify-json/noto-v1", "1.2.5"),
+    "fluent": Package("@iconify-json/fluent-emoji", "1.2.7"),
+    "fluent-flat": Package("@iconify-json/fluent-emoji-flat", "1.2.6"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,35 +87,13 @@ class Demo:
     """The embedded data set: 6,050 rendered emoji of 72 px, in nine classes."""
 
     action: Annotated[Literal["where", "build", "check"], tyro.conf.Positional] = "where"
-    """where: tell the paths of the shards. build: make them, from four icon sets on npm. check:
-    compare them with their hashes, and count the images of each class."""
+    """where: tell the paths of the shards, and of those of the glyphs. build: make them, from four
+    icon sets on npm. check: compare them with their hashes, and count the images of each class."""
     source: Path | None = None
     """For build: a folder with the tarballs that `npm pack` writes; by default npm downloads them.
     """
     out: Path = HERE
     """For build: the folder for the shards. It replaces those of an earlier build."""
-
-
-@dataclass(frozen=True)
-class Style:
-    """An icon set: its name in the keys of samples, and the npm package with its version."""
-
-    name: str
-    package: str
-    version: str
-
-    @property
-    def tarball(self) -> str:
-        """The name of the file that `npm pack` writes for the package."""
-        return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
-
-
-STYLES = (
-    Style("noto", "@iconify-json/noto", "1.2.9"),
-    Style("noto-v1", "@iconify-json/noto-v1", "1.2.5"),
-    Style("fluent", "@iconify-json/fluent-emoji", "1.2.7"),
-    Style("fluent-flat", "@iconify-json/fluent-emoji-flat", "1.2.6"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +113,7 @@ def group_of(name: str) -> str:
 
 
 def held_out_groups(category: Mapping[str, str]) -> set[str]:
-    """The groups for the test: of each class the share `TEST_SHARE` with the smallest SHA-256.
+    """The groups for the test, see `data.sets.embedded`, in the same share of each class.
 
     A group with names in two classes counts for the class of its first name, so that all of it is
     on one side.
@@ -139,11 +122,9 @@ def held_out_groups(category: Mapping[str, str]) -> set[str]:
     for name in sorted(category):
         home.setdefault(group_of(name), category[name])
     by_class: dict[str, list[str]] = defaultdict(list)
-    for group in sorted(home, key=text_sha256):
-        by_class[home[group]].append(group)
-    return {
-        group for groups in by_class.values() for group in groups[: round(TEST_SHARE * len(groups))]
-    }
+    for group, name in home.items():
+        by_class[name].append(group)
+    return {group for groups in by_class.values() for group in held_out(groups)}
 
 
 def read_source(folder: Path) -> Source:
@@ -153,19 +134,16 @@ def read_source(folder: Path) -> Source:
         FileNotFoundError: A tarball is missing.
         ValueError: The categories are not `CLASSES`.
     """
-    for style in STYLES:
-        if not (folder / style.tarball).is_file():
-            raise FileNotFoundError(
-                f"{folder / style.tarball} does not exist; make it there with "
-                f"`npm pack {style.package}@{style.version}`"
-            )
-    names_of = read_json(folder / STYLES[0].tarball, "metadata.json")["categories"]
+    refuse_missing(tuple(STYLES.values()), folder)
+    noto = STYLES["noto"]
+    names_of = read_json(folder / noto.tarball, "metadata.json")["categories"]
     if tuple(sorted(names_of)) != CLASSES:
-        raise ValueError(
-            f"{STYLES[0].package} has the categories {sorted(names_of)}, not {CLASSES}"
-        )
+        raise ValueError(f"{noto.name} has the categories {sorted(names_of)}, not {CLASSES}")
     return Source(
-        icons={style.name: read_json(folder / style.tarball, "icons.json") for style in STYLES},
+        icons={
+            style: read_json(folder / package.tarball, "icons.json")
+            for style, package in STYLES.items()
+        },
         category={
             name: category
             for category, names in names_of.items()
@@ -235,7 +213,7 @@ def build(source: Path | None, out: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         if source is None:
-            download(Path(folder))
+            download(tuple(STYLES.values()), Path(folder))
         icon_sets = read_source(source or Path(folder))
     splits: dict[Split, list[dict[str, Any]]] = {}
     for split in ("train", "test"):
@@ -243,88 +221,7 @@ def build(source: Path | None, out: Path) -> None:
         say(f"rendering {len(icons)} {split} images")
         samples = make_samples(icon_sets, icons)
         splits[split] = list(counted(samples, "rendering images", len(icons), "images"))
-    for old in (*out.glob("train-*.tar.gz"), *out.glob("test-*.tar.gz"), out / INDEX):
-        old.unlink(missing_ok=True)
-    train = splits["train"]
-    test = splits["test"]
-    write_shards(train, out, "train", -(-len(train) // TRAIN_SHARDS), compress=True)
-    write_shards(test, out, "test", len(test), compress=True)
-    write_json(out / "classes.json", CLASSES)
-    say(f"{len(train)} train and {len(test)} test images in {out}")
-
-
-def check() -> None:
-    """Compare the shards with the hashes in their index, and count the images of each class."""
-    counts: dict[str, Counter[int]] = {}
-    for split, spec in (("train", TRAIN), ("test", TEST)):
-        shards = open_shards(spec)
-        places = [(shard, i) for shard in shards for i in range(shard.samples)]
-        reading = counted(places, f"reading {split} samples", len(places), "samples")
-        counts[split] = Counter(int(read_sample(*place)["cls"]) for place in reading)
-    sides = (counts["train"], counts["test"])
-    rows = [(name, *(side[label] for side in sides)) for label, name in enumerate(CLASSES)]
-    rows.append(("all", *(side.total() for side in sides)))
-    print_table("", ["class", "train", "test"], rows)
-
-
-def download(folder: Path) -> None:
-    """Download the four tarballs to a folder, with npm.
-
-    Raises:
-        FileNotFoundError: npm is not installed.
-        ChildProcessError: npm failed.
-    """
-    packages = [f"{style.package}@{style.version}" for style in STYLES]
-    by_hand = f"run `npm pack {' '.join(packages)}` where that works and give the folder: --source"
-    npm = shutil.which("npm")
-    if npm is None:
-        raise FileNotFoundError(f"npm is not installed; install Node.js, or {by_hand}")
-    command = [npm, "pack", "--pack-destination", str(folder), *packages]
-    with waiting("downloading icons"):
-        result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        message = " ".join(result.stderr.split())
-        raise ChildProcessError(f"npm pack failed; {by_hand}; npm said: {message}")
-
-
-def read_json(tarball: Path, member: str) -> Any:
-    """Read a JSON file out of the tarball of a package.
-
-    Raises:
-        ValueError: The package lacks it, or is damaged.
-    """
-    with gzip.open(tarball) as file:
-        read = reader(file)
-        for found in members_of(read, None):
-            if found.name == f"package/{member}":
-                return parse_json(read(found.start, found.size), f"{tarball}: {member}", dict)
-    raise ValueError(f"{tarball} has no package/{member}: download the package again")
-
-
-def encode_png(image: Image.Image) -> bytes:
-    """Encode an image without loss. With at most 256 colours, a palette halves the size."""
-    pixels = np.asarray(image)
-    colours, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
-    if len(colours) <= 256:
-        image = Image.fromarray(index.reshape(pixels.shape[:2]).astype(np.uint8))
-        image.putpalette(colours.tobytes())
-    file = io.BytesIO()
-    image.save(file, format="PNG", optimize=True)
-    return file.getvalue()
-
-
-def where() -> None:
-    """Print the patterns of the shards, for --data.train and --data.test.
-
-    Raises:
-        FileNotFoundError: this is an installed wheel, which has none.
-    """
-    if not Path(TEST).is_file():
-        raise FileNotFoundError(
-            "the embedded images come with a checkout, not with the wheel: fcmae demo build --out"
-            " datasets/demo makes them, with npm and pip install 'fcmae[demo]'"
-        )
-    say(f"--data.train '{TRAIN}'", f"--data.test '{TEST}'")
+    EMOJI.write(out, splits)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -333,6 +230,6 @@ def main(argv: Sequence[str]) -> None:
     if args.action == "build":
         build(args.source, args.out)
     elif args.action == "check":
-        check()
+        EMOJI.check()
     else:
-        where()
+        tell((EMOJI, glyphs.GLYPHS))

@@ -30,6 +30,7 @@ from jaxtyping import Bool
 from PIL import Image
 
 from data.sets import demo
+from data.sets.embedded import Split
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import refuse_existing, write_shards
 from fcmae.run.files import write_json
@@ -125,7 +126,7 @@ def deal(drawings: Sequence[Drawing], folds: int) -> list[dict[int, list[Drawing
 
 
 def scenes(
-    split: demo.Split, drawings: Sequence[Drawing], count: int, seed: int
+    split: Split, drawings: Sequence[Drawing], count: int, seed: int
 ) -> Iterator[dict[str, Any]]:
     """Yield scenes as samples with the members png, seg.png and json.
 
@@ -192,7 +193,7 @@ def build(config: ScenesConfig) -> None:
     """
     for split in ("train", "test"):
         refuse_existing(config.out, split)
-    plan: tuple[tuple[demo.Split, str, int], ...] = (
+    plan: tuple[tuple[Split, str, int], ...] = (
         ("train", demo.TRAIN, config.train),
         ("test", demo.TEST, config.test),
     )

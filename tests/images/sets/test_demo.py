@@ -14,13 +14,15 @@ from PIL import Image
 from webdataset.compat import WebDataset
 
 from data.sets import demo
+from data.sets.embedded import Split, encode_png
+from data.sets.packages import download
 from data.shards.reading import open_shards, read_sample
 from tests.support.programs import run
 
 # webdataset closes its files only when they are collected
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
-SPLITS: tuple[tuple[demo.Split, str], ...] = (("train", demo.TRAIN), ("test", demo.TEST))
+SPLITS: tuple[tuple[Split, str], ...] = (("train", demo.TRAIN), ("test", demo.TEST))
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +110,8 @@ def test_plain_webdataset_reads_every_sample(splits):
 
 def test_notice_names_every_source_with_its_version():
     notice = (demo.HERE / "NOTICE").read_text()
-    for style in demo.STYLES:
-        assert f"{style.package} {style.version}" in notice
+    for package in demo.STYLES.values():
+        assert f"{package.name} {package.version}" in notice
     assert "Copyright (c) Microsoft Corporation" in notice
     assert "Apache License" in (demo.HERE / "LICENSE-Apache-2.0").read_text()
 
@@ -144,7 +146,7 @@ def test_png_is_lossless_with_few_and_with_many_colours():
     ramp = np.arange(72 * 72 * 3, dtype=np.uint32).reshape(72, 72, 3)
     for pixels in (ramp % 251, ramp % 7 * 30, np.zeros_like(ramp)):
         image = Image.fromarray(pixels.astype(np.uint8))
-        decoded = Image.open(io.BytesIO(demo.encode_png(image))).convert("RGB")
+        decoded = Image.open(io.BytesIO(encode_png(image))).convert("RGB")
         assert decoded.tobytes() == image.tobytes()
 
 
@@ -185,7 +187,7 @@ def test_a_failing_download_is_reported(tmp_path):
 def test_the_committed_set_is_what_its_sources_make(tmp_path):
     pytest.importorskip("resvg_py", reason="resvg-py is not installed")
     try:
-        demo.download(tmp_path)
+        download(tuple(demo.STYLES.values()), tmp_path)
     except OSError as error:
         pytest.skip(f"the sources cannot be downloaded here: {error}")
     source = demo.read_source(tmp_path)
