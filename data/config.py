@@ -8,6 +8,7 @@ from typing import Literal
 from fcmae.run.ranges import (
     Byte,
     Count,
+    Degrees,
     Extent,
     NotNegative,
     Percent,
@@ -145,6 +146,28 @@ def check_statistics(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JitterConfig:
+    """Small random changes of crops, for images whose meaning they leave alone; none by default."""
+
+    rotate: Degrees = 0.0
+    """Largest angle, in degrees, by which a crop is turned either way. Its corners show what is
+    beside them, as in a mirror."""
+    brightness: NotNegative = 0.0
+    """Largest change of the brightness either way, in standard deviations of the data, data.std."""
+    contrast: Share = 0.0
+    """Largest change of the contrast either way, as a share of it: 0.4 makes the distances of
+    values from the crop's mean 0.6 to 1.4 times as large."""
+    colour: Share = 0.0
+    """Largest change of the saturation either way, as a share of it, and of the hue, by a quarter
+    of that share of the circle of colours; for 8-bit images of red, green and blue alone."""
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether anything changes."""
+        return any(vars(self).values())
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig(PixelConfig):
     """Where the images come from and how they become tensors."""
 
@@ -162,6 +185,7 @@ class DataConfig(PixelConfig):
     """Share of the image's area that a random crop keeps: from, to."""
     flip: bool = True
     """Mirror half of the images left to right."""
+    jitter: JitterConfig = field(default_factory=JitterConfig)
     mean: tuple[Real, ...] = field(default=IMAGENET_MEAN, metadata=EACH_CHANNEL)
     """Mean of each channel on the scale 0 to 1, or one value for all; none: the shards' own, which
     scripts/make_shards.py keeps in their index."""

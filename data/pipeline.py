@@ -11,6 +11,7 @@ from data.bad_samples import BadSample
 from data.config import EIGHT_BITS, DataConfig, PixelConfig, WorkerCount
 from data.decode import Picture, encoded_image, open_image
 from data.fitting import Fitted, Tiles
+from data.jitter import JitteredCrop
 from data.order import GlobalBatches
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
@@ -204,7 +205,13 @@ def train_loader(
         in_chans: The number of channels.
         pin_memory: Whether batches are put into pinned memory, for copies to a GPU.
         views: Random crops of each sample, which stand one after the other in a batch.
+
+    Raises:
+        ValueError: See `JitteredCrop`.
     """
+    crop: Crops = Crop(config.scale, config.flip)
+    if config.jitter.asked_for:
+        crop = JitteredCrop(crop, config.jitter, config.std, in_chans, config.pixels)
     images = ShardImages(
         ShardSamples(shards, config.source),
         size=size,
@@ -212,7 +219,7 @@ def train_loader(
         pixels=config,
         statistics=Statistics(config.mean, config.std),
         seed=batches.order.seed,
-        crop=Crop(config.scale, config.flip),
+        crop=crop,
         target=Unlabelled(),
         image=config.image,
         replace=True,

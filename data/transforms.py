@@ -5,6 +5,7 @@ The random generator is an argument: crop and flip of a sample depend on (seed, 
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -75,19 +76,31 @@ class Crop:
 def resize(
     image: UInt8[Tensor, "c h0 w0"] | Float32[Tensor, "c h0 w0"], size: tuple[int, int]
 ) -> Image:
-    """Resize an image to (height, width) in pixels, bicubic and antialiased.
-
-    Pixels that are missing, NaN, have no weight. They are missing in the result where they had more
-    than half of it.
-    """
+    """Resize an image to (height, width) in pixels, bicubic and antialiased; see `sampled`."""
 
     def resized(x: Tensor) -> Tensor:
         return F.interpolate(x[None], size, mode="bicubic", antialias=True)[0]
 
+    return sampled(image, resized)
+
+
+def sampled(
+    image: UInt8[Tensor, "c h0 w0"] | Float32[Tensor, "c h0 w0"],
+    sample: Callable[[Tensor], Tensor],
+) -> Image:
+    """Sample an image at other places, each a weighted sum of pixels.
+
+    Pixels that are missing, NaN, have no weight. They are missing in the result where they had more
+    than half of it.
+
+    Args:
+        image: The image.
+        sample: Gives the sums of an image without missing pixels.
+    """
     if image.dtype == torch.uint8 or not (missing := image.isnan()).any():
-        return resized(image)
-    weight = resized((~missing).float())
-    return torch.where(weight > 0.5, resized(image.nan_to_num(0.0)) / weight, torch.nan)
+        return sample(image)
+    weight = sample((~missing).float())
+    return torch.where(weight > 0.5, sample(image.nan_to_num(0.0)) / weight, torch.nan)
 
 
 class Normalise(nn.Module):

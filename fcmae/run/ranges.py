@@ -100,6 +100,7 @@ Real = Annotated[float, real(high=math.inf)]
 Positive = Annotated[float, real(0, above=True)]
 NotNegative = Annotated[float, real(0, math.inf)]
 Length = Annotated[float, real(0)]
+Degrees = Annotated[float, real(0, 180)]
 Seconds = Annotated[float, real(0, 1e9, above=True)]  # clocks of threads take no more
 Share = Annotated[float, real(0, 1)]
 ShareAbove0 = Annotated[float, real(0, 1, above=True)]
