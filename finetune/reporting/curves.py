@@ -27,7 +27,11 @@ class Curve:
 
 
 CURVES = (
-    Curve(key="loss", title="Loss", unit="loss of hidden patches"),
+    Curve(key="loss", title="Loss", unit="what is trained"),
+    Curve(key="reconstruction", title="Reconstruction", unit="loss of hidden patches"),
+    Curve(key="contrast", title="Contrastive term", unit="loss of views"),
+    Curve(key="alignment", title="Alignment", unit="squared distance of views", zero=True),
+    Curve(key="uniformity", title="Uniformity", unit="0: samples are alike"),
     Curve(key="lr", title="Learning rate", unit="learning rate", form="~e", zero=True),
     Curve(key="grad_norm", title="Gradient norm", unit="norm of the gradient", zero=True),
     Curve(key="images_per_s", title="Speed", unit="images/s", form="~s", zero=True),

@@ -5,8 +5,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, median
 from typing import Literal
 
+from finetune.reporting.finding import Finding, values
 from finetune.reporting.record import RunRecord
-from finetune.reporting.rules import RULES, Finding, values
+from finetune.reporting.rules import RULES
 from finetune.reporting.section import Section, render
 
 WORDS = {"fault": "Fault", "warning": "Warning", "note": "Note", "good": "Healthy"}

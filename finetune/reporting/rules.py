@@ -1,10 +1,9 @@
 """The rules by which a report calls a run healthy: each finds one thing, and what would help."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean, median
-from typing import Literal
 
+from finetune.reporting.feature_rules import FEATURE_RULES
+from finetune.reporting.finding import Finding, Rule, values
 from finetune.reporting.record import RunRecord, step_in
 
 FEWEST = 20  # lines of metrics, below which nothing is said of a course
@@ -14,36 +13,8 @@ WAIT = 0.2  # share of the time
 SPIKE = 5.0  # times the median of the lines before
 BEFORE = 20  # lines that a gradient is compared with
 SPIKES = 3  # of them are no chance
-ALIKE = 0.1  # distance between channels, which is 1/2 where they are unrelated
-RANK = 0.5  # of the greatest effective rank before
 BAD = 0.01  # share of the samples
 PASSES = 20.0  # over the data
-
-Severity = Literal["fault", "warning", "note"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What a rule says of a run."""
-
-    severity: Severity
-    """A fault ended or spoiled the run, a warning is worth a look, a note is good to know."""
-    sentence: str
-    """What was found."""
-    help: str
-    """What would help; empty where nothing has to be done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """A rule, as the report lists it."""
-
-    name: str
-    """What it is called."""
-    text: str
-    """When it speaks."""
-    look: Callable[[RunRecord], Finding | None]
-    """Looks at a run; None if there is nothing to say."""
 
 
 def not_finite(run: RunRecord) -> Finding | None:
@@ -151,36 +122,6 @@ def gradient_spikes(run: RunRecord) -> Finding | None:
     )
 
 
-def features_collapse(run: RunRecord) -> Finding | None:
-    """Find blocks whose channels have become alike."""
-    measured = [line["collapse"] for line in run.metrics if is_list(line.get("collapse"))]
-    alike = [] if not measured else [i for i, d in enumerate(measured[-1]) if d < ALIKE]
-    if not alike:
-        return None
-    blocks = ", ".join(str(i + 1) for i in alike)
-    return Finding(
-        severity="warning",
-        sentence=f"Features collapse: the channels of block {blocks} are alike, with a mean"
-        f" distance down to {min(measured[-1]):.3f}.",
-        help="A V2 model, whose GRN keeps channels apart (model.name convnextv2_...), or a lower"
-        " optim.base_lr.",
-    )
-
-
-def rank_falls(run: RunRecord) -> Finding | None:
-    """Find features that have come to lie in few dimensions."""
-    ranks = values(run, "rankme")
-    if len(ranks) < 2 or ranks[-1] >= RANK * max(ranks):
-        return None
-    return Finding(
-        severity="warning",
-        sentence=f"The effective rank of the features fell from {max(ranks):.1f} to"
-        f" {ranks[-1]:.1f}.",
-        help="An earlier checkpoint may have better features: compare them by k-NN"
-        " (watch.knn_train); a lower optim.base_lr.",
-    )
-
-
 def bad_samples(run: RunRecord) -> Finding | None:
     """Find samples that could not be read."""
     bad = sum(run.bad_counts.values())
@@ -219,18 +160,6 @@ def unread(run: RunRecord) -> Finding | None:
     )
 
 
-def values(run: RunRecord, key: str) -> Sequence[float]:
-    """The finite numbers that the lines of metrics have of this name."""
-    return [value for _, value in run.series(key)]
-
-
-def is_list(value: object) -> bool:
-    """Whether a value is a list of numbers, and not an empty one."""
-    return (
-        isinstance(value, list) and bool(value) and all(isinstance(v, int | float) for v in value)
-    )
-
-
 RULES = (
     Rule(
         name="loss not finite",
@@ -266,17 +195,7 @@ RULES = (
         " lines and more.",
         look=gradient_spikes,
     ),
-    Rule(
-        name="features collapse",
-        text=f"The feature distance of a block is below {ALIKE}, where unrelated channels have 0.5"
-        " (ConvNeXt V2, figure 3).",
-        look=features_collapse,
-    ),
-    Rule(
-        name="rank falls",
-        text=f"The last effective rank (RankMe) is below {RANK:g} of the greatest one.",
-        look=rank_falls,
-    ),
+    *FEATURE_RULES,
     Rule(
         name="bad samples",
         text=f"Samples could not be read; from {BAD:.0%} of all on it is a warning.",

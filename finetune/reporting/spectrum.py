@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.reporting.curves import Curve, label_of, rows_of
+from finetune.reporting.feature_rules import ALIKE
 from finetune.reporting.record import RunRecord, is_number
-from finetune.reporting.rules import ALIKE
 from finetune.reporting.section import BLOCKS, DASHES, Section, render
 from finetune.reporting.watched import evenly
 

@@ -87,6 +87,18 @@ def test_the_numbers_are_in_the_file(trained: Path) -> None:
     assert [(row["step"], row["value"]) for row in rows] == run.series("loss")
 
 
+def test_the_terms_of_the_loss_have_curves_where_a_run_has_them(tmp_path: Path) -> None:
+    both = {"reconstruction": lambda i: 0.5, "contrast": lambda i: 2.0, "uniformity": lambda i: -2}
+    run = write_run(tmp_path / "both", columns=both)
+    html = page(read_runs([run, write_run(tmp_path / "plain")]))
+    data = data_of(html)["curves"]["data"]
+    assert {row["run"] for row in data["loss"]} == {"both", "plain"}
+    assert {row["run"] for row in data["contrast"]} == {"both"}
+    assert {row["value"] for row in data["uniformity"]} == {-2}
+    assert "alignment" not in data
+    assert "Contrastive term" in html
+
+
 def test_a_long_run_stays_small_and_keeps_its_mean(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, 3000, total=3000) for name in ("a", "b", "c")]
     records = read_runs(runs)

@@ -27,6 +27,10 @@ CASES: dict[str, tuple[Columns, Columns]] = {
         {"collapse": lambda i: [0.45, 0.5 / (i + 1)]},
         {"collapse": lambda i: [0.45, 0.01 if i < 20 else 0.3]},
     ),
+    "samples alike": (
+        {"uniformity": lambda i: -2.0 if i < 30 else -0.05},
+        {"uniformity": lambda i: -0.05 if i < 30 else -2.0},
+    ),
     "rank falls": (
         {"rankme": lambda i: 100.0 if i == 10 else 40.0},
         {"rankme": lambda i: 100.0 if i == 10 else 60.0},
