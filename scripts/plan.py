@@ -37,6 +37,9 @@ DDP overlaps the all-reduce with the last micro-batch's backward pass, except fo
 25 MiB, which holds the first layers (Li et al. 2020, arXiv 2006.15704); FSDP2 overlaps everything
 with the pass that it serves. Latency, stragglers and the optimiser's own time are not in it.
 
+A contrastive term makes two views of an image, which is read once and decoded twice; its projector
+counts as the decoder's, and each process compares the views of all.
+
 Data: images/s and bytes/s that a node's loader has to deliver for that T, and the cores that it
 keeps busy.
 """
@@ -168,19 +171,40 @@ def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
     )
 
 
-def recomputing_bytes(parts: Sequence[Part]) -> int:
+def contrast_part(model: ModelConfig, b: int, world: int, size: int) -> Part:
+    """The projector of b views, and the likenesses of the views of all processes, or neighbours.
+
+    The search for neighbours in the queue, which has no backward pass, is not counted.
+    """
+    d, hidden, c = model.dim, model.contrast.hidden, model.contrast.dim
+    views = world * b
+    weights = d * hidden + hidden * c
+    pairs = views**2 // (2 if model.contrast.neighbours else 1)
+    return Part(
+        parameters=2 * d + (d + 1) * hidden + (hidden + 1) * c,
+        macs=b * weights + pairs * c,
+        saved=b * (4 * d + size * (d + 2 * hidden) + 4 * c)
+        + (0 if size == 4 else size * weights)
+        + 4 * views * c
+        + 4 * pairs,
+    )
+
+
+def recomputing_bytes(stem: Part, stages: Sequence[Part], behind: Sequence[Part]) -> int:
     """The most bytes that stand at a time where each stage is computed again for backward.
 
     Args:
-        parts: the stem, the stages and the decoder.
+        stem: of the encoder.
+        stages: of the encoder.
+        behind: what takes the encoder's features, the decoder first.
     """
-    stem, *stages, decoder = parts
+    last = sum(part.saved for part in behind)
     peaks = list[int]()
     inputs = 0
     for stage in stages:  # one is recomputed while the inputs of those before it stand
         peaks.append(inputs + stage.apart + stage.saved)
         inputs += stage.input
-    return stem.saved + max(inputs + decoder.saved, *peaks)
+    return stem.saved + max(inputs + last, *peaks)
 
 
 def check(config: PlanConfig) -> None:
@@ -230,25 +254,32 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
     world = config.nodes * config.gpus
     a = config.optim.accumulate
     batch = config.optim.batch_size
-    micro = batch // (world * a)
+    contrast = config.model.contrast
+    micro = contrast.views * batch // (world * a)
     stem, *stages = encoder_parts(config.model, micro, v, n, size)
     decoder = decoder_part(config.model, micro, v, n, size)
-    parts = (stem, *stages, decoder)
+    behind = [
+        decoder,
+        *([contrast_part(config.model, micro, world, size)] if contrast.weight else []),
+    ]
+    parts = (stem, *stages, *behind)
 
     p = sum(part.parameters for part in parts)
-    average = 4 * (p - decoder.parameters) if config.optim.ema is not None else 0
+    encoder = p - sum(part.parameters for part in behind)
+    average = 4 * encoder if config.optim.ema is not None else 0
+    queue = 4 * contrast.neighbours * contrast.dim if contrast.weight else 0
     forward = 2 * sum(part.macs for part in parts)
     backward = 2 * forward - 2 * stem.macs
     saved = sum(part.saved for part in parts)
-    recomputing = recomputing_bytes(parts)
+    recomputing = recomputing_bytes(stem, stages, behind)
 
     once = 4 * p * (world - 1) / world  # bytes of a gather or a scatter
     g = once / (config.network_gb_s * 1e9)
     f, b = (flops / (config.tflops * 1e12) for flops in (forward, backward))
     exposed = max(2 * g - b, 2 * g * min(1, BUCKET / (4 * p)))
     # bytes of state, bytes sent, seconds a step
-    ddp = ((16 + 4 * (world > 1)) * p + average, 2 * once, a * (f + b) + exposed)
-    fsdp2 = ((16 * p + average) / world, 3 * a * once, a * (max(f, g) + max(b, 2 * g)))
+    ddp = ((16 + 4 * (world > 1)) * p + average + queue, 2 * once, a * (f + b) + exposed)
+    fsdp2 = ((16 * p + average) / world + queue, 3 * a * once, a * (max(f, g) + max(b, 2 * g)))
 
     def way(state: float, sent: float, seconds: float) -> Numbers:
         images = batch / config.nodes / seconds
@@ -261,14 +292,14 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
             "efficiency": a * (f + b) / seconds,
             "node_images_per_s": images,
             "node_read_bytes_per_s": 1000 * config.image_kb * images,
-            "node_loader_cores": config.image_ms / 1000 * images,
+            "node_loader_cores": contrast.views * config.image_ms / 1000 * images,
         }
 
     return {
         "model": {
-            "encoder_parameters": p - decoder.parameters,
-            "decoder_parameters": decoder.parameters,
-            "checkpoint_bytes": 12 * p + average,
+            "encoder_parameters": encoder,
+            "decoder_parameters": p - encoder,
+            "checkpoint_bytes": 12 * p + average + queue,
         },
         "step": {
             "global_flops": world * a * (forward + backward),

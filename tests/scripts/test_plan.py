@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fcmae import FCMAE, draw_visible
 from fcmae.architecture import MODELS, ModelConfig
+from fcmae.contrast_config import OFF, ContrastConfig
 from fcmae.layers import GrnMlp
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
@@ -27,6 +28,7 @@ from tests.support.models import convnext_of, plain_of
 from tests.support.programs import ROOT, run
 
 FAMILIES = ("convnextv2_atto", "convnext_atto")
+TERM = ContrastConfig(weight=1.0)
 SIZES_AND_BATCHES = [(size, b) for size in (64, 96) for b in (1, 3)]
 
 
@@ -111,10 +113,14 @@ def test_parameters_are_those_of_the_model(name: str, in_chans: int, stem_stride
         assert found[f"{part}_parameters"] == counted
 
 
+@pytest.mark.parametrize("contrast", [OFF, TERM])
 @pytest.mark.parametrize("stem_stride", [4, 1])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_flops_are_those_that_pytorch_counts(name: str, stem_stride: int) -> None:
+def test_flops_are_those_that_pytorch_counts(
+    name: str, stem_stride: int, contrast: ContrastConfig
+) -> None:
     options = {"name": name, "image_size": (64, 96), "stem_stride": stem_stride}
+    options["contrast"] = contrast
     model = as_on_gpus(**options)
     counter = FlopCounterMode(
         display=False,
@@ -124,11 +130,26 @@ def test_flops_are_those_that_pytorch_counts(name: str, stem_stride: int) -> Non
         },
     )
     with counter:
-        model(*batch_of(model, 2))[0].backward()
+        model(*batch_of(model, 2 * contrast.views))[0].backward()
     # db2 W2 of GRN's backward: once a micro-batch, whatever its size, so not in the plan
     mlps = [m for m in model.modules() if isinstance(m, GrnMlp)]
     counted = counter.get_total_flops() - sum(2 * mlp.fc2.weight.numel() for mlp in mlps)
     assert plan(config_of(2, **options))["step"]["global_flops"] == counted
+
+
+def test_a_second_view_doubles_a_micro_batch_and_adds_the_projector() -> None:
+    configs = [config_of(image_size=64, contrast=term) for term in (OFF, TERM)]
+    plain, both = (plan(replace(config, precision="fp32")) for config in configs)
+    model = as_on_gpus(image_size=64, contrast=TERM)
+    projector = sum(p.numel() for p in model.parameters()) - sum(
+        found for name, found in plain["model"].items() if name.endswith("coder_parameters")
+    )
+    added = both["model"]["decoder_parameters"] - plain["model"]["decoder_parameters"]
+    assert added == projector
+    assert both["micro_batch"]["images"] == 2 * plain["micro_batch"]["images"]
+    saved = bytes_saved(model, partial(model, *batch_of(model, 16)))
+    # the norms of vectors, and masks, are not counted
+    assert both["micro_batch"]["activation_bytes"] == pytest.approx(saved, rel=2e-3)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
