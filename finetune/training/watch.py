@@ -128,8 +128,10 @@ class Watch:
         """The feature distance of each block on the remembered images."""
         sharded = isinstance(self.learner.trained, FSDPModule)
         forward = self.learner.trained if sharded else self.model
+        self.model.eval()  # for a contrastive term, whose queue takes what it sees in training
         with eager(), collapse.measured(self.model.encoder) as distances:  # which hooks blocks
             forward(self.images, self.visible)
+        self.model.train()
         return torch.stack(distances).tolist()
 
     def knn_accuracy(self) -> float:

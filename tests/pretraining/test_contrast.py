@@ -97,8 +97,9 @@ def test_processes_compare_the_samples_of_all_of_them(
 @pytest.mark.slow
 def test_a_killed_run_goes_on_bit_by_bit_its_queue_included(alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    kill_and_resume(run, *TERM, when=logged(run, 3))
+    kill_and_resume(run, *TERM, "--watch.collapse_every", "1", when=logged(run, 3))
     assert_same_bits(run, alone)
+    assert all(len(line["collapse"]) == 12 for line in read_metrics(run))  # which feeds no queue
 
 
 def test_a_second_stage_starts_from_all_of_a_run(tmp_path: Path) -> None:
