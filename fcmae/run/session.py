@@ -298,6 +298,7 @@ class Session:
         if not terms:
             return {}
         means = self.accelerator.reduce(torch.stack(list(terms.values())), "mean")
+        assert isinstance(means, torch.Tensor)  # as what it was given
         return dict(zip(terms, means.tolist(), strict=True))
 
     def due_by_clock(self) -> bool:
