@@ -146,7 +146,10 @@ def typed(value: object, hint: Any) -> Any:
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):
-        return as_dataclass(cast("Any", hint), value)
+        try:
+            return as_dataclass(cast("Any", hint), value)
+        except ValueError as error:
+            raise ValueError(f"damaged ({error})") from error
     if origin in (Union, UnionType):
         for one in inner:
             with suppress(ValueError):

@@ -10,6 +10,13 @@ from fcmae.run.json_files import as_dataclass, parse_json, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """A dataclass within another."""
+
+    weight: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Told:
     """A dataclass with a field of each type."""
 
@@ -20,6 +27,7 @@ class Told:
     rows: bool = False
     nodata: float | None = None
     texts: dict[str, str] = field(default_factory=dict)
+    part: Part = field(default_factory=Part)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +90,15 @@ def test_every_encoding_of_unicode_is_read(encoding: str) -> None:
         ({"rows": 1}, "'rows' is 1, and not true or false"),
         ({"nodata": "0"}, "'nodata' is '0', and not a finite number or null"),
         ({"texts": {"a": 1}}, "'texts' is 1, and not a text"),
+        ({"part": 3}, r"'part' is damaged \(it is no object of JSON\)"),
+        ({"part": {"w": 3}}, r"'part' is damaged \(it has the unknown field 'w'\)"),
         ({"other": 1}, "it has the unknown field 'other'"),
     ],
 )
 def test_fields_have_the_types_of_their_dataclass(change: dict[str, object], why: str) -> None:
     good = {"name": "n", "sides": [1, 2], "mean": [0, 0.5], "texts": {"a": "b"}}
     assert as_dataclass(Told, good) == Told(name="n", sides=(1, 2), mean=(0, 0.5), texts={"a": "b"})
+    assert as_dataclass(Told, good | {"part": {"weight": 2}}).part == Part(weight=2.0)
     with pytest.raises(ValueError, match=why):
         as_dataclass(Told, good | change)
     with pytest.raises(ValueError, match="its field 'sides' is missing"):
