@@ -40,7 +40,8 @@ from fcmae.run.metrics import read_metrics
 from fcmae.sheet import sheet
 from fcmae.weights.autoencoder import load_autoencoder
 from fcmae.weights.files import read_weights
-from fcmae.weights.timm_models import TimmModel, as_timm, pooled
+from fcmae.weights.metadata import HeadPool
+from fcmae.weights.timm_models import TimmModel, as_timm, load_timm, pooled
 from fcmae.weights.transform import Picture, Transform
 
 
@@ -66,7 +67,11 @@ def load(source: str | Path) -> tuple[nn.Module, Transform]:
 
 @torch.inference_mode()
 def features(
-    source: str | Path, pictures: Picture | Iterable[Picture], *, batch_size: int = 64
+    source: str | Path,
+    pictures: Picture | Iterable[Picture],
+    *,
+    batch_size: int = 64,
+    pool: HeadPool = "last",
 ) -> Float[Tensor, "n d"]:
     """Compute the features of pictures: the mean over the positions of the last stage.
 
@@ -78,19 +83,23 @@ def features(
         source: what `load` takes.
         pictures: one picture, or several: see `fcmae.weights.transform.Transform`.
         batch_size: how many go through the model at a time.
+        pool: last for that mean; grid2 and grid3 for the means of 2 x 2 and 3 x 3 cells of the map,
+            side by side, which tell where things are.
 
     Raises:
         OSError: the source or a picture cannot be read.
-        ValueError: see `load`; or a picture has another number of channels than the model.
+        ValueError: see `load`; a picture has another number of channels than the model; or the map
+            has fewer positions than the grid.
     """
-    model, transform = load(source)
+    model, metadata = load_timm(source, say=lambda _: None)
+    transform = Transform(metadata)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     assert isinstance(model, TimmModel)
-    model.to(device)
+    model.to(device).eval()
     one = isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor)
     batch = torch.stack([transform(each) for each in ([pictures] if one else pictures)])
     rows = [
-        pooled(model, model.forward_features(part.to(device))).cpu()
+        pooled(model, model.forward_features(part.to(device)), pool).cpu()
         for part in batch.split(batch_size)
     ]
     return torch.cat(rows)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+WIDE = 1024  # features and values of each, from which on singular values would take minutes
 SMALLEST = 1e-10  # of the largest eigenvalue: below it is what float32 rounds
 
 
@@ -30,7 +31,7 @@ def rankme(features: Float[Tensor, "n d"]) -> float:
     Raises:
         ValueError: a feature is not finite.
     """
-    singular = torch.linalg.svdvals(checked(features))
+    singular = singular_values(checked(features))
     total = singular.sum()
     if not total:
         return 0.0
@@ -51,7 +52,7 @@ def alpha_req(features: Float[Tensor, "n d"]) -> float:
         ValueError: a feature is not finite.
     """
     x = checked(features)
-    eigenvalues = torch.linalg.svdvals(x - x.mean(0)).square()  # but for a factor, which drops out
+    eigenvalues = singular_values(x - x.mean(0)).square()  # but for a factor, which drops out
     count = int((eigenvalues > SMALLEST * eigenvalues.max()).sum())
     used = (count + 1) // 2
     if used < 3:
@@ -61,6 +62,18 @@ def alpha_req(features: Float[Tensor, "n d"]) -> float:
     weight = 1 / i / (1 / i).sum()
     u, v = u - weight @ u, v - weight @ v
     return -((weight @ (u * v)) / (weight @ u.square())).item()
+
+
+def singular_values(x: Float[Tensor, "n d"]) -> Float[Tensor, " k"]:
+    """The min(n, d) singular values, the largest first.
+
+    Of large matrices, they are the roots of the eigenvalues of the products of rows or of columns,
+    a tenth of the work; those below 1e-8 of the largest, which float32 has not either, are noise.
+    """
+    if min(x.shape) <= WIDE:
+        return torch.linalg.svdvals(x)
+    products = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    return torch.linalg.eigvalsh(products).clamp_min(0).sqrt().flip(0)
 
 
 def checked(features: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
         accelerator = start_accelerator(processes, config.run.trackers, directory)
         curves = few_shot(config, processes, accelerator)
         if accelerator.is_main_process:
-            curves.write(config.out, config.weights, config.seeds)
+            curves.write(config.out, config.weights, config.pool, config.seeds)
         accelerator.end_training()
 
 

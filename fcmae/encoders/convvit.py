@@ -19,16 +19,24 @@ from fcmae.encoders.transformer import positions
 from fcmae.sparse.dense import Dense
 
 
+class Mean(nn.Module):
+    """The mean over positions: one vector an image."""
+
+    def forward(self, x: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b 1 d"]:
+        return x.mean((2, 3))[:, None]
+
+
 class Head(nn.Module):
-    """The mean over positions, a norm where there is no fusion, and a linear layer to logits."""
+    """Pooling, a norm of each vector where there is no fusion, and a linear layer to logits."""
 
     def __init__(self, dim: int, num_classes: int, *, fused: bool) -> None:
         super().__init__()
+        self.pool: nn.Module = Mean()
         self.norm = nn.Identity() if fused else nn.LayerNorm(dim, eps=transformer.EPS)
         self.fc = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
 
     def forward(self, x: Float[Tensor, "b d gh gw"], pre_logits: bool) -> Float[Tensor, "b _"]:
-        pooled = self.norm(x.mean((2, 3)))
+        pooled = self.norm(self.pool(x)).flatten(1)
         return pooled if pre_logits else self.fc(pooled)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fcmae.architecture import STEM_STRIDES, Architecture
 from fcmae.convmaes import PREFIX, SIZES
+from fcmae.weights.metadata import Metadata
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Row
 
 POSITIONS = "pos_embed"
@@ -185,7 +186,7 @@ def to_public(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict
 
 def model_with(
     tensors: Mapping[str, Tensor],
-    architecture: Architecture,
+    metadata: Metadata,
     num_classes: int,
     drop_path: float = 0.0,
 ) -> nn.Module:
@@ -196,14 +197,17 @@ def model_with(
 
     Args:
         tensors: the weights under our names, with the classifier that it shall have, if any.
-        architecture: the encoder, and its images.
+        metadata: of the encoder, its images, and what the classifier takes.
         num_classes: number of classes; 0 makes no classifier.
         drop_path: rate of stochastic depth of the last block.
     """
     from fcmae.encoders.convvit import ConvViT  # timm: seconds
+    from fcmae.weights.grids import classify_cells
 
     fused = num_classes == 0 and any(name.startswith(FUSION[0]) for name in tensors)
-    model = ConvViT(architecture, num_classes, drop_path, fused=fused)
+    model = ConvViT(metadata.architecture, num_classes, drop_path, fused=fused)
+    if num_classes:
+        classify_cells(model, metadata.pool, metadata.image_size, metadata.in_chans)
     fresh = {
         name: tensor
         for name, tensor in model.state_dict().items()

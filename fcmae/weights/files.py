@@ -145,7 +145,7 @@ def read_weights(source: str | Path, key: str | None = None) -> Weights:
         tensors, told = choose(content.sets, key)
         known = metadata.architecture if metadata is not None else infer(tensors)
         known.check_encoder()
-        kept = canonical(tensors, known)
+        kept = canonical(tensors, known, "last" if metadata is None else metadata.pool)
         count = count_classes(kept)
         if CLASSES not in extra_header and count and count == len(content.told.names):
             extra_header = extra_header | {CLASSES: json.dumps(content.told.names)}
@@ -179,7 +179,7 @@ def read_network(
     architecture = metadata.architecture
     names: type[list[Any]] = list
     named = parse_json(extra_header.get(CLASSES, "[]"), CLASSES, names)
-    kept, dropped = network_in(content.sets[""], architecture, len(named))
+    kept, dropped = network_in(content.sets[""], architecture, len(named), metadata.pool)
     classes = class_names(extra_header, classes_of(kept, architecture))
     return Weights(
         tensors=kept,

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from fcmae.architecture import Architecture
@@ -12,6 +12,8 @@ MOST = 2**16  # sides of images in pixels, and channels
 HEADER = "fcmae"  # key of the metadata in a safetensors header or next to `model` in a .pt file
 READING = ("pixels", "range", "nodata", "background")  # how the images' files were read
 CLASSES = "classes"  # key of the names of a classifier's classes, a JSON list of strings
+HeadPool = Literal["last", "grid2", "grid3"]
+SIDES: Mapping[str, int] = {"last": 1, "grid2": 2, "grid3": 3}  # of the grid of cells, in cells
 SEGMENTER = "segmenter"  # key of what finetune.segment tells of the head of its weights
 
 
@@ -47,6 +49,14 @@ class Metadata:
     """Numbers of blocks of the stages; None for those that the model's name tells."""
     widths: tuple[int, int, int, int] | None = field(default=None, repr=False)
     """Numbers of channels of the stages; None for those that the model's name tells."""
+    pool: HeadPool = field(default="last", repr=False)
+    """What the classifier takes, if there is one: the mean of the last map, or of each cell of a
+    grid of 2 x 2 or 3 x 3."""
+
+    @property
+    def without_classifier(self) -> "Metadata":
+        """What is to be known of the same encoder alone."""
+        return replace(self, pool="last")
 
     @property
     def architecture(self) -> Architecture:
@@ -133,9 +143,13 @@ class Metadata:
 def header_for(metadata: Metadata, extra_header: Mapping[str, str]) -> dict[str, str]:
     """Make the header of our files: the metadata as JSON, and the entries of `extra_header`.
 
-    They are sorted, since safetensors gives them in an order that varies.
+    They are sorted, since safetensors gives them in an order that varies. Without a classifier on a
+    grid, `pool` is left out, so that earlier versions read the file.
     """
-    return {HEADER: json.dumps(asdict(metadata)), **dict(sorted(extra_header.items()))}
+    told = asdict(metadata)
+    if metadata.pool == "last":
+        del told["pool"]
+    return {HEADER: json.dumps(told), **dict(sorted(extra_header.items()))}
 
 
 def class_names(extra_header: Mapping[str, str], count: int) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fcmae.architecture import Architecture
 from fcmae.networks import PREFIX, make_network
+from fcmae.weights.metadata import SIDES, HeadPool
 from fcmae.weights.recognition import dropped_part
 from fcmae.weights.weight_names import listing
 
@@ -34,7 +35,10 @@ def shapes_of(architecture: Architecture, num_classes: int = 0) -> dict[str, tor
 
 
 def network_in(
-    tensors: Mapping[str, Tensor], architecture: Architecture, num_classes: int = 0
+    tensors: Mapping[str, Tensor],
+    architecture: Architecture,
+    num_classes: int = 0,
+    pool: HeadPool = "last",
 ) -> tuple[dict[str, Tensor], Counter[str]]:
     """Take the tensors of a network out of a checkpoint of ours, or of a file of its own.
 
@@ -44,6 +48,7 @@ def network_in(
         tensors: all that the file holds.
         architecture: the network.
         num_classes: number of classes of the classifier that is kept; 0 leaves it out.
+        pool: what the classifier takes.
 
     Returns:
         The tensors under timm's names, and how many of each other part are left out.
@@ -59,7 +64,11 @@ def network_in(
         dropped.update(dropped_part(name) or "decoder" for name in others)
     else:
         mine = dict(tensors)
-    shapes = shapes_of(architecture, num_classes)
+    shapes = dict(shapes_of(architecture, num_classes))
+    for name in shapes.keys() - shapes_of(architecture).keys():
+        if len(shapes[name]) == 2:
+            classes, dim = shapes[name]
+            shapes[name] = torch.Size([classes, dim * SIDES[pool] ** 2])
     behind = architecture.network.behind
     missing = [
         name

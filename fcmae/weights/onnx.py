@@ -15,7 +15,7 @@ from torch.export import Dim
 from fcmae.run.config import extra
 from fcmae.run.files import staged
 from fcmae.run.waiting import waiting
-from fcmae.weights.metadata import Metadata, header_for
+from fcmae.weights.metadata import SIDES, Metadata, header_for
 from fcmae.weights.onnx_files import WEIGHTS
 from fcmae.weights.timm_models import pooled
 from fcmae.weights.weight_names import FINAL_NORM, listing
@@ -129,8 +129,10 @@ def write_onnx(
             f" {MOST_BYTES / 1e9:.1f} GB: take --to hub or --to hf"
         )
     patch = metadata.architecture.patch_size
-    sides = (2 * patch, 3 * patch)  # sizes of 1 become fixed
-    dims = {0: Dim("batch"), 2: patch * Dim("rows"), 3: patch * Dim("columns")}
+    side = SIDES[metadata.pool]
+    sides = ((side + 1) * patch, (side + 2) * patch)  # sizes of 1 become fixed
+    rows, columns = (Dim(name, min=side) for name in ("rows", "columns"))
+    dims = {0: Dim("batch"), 2: patch * rows, 3: patch * columns}
     if metadata.architecture.attends:
         sides = metadata.image_size
         del dims[2], dims[3]

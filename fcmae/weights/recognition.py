@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fcmae.architecture import Architecture
 from fcmae.weights import convmaes, vits, weight_names
+from fcmae.weights.metadata import SIDES, HeadPool
 from fcmae.weights.weight_names import CLASSIFIER, FINAL_NORM, Row, classifier_of, listing
 
 Layout = Literal["timm", "official", "transformers", "dinov3", "vit", "convmae"]
@@ -150,12 +151,19 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming:
     return Naming(layout=layout, prefix=prefix, hidden_layer=hidden, fixed_positions=fixed)
 
 
-def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+def canonical(
+    tensors: Mapping[str, Tensor], architecture: Architecture, pool: HeadPool = "last"
+) -> dict[str, Tensor]:
     """Rename and reshape an encoder's tensors, out of any layout, as ours are.
 
     The final norm and the classifier, which FCMAE does not train, are kept if they are there. Every
     key is used once; only what `Naming.drops` names is dropped. A tensor that is there under two
     names, as the final norm of DINOv3's official files, is used once.
+
+    Args:
+        tensors: all that the file holds.
+        architecture: the encoder.
+        pool: what the classifier takes, if there is one.
 
     Raises:
         ValueError: tensors are missing, left over or of another shape; the message lists them.
@@ -163,6 +171,10 @@ def canonical(tensors: Mapping[str, Tensor], architecture: Architecture) -> dict
     naming = recognise(tensors)
     left = {key: tensor for key, tensor in tensors.items() if not naming.drops(key)}
     rows, shapes = wanted(left, naming, architecture)
+    weight = f"{classifier_of(architecture)}weight"
+    if weight in shapes:
+        classes, dim = shapes[weight]
+        shapes[weight] = torch.Size([classes, dim * SIDES[pool] ** 2])
     renamed: dict[str, Tensor] = {}
     missing: list[str] = []
     misshapen: list[str] = []

@@ -43,6 +43,11 @@ def write_target(
             f"--to {to} is for ConvNeXt: {metadata.model} goes to timm, hub and onnx, under timm's"
             " names"
         )
+    if metadata.pool != "last" and to != "onnx":
+        raise ValueError(
+            f"--to {to} has no classifier on the {metadata.pool} of a map: take --to onnx, which"
+            " holds it, or the file as it is, which fcmae.load and finetune.predict read"
+        )
     tensors = weights.tensors
     classes = weights.classes
     extra_header = weights.extra_header

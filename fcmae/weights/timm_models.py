@@ -17,7 +17,8 @@ from fcmae.run.files import replacing
 from fcmae.vits import vit
 from fcmae.weights.convmaes import model_with
 from fcmae.weights.files import read_weights
-from fcmae.weights.metadata import Metadata, header_for
+from fcmae.weights.grids import cells, classify_cells, map_of
+from fcmae.weights.metadata import SIDES, HeadPool, Metadata, header_for
 from fcmae.weights.networks import bare, classes_of, shapes_of
 from fcmae.weights.saving import save_tensors
 from fcmae.weights.vits import with_positions
@@ -81,16 +82,27 @@ class NoWeightDecay(Protocol):
         ...
 
 
-def pooled(model: TimmModel, last: Float[Tensor, "b ..."]) -> Float[Tensor, "b d"]:
+def pooled(
+    model: TimmModel, last: Float[Tensor, "b ..."], pool: HeadPool = "last"
+) -> Float[Tensor, "b d"]:
     """Pool what `forward_features` gives to one feature an image.
 
     It is the mean over the positions of maps [b, d, h, w]: the final norm of a ConvNet, which FCMAE
     does not train, is left out. Tokens, and channels that are last, are pooled by timm's own head.
+    With `pool` grid2 or grid3, it is the means of 2 x 2 or 3 x 3 cells of the map, the cells of a
+    channel next to each other: of a ConvNet's map without the final norm, and of a vision
+    transformer's tokens behind it.
 
     Args:
         model: a model of timm.
         last: its last maps or tokens.
+        pool: what is pooled.
+
+    Raises:
+        ValueError: see `fcmae.weights.grids.map_of` and `cells`.
     """
+    if pool != "last":
+        return cells(map_of(model, last), SIDES[pool]).flatten(1)
     if last.ndim == 4 and last.shape[1] == model.num_features:
         return last.mean((2, 3))
     return model.forward_head(last, pre_logits=True)
@@ -118,6 +130,25 @@ def preprocessing(metadata: Metadata) -> dict[str, Any]:
 
 def create_timm(metadata: Metadata, num_classes: int = 0, drop_path: float = 0.0) -> nn.Module:
     """Make the timm model that weights belong to, with fresh weights.
+
+    Its classifier, if there is one, takes what `metadata.pool` says.
+
+    Args:
+        metadata: the metadata of the weights.
+        num_classes: number of classes; 0 makes no classifier.
+        drop_path: the largest rate of stochastic depth, that of the last block.
+
+    Raises:
+        ValueError: see `fcmae.weights.grids.classify_cells`.
+    """
+    model = timms_own(metadata, num_classes, drop_path)
+    if num_classes:
+        classify_cells(model, metadata.pool, metadata.image_size, metadata.in_chans)
+    return model
+
+
+def timms_own(metadata: Metadata, num_classes: int, drop_path: float) -> nn.Module:
+    """Make the timm model whose classifier takes what timm's own takes, with fresh weights.
 
     `timm.create_model(model, in_chans=..., patch_size=stem_stride)` does the same for stem strides
     4 and 1. At 2, timm would halve the resolution once more in the first stage, so the stem's
@@ -240,7 +271,7 @@ def as_timm(tensors: Mapping[str, Tensor], metadata: Metadata) -> nn.Module:
         model.load_state_dict(model.state_dict() | own)
         return model
     if metadata.architecture.is_convmae:
-        return model_with(tensors, metadata.architecture, count_classes(tensors))
+        return model_with(tensors, metadata, count_classes(tensors))
     model = create_timm(metadata, count_classes(tensors))
     model.load_state_dict(in_shapes_of(model, with_positions(tensors, metadata.architecture)))
     return model
@@ -305,12 +336,12 @@ def load_timm(
         ValueError: its tensors are not those of one whole encoder, or it lacks metadata.
     """
     weights = read_weights(source)
-    metadata = weights.told_metadata(source)
+    metadata = weights.told_metadata(source).without_classifier
     for note in weights.notes:
         say(note)
     if metadata.architecture.is_convmae:
         encoder = {k: v for k, v in weights.tensors.items() if not k.startswith(CLASSIFIER)}
-        return model_with(encoder, metadata.architecture, num_classes, drop_path), metadata
+        return model_with(encoder, metadata, num_classes, drop_path), metadata
     model = create_timm(metadata, num_classes, drop_path)
     if metadata.architecture.of_timm:
         names = shapes_of(metadata.architecture)

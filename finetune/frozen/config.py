@@ -28,8 +28,9 @@ class ProbeConfig(ThreadsConfig):
     cache: Path | None = None
     """Directory where features are kept for the next program that needs the same ones."""
     pool: Pool = "last"
-    """last: the last stage, averaged over positions. stages: the averages of all four stages side
-    by side."""
+    """last: the last stage, averaged over positions. grid2, grid3: averaged over each of 2 x 2 or
+    3 x 3 cells, side by side, which tell where things are. stages: the averages of all four stages
+    side by side."""
     random: RandomConfig = field(default_factory=RandomConfig)
     seeds: Count = 3
     """Repetitions, each with its own held-out data and order; mean and spread are reported."""
@@ -61,6 +62,10 @@ class EmbedConfig(ThreadsConfig):
     """Encoder weights: a run, or what else `python -m fcmae.convert` reads and tells of its images,
     such as timm:convnextv2_atto.fcmae; or none for the random initialisation."""
     data: InferenceConfig = field(default_factory=InferenceConfig)
+    pool: Pool = "last"
+    """last: the last stage, averaged over positions. grid2, grid3: averaged over each of 2 x 2 or
+    3 x 3 cells, side by side, which tell where things are. stages: the averages of all four stages
+    side by side. Look-ups take images as the file tells."""
     random: RandomConfig = field(default_factory=RandomConfig)
     tiles: Literal["mean", "rows"] = "mean"
     """mean: one row a sample, the mean of its tiles. rows: with data.fit tiles, one row a tile,

@@ -60,6 +60,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
     model.eval()
     provenance = asdict(metadata) | {
         **asdict(config.data.fitted(metadata)),
+        "pool": config.pool,
         "tiles": config.tiles,
         "weights_sha256": sha256_of(model, metadata),
     }
@@ -83,7 +84,7 @@ def embed(config: EmbedConfig, accelerator: Accelerator) -> str:
 
     forward = frozen(
         model,
-        partial(pooled, model, pool="last"),
+        partial(pooled, model, pool=config.pool),
         images=len(images) // accelerator.num_processes,
         batch_size=config.data.batch_size,
         device=accelerator.device,

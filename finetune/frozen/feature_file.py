@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -18,9 +18,12 @@ from torch import Tensor
 from data.config import FittedConfig
 from data.shards.samples import ShardSamples
 from fcmae.run.config import extra
-from fcmae.run.json_files import as_dataclass, parse_json
+from fcmae.run.json_files import as_dataclass, parse_json, typed
 from fcmae.weights.metadata import CLASSES
+from finetune.models.config import Pool
 
+POOL = "pool"  # key of what was pooled
+EARLIER = {POOL: "last"}  # what files of earlier versions were made with, and do not tell
 COLUMNS = ["url", "key", "label", "feature"]
 TILE_COLUMNS = ["url", "key", "tile", "label", "feature"]
 
@@ -42,13 +45,13 @@ def to_metadata(provenance: Mapping[str, Any]) -> dict[str, str]:
 
 
 def written_with(path: Path) -> dict[str, str]:
-    """What the features in a file were made with, the metadata of its schema.
+    """What the features in a file were made with: the metadata of its schema, and `EARLIER`.
 
     Raises:
         OSError, ValueError: it is damaged, or no Parquet file.
     """
     metadata: dict[bytes, bytes] = arrow().parquet.read_schema(path).metadata or {}
-    return {key.decode(): value.decode() for key, value in metadata.items()}
+    return EARLIER | {key.decode(): value.decode() for key, value in metadata.items()}
 
 
 def rows_of(
@@ -177,6 +180,22 @@ class FeatureTable:
             return as_dataclass(FittedConfig, values)
         except ValueError as error:
             raise ValueError(f"{self.path} is damaged: {error}") from error
+
+    def pool(self) -> Pool:
+        """What was pooled to the features, as the provenance tells.
+
+        Raises:
+            ValueError: it is nothing that this version knows.
+        """
+        pool = self.provenance[POOL]
+        try:
+            return typed(pool, Pool)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} has features of {POOL}={pool!r}, which this version does not make:"
+                f" take a newer one, or embed the shards again with --pool"
+                f" {', '.join(get_args(Pool))}"
+            ) from error
 
     def feature(self, row: int) -> Float[Tensor, " d"]:
         """The feature of one row."""

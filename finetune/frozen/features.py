@@ -17,6 +17,7 @@ from fcmae.run.terminal import say
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.feature_cache import keep, read_kept
+from finetune.frozen.figures import figures_of
 from finetune.labels.config import LabelledData
 from finetune.labels.inference import Inference, Outputs, images_for
 from finetune.labels.labelled import (
@@ -28,8 +29,10 @@ from finetune.labels.labelled import (
     without_label,
 )
 from finetune.models.backbone import backbone, sha256_of, to_device
-from finetune.models.config import Pool
-from finetune.models.pooling import pooled
+from finetune.models.compiled import Forward
+from finetune.models.pooling import pooled_with_distance
+
+DISTANCE = "distance"  # in the cache, beside the features x, their classes y, and which are whole
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Features:
 def labelled_features(
     config: ProbeConfig, accelerator: Accelerator
 ) -> tuple[Features, Features, dict[str, Any]]:
-    """Features of the training and of the test, and what a report says of their making.
+    """Features of the training and of the test, and what a report says of them and their making.
 
     Raises:
         OSError: shards, weights or the cache cannot be used.
@@ -65,7 +68,7 @@ def labelled_features(
     check_apart(*(side.samples.shards for side in images))
     sides = [look_up(side, model, metadata, config, accelerator) for side in images]
     check_sides(*(side.known_classes(config.data) for side in sides))
-    (train, train_skipped), (test, test_skipped) = (
+    (train, distances, train_skipped), (test, _, test_skipped) = (
         features_of(side, model, metadata, config, accelerator) for side in sides
     )
     check_sides(train.y, test.y)  # where all images of a class are broken, it is gone now
@@ -80,6 +83,7 @@ def labelled_features(
         "test_samples": len(test.y),
         "skipped_samples": train_skipped + test_skipped,
         "classes": int(train.y.max()) + 1,
+        **figures_of(train.x, distances),
     }
     return train, test, provenance
 
@@ -119,7 +123,11 @@ def look_up(
     path = config.cache / cache_name(images, model, metadata, config)
     # one process looks, or those that see another disk would wait for those that do not
     looking = accelerator.is_main_process
-    (cached,) = broadcast_object_list([read_kept(path, say) if looking else None])
+    kept = read_kept(path, say) if looking else None
+    if kept is not None and DISTANCE not in kept:
+        say(f"{path} is of an earlier version: the features are made again")
+        kept = None
+    (cached,) = broadcast_object_list([kept])
     return Side(images, path, cached)
 
 
@@ -171,8 +179,12 @@ def features_of(
     metadata: Metadata,
     config: ProbeConfig,
     accelerator: Accelerator,
-) -> tuple[Features, int]:
-    """The features of these images, from the cache if it has them, and how many were bad.
+) -> tuple[Features, Float[Tensor, " n"], int]:
+    """The features of these images, from the cache if it has them.
+
+    Returns:
+        The features, the distance of the last map's channels for each, see `pooled_with_distance`,
+        and how many images were bad.
 
     Raises:
         OSError: shards or the cache cannot be used.
@@ -181,8 +193,14 @@ def features_of(
     group = config.data.group
     images, cached = side.images, side.cached
     if cached is None:
-        outputs = extract(model, Inference(images, metadata, config.data, accelerator), config.pool)
-        cached = {"x": outputs.rows, "y": outputs.labels, "whole": outputs.whole}
+        forward = partial(pooled_with_distance, model, pool=config.pool)
+        outputs = extract(model, Inference(images, metadata, config.data, accelerator), forward)
+        cached = {
+            "x": outputs.rows[:, :-1].contiguous(),
+            DISTANCE: outputs.rows[:, -1].contiguous(),
+            "y": outputs.labels,
+            "whole": outputs.whole,
+        }
         if side.path is not None and accelerator.is_main_process:
             keep(side.path, cached, say)
         kept = outputs.whole.nonzero().flatten()
@@ -191,7 +209,8 @@ def features_of(
     else:
         kept = cached["whole"].nonzero().flatten()
         groups = read_groups(images.samples, kept.tolist(), group)
-    return Features(cached["x"][kept], cached["y"][kept], groups), len(images) - len(kept)
+    features = Features(cached["x"][kept], cached["y"][kept], groups)
+    return features, cached[DISTANCE][kept], len(images) - len(kept)
 
 
 def cache_name(
@@ -222,15 +241,20 @@ def labelled_images(spec: tuple[str, ...], metadata: Metadata, data: LabelledDat
     return images_for(samples_of(spec, data), data, metadata, group=data.group)
 
 
-def extract(model: nn.Module, inference: Inference, pool: Pool) -> Outputs:
-    """The features of all samples as rows, with their labels, Int[n].
+def extract(model: nn.Module, inference: Inference, forward: Forward) -> Outputs:
+    """What a model gives for all samples as rows, with their labels, Int[n].
 
     The processes share the work and each gets all of it.
 
+    Args:
+        model: on its device.
+        inference: of the samples.
+        forward: from images to rows.
+
     Raises:
-        ValueError: a sample without a label, too many bad ones, or see `pooled`.
+        ValueError: a sample without a label, too many bad ones, or see `forward`.
     """
-    outputs = inference.outputs(model, partial(pooled, model, pool=pool))
+    outputs = inference.outputs(model, forward)
     unlabelled = outputs.whole & (outputs.labels < 0)
     if unlabelled.any():
         raise without_label(inference.images.name(int(unlabelled.nonzero()[0])))

@@ -4,6 +4,7 @@ Source: Wu et al., CVPR 2018, with T = 0.07.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from finetune.labels.inference import Inference
 from finetune.labels.labelled import training_directory
 from finetune.labels.names import names_for, names_in
 from finetune.labels.results import spread
+from finetune.models.pooling import pooled
 
 STEPS = 2**24  # similarities are told apart to 2^-24, as float32 does just below 1
 
@@ -176,7 +178,8 @@ def knn_accuracy(
     sides = []
     for spec in (data.train, data.test):
         images = labelled_images(spec, metadata, data)
-        outputs = extract(model, Inference(images, metadata, data, accelerator), "last")
+        inference = Inference(images, metadata, data, accelerator)
+        outputs = extract(model, inference, partial(pooled, model, pool="last"))
         groups = torch.arange(len(images))  # nothing is held out
         sides.append(Features(outputs.rows, outputs.labels, groups).take(outputs.whole))
     bank, query = sides

@@ -20,7 +20,7 @@ from fcmae.run.config import differences
 from fcmae.run.files import file_sha256, replacing, write_json
 from fcmae.run.json_files import read_json
 from fcmae.run.waiting import counted
-from finetune.frozen.feature_file import arrow
+from finetune.frozen.feature_file import EARLIER, arrow
 
 PLAN = "plan.json"  # in the folder of parts: what they depend on
 BAD = "broken"  # in the metadata of a part: the samples that it left out
@@ -94,7 +94,7 @@ def unfinished(
         looking = counted(pieces, "verifying finished parts", len(pieces), "parts")
         parts = {piece.number: piece.finished() for piece in looking}
         lacking = {number: left_out(part) for number, part in parts.items() if part is not None}
-        progress = read_json(file, dict), lacking
+        progress = EARLIER | read_json(file, dict), lacking
     # one process looks, or those that see another disk would divide the rest otherwise
     (progress,) = broadcast_object_list([progress])
     assert progress is not None

@@ -129,12 +129,14 @@ def join(root: Int[Tensor, " n"], a: Int[Tensor, " p"], b: Int[Tensor, " p"]) ->
 
 
 def feature_of(image: Path, weights: Path, table: FeatureTable) -> Float[Tensor, " d"]:
-    """The feature of an image, made as those of the table were.
+    """The feature of an image, made as those of the table were, by what was pooled, too.
 
     Raises:
         OSError: the image or the weights cannot be read.
-        ValueError: the image cannot be decoded, or the weights are not those of the table.
+        ValueError: the image cannot be decoded, the weights are not those of the table, or see
+            `FeatureTable.pool`.
     """
+    pool = table.pool()
     model, metadata = load_timm(weights)
     model.eval()
     if sha256_of(model, metadata) != table.provenance["weights_sha256"]:
@@ -147,4 +149,4 @@ def feature_of(image: Path, weights: Path, table: FeatureTable) -> Float[Tensor,
     if not image.is_file():
         raise FileNotFoundError(f"image {image} does not exist")
     with torch.no_grad():
-        return pooled(model, read_image(image, metadata, table.config()), "last").mean(0)
+        return pooled(model, read_image(image, metadata, table.config()), pool).mean(0)

@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 RIDGE = 1e-3  # of the mean variance
+WIDE = 2048  # values of a feature, from which on the eigenvectors would take minutes
 TINY = 1e-30  # features that do not vary at all stay zero
 
 
 def whiten(fit: Float[Tensor, "n d"], *others: Float[Tensor, "_ d"]) -> tuple[Tensor, ...]:
-    """Zero mean and unit covariance (PCA whitening), both measured on `fit`, for it and others."""
+    """Zero mean and unit covariance, both measured on `fit`, for it and others."""
     mean = fit.double().mean(0)
     project = whitening(torch.cov((fit - mean).T), RIDGE)
     return tuple(((x - mean) @ project).float() for x in (fit, *others))
@@ -28,6 +29,16 @@ def standardise(fit: Float[Tensor, "n d"], *others: Float[Tensor, "_ d"]) -> tup
 
 
 def whitening(covariance: Float[Tensor, "d d"], ridge: float) -> Float[Tensor, "d d"]:
-    """The projection to unit covariance; `ridge` mean variances are added to all directions."""
+    """The projection to unit covariance; `ridge` mean variances are added to all directions.
+
+    It is that of PCA, or for more than `WIDE` values the triangular one of Cholesky, a tenth of the
+    work. They differ by a rotation alone, so that cosines are the same, and what a linear layer
+    learns.
+    """
+    if len(covariance) > WIDE:
+        one = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+        added = (ridge * covariance.diagonal().mean()).clamp_min(TINY)
+        factor = torch.linalg.cholesky(covariance + added * one)
+        return torch.linalg.solve_triangular(factor.T, one, upper=True)
     variance, directions = torch.linalg.eigh(covariance)
     return directions / (variance + ridge * variance.mean()).clamp_min(TINY).sqrt()

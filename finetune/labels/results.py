@@ -61,6 +61,8 @@ def report(
             if isinstance(value, dict) and "mean" in value:
                 seeds = len(value["values"])
                 value = f"{value['mean']:.4f} +- {value['std']:.4f} over {seeds} seeds"
+            elif isinstance(value, float):
+                value = f"{value:.4f}"
             if not isinstance(value, dict) and key != "confusion":  # else a table of its own
                 values.append([key, value])
         title = f"{name}: {result['model']}, weights {result['weights']}"

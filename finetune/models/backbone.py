@@ -58,7 +58,8 @@ def metadata_of(random: RandomConfig, step: int | None) -> Metadata:
         raise ValueError(
             f"random.like={random.like} tells it itself: leave {', '.join(beside)} out"
         )
-    return replace(read_weights(random.like).told_metadata(random.like), step=step)
+    told = read_weights(random.like).told_metadata(random.like)
+    return replace(told.without_classifier, step=step)
 
 
 def to_device(model: nn.Module, device: torch.device) -> None:

@@ -15,7 +15,8 @@ from fcmae.encoders.convvit import ConvViT
 from fcmae.networks import STEM_STRIDE, make_network
 from fcmae.run import checkpoint
 from fcmae.weights.files import read_weights
-from fcmae.weights.metadata import CLASSES, Metadata
+from fcmae.weights.grids import classify_cells
+from fcmae.weights.metadata import CLASSES, HeadPool, Metadata
 from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import TimmModel, create_timm, load_timm, save_timm
 from finetune.labels.tasks import Task
@@ -30,7 +31,11 @@ HEAD_STD = 0.02
 
 
 def create(
-    config: BackboneConfig, outputs: int, seed: int, say: Callable[[str], object] = print
+    config: BackboneConfig,
+    outputs: int,
+    seed: int,
+    say: Callable[[str], object] = print,
+    pool: HeadPool = "last",
 ) -> tuple[nn.Module, Metadata]:
     """The model with a fresh head of `outputs` values, and how it takes images.
 
@@ -39,10 +44,11 @@ def create(
         outputs: number of values of the head; 0 makes none.
         seed: of the head.
         say: prints a sentence about weights that were fetched or chosen.
+        pool: what the head takes.
 
     Raises:
         OSError: see `backbone`.
-        ValueError: see `backbone`; no model of timm, or two backbones.
+        ValueError: see `backbone` and `classify_cells`; no model of timm, or two backbones.
     """
     with seeded("model", seed):  # timm's own initialisation
         if config.backbone is not None:
@@ -70,14 +76,15 @@ def create(
             model.load_state_dict(own | known)
         else:
             model, metadata = load_timm(config.weights, outputs, config.drop_path, say)
+        if config.image_size is not None:
+            metadata = replace(metadata, image_size=sides_of(config.image_size))
+            if isinstance(model, VisionTransformer | ConvViT):
+                metadata.architecture.check()
+                model.set_input_size(metadata.image_size)  # its positions are interpolated
+        classify_cells(model, pool, metadata.image_size, metadata.in_chans)
         assert isinstance(model, TimmModel)
         start_head(model.get_classifier(), config.head_init_scale)
-    if config.image_size is not None:
-        metadata = replace(metadata, image_size=sides_of(config.image_size))
-        if isinstance(model, VisionTransformer | ConvViT):
-            metadata.architecture.check()
-            model.set_input_size(metadata.image_size)  # its positions are interpolated
-    return model, metadata
+    return model, replace(metadata, pool=pool)
 
 
 def start_metadata(config: BackboneConfig) -> Metadata:
@@ -88,7 +95,7 @@ def start_metadata(config: BackboneConfig) -> Metadata:
     """
     if config.weights == "none":
         return metadata_of(config.random, step=None)
-    return read_weights(config.weights).told_metadata(config.weights)
+    return read_weights(config.weights).told_metadata(config.weights).without_classifier
 
 
 def start_head(head: nn.Module, scale: float) -> None:
@@ -123,7 +130,7 @@ def create_any(
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them"
         raise ValueError(f"backbone={metadata.model}: timm has no such model; {hint}")
     fixed = ":" not in name and timm.get_pretrained_cfg(name).fixed_input_size  # type: ignore[union-attr]
-    return make_network(
+    model = make_network(
         name,
         metadata.stem_stride,
         pretrained=pretrained,
@@ -132,6 +139,8 @@ def create_any(
         drop_path_rate=drop_path or None,  # not every model has it
         img_size=metadata.image_size if fixed else None,
     )
+    classify_cells(model, metadata.pool, metadata.image_size, metadata.in_chans)
+    return model
 
 
 def save(path: Path, model: nn.Module, metadata: Metadata, task: Task) -> None:

@@ -6,9 +6,9 @@ from typing import Literal
 from data.config import IMAGENET_MEAN, IMAGENET_STD
 from fcmae.architecture import Architecture
 from fcmae.run.ranges import Extent, NotNegative, Real, Seed, ShareBelow1
-from fcmae.weights.metadata import Metadata
+from fcmae.weights.metadata import HeadPool, Metadata
 
-Pool = Literal["last", "stages"]
+Pool = Literal[HeadPool, "stages"]
 By = Literal["layer", "group"]
 
 

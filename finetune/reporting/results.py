@@ -3,11 +3,14 @@
 Each is a mean and a standard deviation over seeds, with the value of each seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from finetune.reporting import class_charts
 from finetune.reporting.by_class import by_class
 from finetune.reporting.entries import Entry, found_beside
+from finetune.reporting.ranking import Judged, figures_table, judged, ranking_table
 from finetune.reporting.record import RunRecord
 from finetune.reporting.result_charts import (
     KINDS,
@@ -49,7 +52,11 @@ def section(runs: Sequence[RunRecord]) -> Section | None:
             names=names,
             problems=found.problems,
             best=best_of(found.entries),
-            tables=[*tables_of(found.entries, several), *label_tables(found.points, several)],
+            tables=[
+                *tables_of(found.entries, several),
+                *label_tables(found.points, several),
+                *figure_tables(runs),
+            ],
             drawn=drawn,
             metrics=[name_of(metric) for metric in metrics],
             menu=classes.menu,
@@ -65,6 +72,30 @@ def section(runs: Sequence[RunRecord]) -> Section | None:
         },
         script="results.js",
     )
+
+
+def figure_tables(runs: Sequence[RunRecord]) -> Iterator[Mapping[str, Any]]:
+    """The figures without labels of each run, and how well they rank the runs."""
+    known = list(map(judged_by_record, runs))
+    captions = {
+        "Figures without labels": figures_table(known),
+        "How well figures without labels rank the runs: Spearman's correlation with accuracies on"
+        " the test, +1 for the same order": ranking_table(known),
+    }
+    for caption, table in captions.items():
+        if table is not None:
+            heads, rows = table
+            yield {"caption": caption, "heads": heads, "rows": rows}
+
+
+def judged_by_record(run: RunRecord) -> Judged:
+    """What the results beside a run tell of it; one with damaged numbers tells nothing."""
+    whole: list[Mapping[str, Any]] = []
+    for result in run.results:
+        with suppress(ValueError):
+            judged(run.name, [result.content])
+            whole.append(result.content)
+    return judged(run.name, whole)
 
 
 def best_of(entries: Sequence[Entry]) -> str:

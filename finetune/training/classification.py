@@ -164,7 +164,10 @@ def train(
     data = config.data
     task = labelled.task
     directory = run_of(config.out)
-    model, start = classifier.create(config, task.outputs, config.seed, accelerator.print)
+    assert config.pool != "stages"
+    model, start = classifier.create(
+        config, task.outputs, config.seed, accelerator.print, config.pool
+    )
     metadata = data.given(start)  # the file of the fine-tuned weights tells it
     classes = task.outputs if task.kind == "class" else None
     crop = AugmentedCrop(config.augment, metadata.mean, metadata.in_chans, metadata.pixels)
@@ -195,6 +198,7 @@ def train(
     result = {
         "weights": config.weights,
         "model": metadata.model,
+        "pool": metadata.pool,
         "image_size": metadata.image_size,
         "train_samples": len(chosen),
         "skipped_train_samples": len(labelled.unlabelled),

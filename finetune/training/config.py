@@ -22,7 +22,7 @@ from fcmae.run.ranges import (
     ShareBelow1,
 )
 from finetune.labels.config import LabelledData, TaskConfig
-from finetune.models.config import BackboneConfig, By
+from finetune.models.config import BackboneConfig, By, Pool
 
 Side = Literal["test", "held_out"]
 Method = Literal["probe", "finetune"]
@@ -101,9 +101,21 @@ class TrainConfig(FitConfig, BackboneConfig):
     out: Path
     """The JSON file to write; the run lies in a directory of its name, without .json."""
     task: TaskConfig = field(default_factory=TaskConfig)
+    pool: Pool = "last"
+    """What the head takes. last: the last stage, averaged over positions. grid2, grid3: averaged
+    over each of 2 x 2 or 3 x 3 cells, side by side, which tell where things are, so that the last
+    layer takes four or nine times as many values. stages: the averages of all four stages, for the
+    probe of few labels alone."""
     report_on: Side = "test"
     """held_out: learn from the training data without a share of it, data.held_out, and report on
     that share; for choosing hyper-parameters, since the test data is not read then."""
+
+    def __post_init__(self) -> None:
+        if self.pool == "stages":
+            raise ValueError(
+                "pool=stages is for frozen features: the head of fine-tuning takes --pool last,"
+                " grid2 or grid3"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +174,10 @@ class FewShotConfig(TrainConfig):
     """Weight decay of the probe, which is not chosen either."""
     probe_epochs: Count = 300
     """Passes of the probe over its samples; each is one step on all of them."""
+
+    def __post_init__(self) -> None:
+        if "finetune" in self.methods:
+            super().__post_init__()
 
 
 def run_of(out: Path) -> Path:

@@ -50,12 +50,13 @@ class Curves:
             for label, row in self.values.items()
         }
 
-    def write(self, out: Path, weights: str, seeds: int) -> None:
+    def write(self, out: Path, weights: str, pool: str, seeds: int) -> None:
         """Write the JSON file and the picture beside it, and print the table.
 
         Args:
             out: the JSON file.
             weights: what the runs started from.
+            pool: what was pooled to features.
             seeds: how many there are of each run.
 
         Raises:
@@ -64,6 +65,7 @@ class Curves:
         spreads = self.spreads()
         content = {
             "weights": weights,
+            "pool": pool,
             "metric": self.metric,
             "samples": self.samples,
             "results": spreads,

@@ -223,7 +223,7 @@ class Probe:
         model, metadata = classifier.create(
             config, labelled.task.outputs, config.seed, accelerator.print
         )
-        forward = partial(pooled, model.to(accelerator.device).eval(), pool="last")
+        forward = partial(pooled, model.to(accelerator.device).eval(), pool=config.pool)
         images = images_of(config.data.train, config.data, metadata, labelled.task)
         learned = Chosen(images, labelled.samples, replace=False)
         unseen = to_report_on(config.data, labelled, validation, metadata)

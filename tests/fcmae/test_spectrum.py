@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fcmae import spectrum
 from fcmae.spectrum import alpha_req, rankme
 
 
@@ -67,3 +68,13 @@ def test_features_without_a_spectrum() -> None:
     for measure in (rankme, alpha_req):
         with pytest.raises(ValueError, match="not finite"):
             measure(torch.tensor([[1.0, math.nan]]))
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (96, 64)])
+def test_spectra_of_wide_features_are_taken_of_products(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = features_of(torch.arange(1.0, 33) ** -0.7, *shape)
+    expected = rankme(x), alpha_req(x)
+    monkeypatch.setattr(spectrum, "WIDE", 63)
+    assert (rankme(x), alpha_req(x)) == pytest.approx(expected, rel=1e-4)
