@@ -26,7 +26,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import tyro
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from PIL import Image
 
 from data.sets import demo
@@ -92,24 +92,32 @@ def read_drawings(spec: str) -> list[Drawing]:
 def outside(white: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     """The white pixels that are connected with the border through white pixels, side by side."""
     framed = np.pad(white, 1, constant_values=True)
+    rows, columns = number_runs(framed), number_runs(framed.T)
     reached = np.zeros_like(framed)
     reached[0, 0] = True
     before = 0
     while reached.sum() > before:
         before = reached.sum()
-        reached = spread(spread(reached, framed).T, framed.T).T
+        reached = framed & spread(reached, rows)
+        reached = framed & spread(reached.T, columns).T
     return reached[1:-1, 1:-1]
 
 
-def spread(
-    reached: Bool[np.ndarray, "h w"], white: Bool[np.ndarray, "h w"]
-) -> Bool[np.ndarray, "h w"]:
-    """Reach the whole of every run of white pixels in a row that is reached in some pixel.
+def number_runs(white: Bool[np.ndarray, "h w"]) -> Int[np.ndarray, "h w"]:
+    """Number the runs of white pixels in the rows; a pixel that is not white begins the next one.
 
-    The first and the last column must be white.
+    A run may go on in the next row, where the first and the last column are white and outside.
     """
-    runs = (~white).cumsum().reshape(white.shape)  # a run may wrap into the next row: outside, too
-    return white & np.isin(runs, runs[reached])
+    return (~white).cumsum().reshape(white.shape)
+
+
+def spread(
+    reached: Bool[np.ndarray, "h w"], runs: Int[np.ndarray, "h w"]
+) -> Bool[np.ndarray, "h w"]:
+    """Reach the whole of every run that is reached in some pixel."""
+    touched = np.zeros(runs[-1, -1] + 1, bool)
+    touched[runs[reached]] = True
+    return touched[runs]
 
 
 def deal(drawings: Sequence[Drawing], folds: int) -> list[dict[int, list[Drawing]]]:
