@@ -19,6 +19,8 @@ echo "== pytest"
 # ones most of all.
 # Tests of a file stay together: they share its runs; their order is that of tests/conftest.py.
 # A process that dies is not replaced: pytest-xdist would wait for it for good.
+# Hundreds of programs read what the first one of them compiled, wherever this is switched off.
+unset PYTHONDONTWRITEBYTECODE
 status=0
 cores=$(python -c "from fcmae.run.threads import cores; print(cores())")
 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -q -n "$((share * cores / 2))" --dist loadfile \

@@ -5,13 +5,12 @@ a name of its own, and so for all that this module imports: it would compile tor
 rest anew in each process, 15 seconds long.
 """
 
+import gc
 from collections.abc import Iterator
 from importlib import import_module
 from shutil import rmtree
 
 import pytest
-
-from tests.support.programs import PRELOADED
 
 pytest_plugins = ["tests.support.browser"]
 
@@ -19,8 +18,15 @@ pytest_plugins = ["tests.support.browser"]
 def pytest_configure(config: pytest.Config) -> None:
     """Import others' packages, but for a process that only hands tests to others."""
     if not config.getoption("numprocesses", None):
-        for name in (*PRELOADED, "beartype"):
+        for name in ("tests.support.preloaded", "beartype"):
             import_module(name)
+        gc.disable()  # until ours and the tests are imported, too
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector look at what tests make, and no more at what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,12 +32,6 @@ from tempfile import mkdtemp
 from unittest import mock
 
 ROOT = Path(__file__).parents[2]
-# Others' modules alone: ours are imported in each process, in their order, as by its users.
-PRELOADED = [
-    *("torch", "torchvision.transforms.v2", "timm", "timm.data", "accelerate", "torchmetrics"),
-    *("numba", "fsspec", "simplejpeg", "PIL.Image", "matplotlib.figure", "einops", "jaxtyping"),
-    *("safetensors.torch", "tyro", "rich.console", "rich.live", "rich.table", "yaml"),
-]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 NUMBERS = count()
 WAIT = re.compile(r": .*\b\d\d:\d\d\b")  # with the time that it has taken
@@ -48,7 +42,7 @@ TERMINAL = ("CI", "COLUMNS", "LINES", "NO_COLOR", "TERM")  # what tells programs
 def _server() -> ForkServerContext:
     """The fork server of this process, which it ends with."""
     forking = multiprocessing.get_context("forkserver")
-    forking.set_forkserver_preload(PRELOADED)
+    forking.set_forkserver_preload(["tests.support.preloaded"])
     with mock.patch.dict(os.environ, ONE_THREAD):  # read when torch is imported
         forkserver.ensure_running()
     return forking
