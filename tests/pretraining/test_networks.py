@@ -11,6 +11,7 @@ from fcmae.run import checkpoint
 from fcmae.weights.conversion import convert
 from tests.support.programs import lines_of
 from tests.support.runs import (
+    UNSEEN,
     assert_close,
     assert_same_bits,
     kill_and_resume,
@@ -21,6 +22,7 @@ from tests.support.runs import (
 
 NAME = "mobilenetv3_small_050"
 FLAGS = ("--model.name", f"timm:{NAME}", "--optim.accumulate", "2", "--optim.ema", "0.9")
+FLAGS += UNSEEN
 
 
 @pytest.fixture(scope="module")

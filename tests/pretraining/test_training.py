@@ -26,7 +26,7 @@ from fcmae.weights.conversion import convert
 from finetune.training.pretraining import PretrainConfig
 from tests.support.images import png
 from tests.support.programs import lines_of, run
-from tests.support.runs import newest, pretrain
+from tests.support.runs import UNSEEN, newest, pretrain
 
 
 def assert_same_step(run: Path, other: Path) -> None:
@@ -150,13 +150,13 @@ def test_weights_of_another_model_end_before_the_first_step(finished: Path, tmp_
 
 
 def test_accumulation_changes_memory_not_the_step(finished: Path, tmp_path: Path) -> None:
-    assert pretrain(tmp_path / "run", "--optim.accumulate", "4").returncode == 0
+    assert pretrain(tmp_path / "run", "--optim.accumulate", "4", *UNSEEN).returncode == 0
     assert_same_step(tmp_path / "run", finished)
 
 
 @pytest.mark.dist
 def test_two_processes_see_what_one_sees(finished: Path, tmp_path: Path) -> None:
-    result = pretrain(tmp_path / "run", world=2)
+    result = pretrain(tmp_path / "run", *UNSEEN, world=2)
     assert result.returncode == 0, result.stderr
     (start,) = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert start["world_size"] == 2
@@ -164,7 +164,7 @@ def test_two_processes_see_what_one_sees(finished: Path, tmp_path: Path) -> None
 
 
 def test_bf16_trains(tmp_path: Path) -> None:
-    result = pretrain(tmp_path / "run", "--precision", "bf16", "--optim.steps", "2")
+    result = pretrain(tmp_path / "run", "--precision", "bf16", "--optim.steps", "2", *UNSEEN)
     assert result.returncode == 0, result.stderr
     weights = load_file(tmp_path / "run" / "step_0000002" / checkpoint.MODEL)
     assert all(w.dtype == torch.float32 and w.isfinite().all() for w in weights.values())
@@ -267,6 +267,7 @@ def test_satellite_tiles_train_on_their_own_statistics(tmp_path: Path) -> None:
     done = pretrain(
         *(tmp_path / "run", "--data.train", shard.url, "--model.in_chans", "13"),
         *("--data.pixels", "float32", "--data.mean", "--data.std"),
+        *UNSEEN,
     )
     assert done.returncode == 0, done.stderr
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]
