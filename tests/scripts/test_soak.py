@@ -1,8 +1,6 @@
 """The soak kills runs at random moments, goes on where it was ended, and finds what differs."""
 
 import json
-import multiprocessing
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fcmae.run.checkpoint import MODEL
-from scripts.kills.forked import Start
 from scripts.kills.soaking import STEPS, compare
 from tests.support.programs import run
 from tests.support.runs import pretrain
@@ -50,17 +47,28 @@ def test_a_run_that_differs_by_one_bit_or_lacks_a_step_is_found(tmp_path: Path) 
         compare(*runs)
 
 
+# a fork server of its own, which is small: a start takes milliseconds
+LANES = """
+import multiprocessing, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from scripts.kills.forked import Start
+forking = multiprocessing.get_context("forkserver")
+forking.set_forkserver_preload(["scripts.kills.forked"])
+program, output = sys.argv[1:]
+def lane(status):
+    starts = [Start(forking, [program, str(status)], 1, {}, Path(output)) for _ in range(40)]
+    return [start.ended() for start in starts]
+with ThreadPoolExecutor(4) as lanes:
+    print(*lanes.map(lane, range(4)), sep="\\n")
+"""
+
+
 def test_threads_that_start_processes_at_once_are_told_the_status_of_their_own(
     tmp_path: Path,
 ) -> None:
     program = tmp_path / "program.py"
     program.write_text("import sys\nsys.exit(int(sys.argv[1]))\n")
-    forking = multiprocessing.get_context("forkserver")
-
-    def lane(status: int) -> list[int]:
-        words = [str(program), str(status)]
-        starts = [Start(forking, words, 1, {}, tmp_path / "output.txt") for _ in range(40)]
-        return [start.ended() for start in starts]
-
-    with ThreadPoolExecutor(4) as lanes:
-        assert list(lanes.map(lane, range(4))) == [[status] * 40 for status in range(4)]
+    done = run("-c", LANES, program, tmp_path / "output.txt")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str([status] * 40) for status in range(4)]

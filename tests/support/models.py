@@ -24,13 +24,15 @@ TINY_FLAGS = ("--random.image_size", "16", "--random.stem_stride", "1")
 TINY_FLAGS += ("--random.mean", "0.5", "--random.std", "0.25")
 
 
-def trained(name: str, stem_stride: int, in_chans: int) -> FCMAE:
-    """A model none of whose tensors is at its initial value."""
+def trained(name: str, stem_stride: int, in_chans: int, own: Size | None = None) -> FCMAE:
+    """A model none of whose tensors is at its initial value, of the size of its name or its own."""
     model = FCMAE(
         name=name,
         image_size=(16 * stem_stride, 24 * stem_stride),
         in_chans=in_chans,
         stem_stride=stem_stride,
+        depths=own and own.depths,
+        widths=own and own.widths,
         decoder_dim=16,
         generator=generator(0),
     )

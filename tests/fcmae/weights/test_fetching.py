@@ -1,9 +1,7 @@
 """Weights from the hub: fetched from a real server once, then from the cache, licence and all."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +16,7 @@ from safetensors.torch import load_file
 from fcmae.weights.fetching import hub_name
 from fcmae.weights.files import read_weights
 from fcmae.weights.safetensors_files import read_metadata
-from tests.support.programs import ROOT, lines_of
+from tests.support.programs import lines_of, run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -80,11 +78,20 @@ def hub(tmp_path: Path) -> Iterator[str]:
     server.server_close()
 
 
-def alone(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own, since the hub's client reads `env` once."""
-    environment = os.environ | env | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-W", "ignore", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+# the hub's client reads the environment when it is imported, and timm takes its functions
+ANEW = """
+import runpy, sys
+for name in [*sys.modules]:
+    if name.partition(".")[0] in ("huggingface_hub", "timm"):
+        del sys.modules[name]
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
+def alone(module: str, *words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run a program whose client of the hub is of this environment."""
+    return run("-c", ANEW, module, *words, env=env)
 
 
 @pytest.mark.slow
@@ -98,7 +105,7 @@ def test_weights_of_timm_are_fetched_once_and_their_licence_is_said(
     )
     cache, out = str(tmp_path / "cache"), tmp_path / "out.safetensors"
     source = "timm:convnextv2_atto.fcmae"
-    done = alone("-m", "fcmae.convert", source, out, HF_HOME=cache, HF_ENDPOINT=hub)
+    done = alone("fcmae.convert", source, out, HF_HOME=cache, HF_ENDPOINT=hub)
     assert done.returncode == 0, done.stderr
     assert f"; {source} is timm/convnextv2_atto.fcmae, licence cc-by-nc-4.0;" in done.stdout
     found = load_file(out)
@@ -106,7 +113,7 @@ def test_weights_of_timm_are_fetched_once_and_their_licence_is_said(
     assert read_metadata(out).image_size == (224, 224)
     again = tmp_path / "again.safetensors"
     source = "hf:timm/convnextv2_atto.fcmae"
-    done = alone("-m", "fcmae.convert", source, again, HF_HOME=cache, HF_HUB_OFFLINE="1")
+    done = alone("fcmae.convert", source, again, HF_HOME=cache, HF_HUB_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     found = load_file(again)
     assert all(torch.equal(found[key], value) for key, value in model.state_dict().items())
@@ -123,7 +130,7 @@ def test_what_cannot_be_fetched_is_one_line_with_the_way_out(
     tmp_path: Path, hub: str, offline: str, reason: str
 ) -> None:
     there = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": offline}
-    done = alone("-m", "fcmae.convert", "hf:me/mine", tmp_path / "out.safetensors", **there)
+    done = alone("fcmae.convert", "hf:me/mine", tmp_path / "out.safetensors", **there)
     (line,) = lines_of(done.stderr)
     assert line.startswith(f"error: hf:me/mine can neither be fetched ({reason}")
     assert "nor is it in the cache: run hf download me/mine where there is a network" in line
