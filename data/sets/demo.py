@@ -221,7 +221,7 @@ def build(source: Path | None, out: Path) -> None:
         say(f"rendering {len(icons)} {split} images")
         samples = make_samples(icon_sets, icons)
         splits[split] = list(counted(samples, "rendering images", len(icons), "images"))
-    EMOJI.write(out, splits)
+    EMOJI.write(out, splits["train"], splits["test"])
 
 
 def main(argv: Sequence[str]) -> None:

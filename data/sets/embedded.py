@@ -58,11 +58,17 @@ class Embedded:
         """The path of its test shard."""
         return f"{self.folder}/test-000000.tar.gz"
 
-    def write(self, out: Path, splits: Mapping[Split, Sequence[Mapping[str, Any]]]) -> list[Shard]:
-        """Write its shards and classes.json to a folder, where they replace earlier ones."""
+    def write(
+        self, out: Path, train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]]
+    ) -> list[Shard]:
+        """Write its samples and classes.json to a folder, where they replace earlier ones.
+
+        Raises:
+            ValueError: There are no samples to train on, or none to test with.
+            OSError: They cannot be written.
+        """
         for old in (*out.glob("train-*.tar.gz"), *out.glob("test-*.tar.gz"), out / INDEX):
             old.unlink(missing_ok=True)
-        train, test = splits["train"], splits["test"]
         shards = write_shards(train, out, "train", -(-len(train) // self.train_shards), True)
         shards += write_shards(test, out, "test", len(test), compress=True)
         write_json(out / "classes.json", self.classes)

@@ -156,8 +156,9 @@ def build(source: Path | None, out: Path) -> None:
         if source is None:
             download(FONTS, Path(folder))
         fonts = read_fonts(FONTS, source or Path(folder))
-    splits = {split: list(make_samples(side)) for split, side in split_fonts(fonts).items()}
-    shards = GLYPHS.write(out, splits)
+    sides = split_fonts(fonts)
+    train, test = (list(make_samples(sides[split])) for split in ("train", "test"))
+    shards = GLYPHS.write(out, train, test)
     write_index([replace(shard, moments=moments_of(shard, 1)) for shard in shards])
     write_text(out / "NOTICE", notice(fonts))
 

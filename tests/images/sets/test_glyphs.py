@@ -233,8 +233,8 @@ def test_equal_fonts_give_equal_shards_in_any_order(tmp_path: Path) -> None:
     for i, order in enumerate((fonts, fonts[::-1])):
         sides = glyphs.split_fonts(order)
         assert [len(sides["train"]), len(sides["test"])] == [4, 1]
-        splits = {split: list(make_samples(side)) for split, side in sides.items()}
-        shards = glyphs.GLYPHS.write(tmp_path / str(i), splits)
+        train, test = (list(make_samples(sides[split])) for split in ("train", "test"))
+        shards = glyphs.GLYPHS.write(tmp_path / str(i), train, test)
         written.append([(shard.name, shard.sha256) for shard in shards])
     assert written[0] == written[1]
     assert len(written[0]) == 5
