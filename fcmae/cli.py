@@ -69,7 +69,7 @@ COMMANDS = {
     "explore": Command("finetune.explore", "ExploreConfig", "play with a checkpoint in a page"),
     "report": Command("scripts.report", "ReportConfig", "show what runs have come to"),
     "baselines": Command("scripts.baselines", "Baselines", "measure plain baselines to beat"),
-    "reproduce": Command("scripts.reproduce", "Reproduce", "make the tables of few labels again"),
+    "reproduce": Command("scripts.reproduce", "Reproduce", "make the tables of results again"),
     "lineage": Command(
         "scripts.lineage", "LineageConfig", "train, measure, explain LeNet-5 to ConvNeXt V2"
     ),

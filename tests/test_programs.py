@@ -57,6 +57,7 @@ LIGHT_MODULES = [
     "finetune.reporting.config",
     "finetune.training.config",
     "finetune.training.pretraining",
+    "scripts.reproducing.config",
 ]
 HEAVY = {"torch", "torchvision", "timm", "accelerate", "matplotlib", "torchmetrics", "transformers"}
 # Each in a fork of an interpreter that has imported what all of them need.

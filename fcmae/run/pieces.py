@@ -65,7 +65,7 @@ def attempt(name: str, work: Callable[[], object], failed: list[str]) -> None:
     try:
         with ending_on_signals():
             work()
-    except (OSError, ValueError, FloatingPointError) as error:
+    except (OSError, ValueError, FloatingPointError, ModuleNotFoundError) as error:
         failed.append(f"{name}: {error}")
         say(f"failed: {failed[-1]}")
 
@@ -96,7 +96,7 @@ def strip(run: Path) -> None:
     Args:
         run: its directory; that of several runs in folders of their own is stripped as well.
     """
-    for checkpoint in run.rglob("step_*"):  # of VGG-16 they are gigabytes
-        shutil.rmtree(checkpoint)
+    for model in [*run.rglob("step_*/model.safetensors")]:  # of VGG-16 they are gigabytes
+        shutil.rmtree(model.parent)
     for weights in run.rglob("weights.safetensors"):
         weights.unlink()

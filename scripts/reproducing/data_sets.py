@@ -1,0 +1,167 @@
+"""The data sets of the tables, and a few images of each, on which a dry run shows that it works."""
+
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from data.shards.addresses import directory_of
+from data.shards.patterns import expand
+from data.shards.reading import open_shards, read_sample
+from data.shards.writing import write_shards
+from fcmae.run.config import flatten
+from fcmae.run.recipes import PROGRAMS
+from fcmae.run.yaml_files import read_yaml
+
+TINY = 8  # images of each class in a dry run
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Labelled images in shards, and the recipe that pretrains on them."""
+
+    name: str
+    """Its name, which files and marks of the page have."""
+    title: str
+    """What it is, for people."""
+    recipe: str
+    """The recipe of the pretraining."""
+    fetch: str | None = None
+    """Module that writes the shards, if they are not in the repository."""
+    train: str
+    """Pattern of the training shards."""
+    test: str
+    """Pattern of the test shards."""
+    group: str
+    """Field of a sample's json that names its group."""
+    images: int
+    """Number of training images, from which hours are estimated."""
+    unseen: int
+    """Number of test images."""
+    size: int
+    """Side in pixels of the images for the networks of timm that are trained from scratch."""
+    in_chans: int
+    """Number of channels of the images."""
+    mean: float
+    """Mean of the pixels, on the scale 0 to 1."""
+    std: float
+    """Standard deviation of the pixels, on the scale 0 to 1."""
+    metric: str
+    """The measure by which runs are compared."""
+
+    @property
+    def batch(self) -> int:
+        """Images of a step in its recipe."""
+        return flatten(read_yaml(PROGRAMS / self.recipe))["optim.batch_size"]
+
+    @property
+    def base_lr(self) -> float:
+        """Peak learning rate in its recipe, for a batch of 256."""
+        return flatten(read_yaml(PROGRAMS / self.recipe))["optim.base_lr"]
+
+    def provide(self) -> None:
+        """Write the shards, if a module does and they are not there.
+
+        Raises:
+            FileNotFoundError: they are not there, and nothing writes them.
+            OSError: they could not be written.
+        """
+        folder = Path(self.train).parent
+        if folder.is_dir():
+            return
+        if self.fetch is None:
+            raise FileNotFoundError(f"{folder} does not exist: it comes with a checkout")
+        done = subprocess.run([sys.executable, "-m", self.fetch, str(folder)], check=False)
+        if done.returncode:
+            raise OSError(f"python -m {self.fetch} {folder} failed; its lines say why")
+
+    def labels(self) -> dict[str, Any]:
+        """The flags of a program that learns from the labels."""
+        return {"data": {"train": self.train, "test": self.test, "group": self.group}}
+
+
+EMOJI = DataSet(
+    name="emoji",
+    title="Rendered emoji artwork",
+    recipe="scripts/recipes/demo.yaml",
+    train="data/demo/train-{000000..000003}.tar.gz",
+    test="data/demo/test-000000.tar.gz",
+    group="group",
+    images=4886,
+    unseen=1164,
+    size=64,
+    in_chans=3,
+    mean=0.5,
+    std=0.25,
+    metric="accuracy",
+)
+GLYPHS = DataSet(
+    name="glyphs",
+    title="Capitals and digits of free fonts",
+    recipe="scripts/recipes/glyphs.yaml",
+    train="data/glyphs/train-{000000..000003}.tar.gz",
+    test="data/glyphs/test-000000.tar.gz",
+    group="group",
+    images=8330,
+    unseen=2074,
+    size=64,
+    in_chans=1,
+    mean=0.804,
+    std=0.385,
+    metric="accuracy",
+)
+ELPV = DataSet(
+    name="elpv",
+    title="ELPV, photographs of solar cells",
+    recipe="scripts/recipes/elpv.yaml",
+    fetch="data.elpv",
+    train="datasets/elpv/train-{000000..000003}.tar",
+    test="datasets/elpv/test-000000.tar",
+    group="block",
+    images=1976,
+    unseen=648,
+    size=128,
+    in_chans=1,
+    mean=0.598,
+    std=0.163,
+    metric="balanced_accuracy",
+)
+DATA_SETS = {data.name: data for data in (EMOJI, GLYPHS, ELPV)}
+
+
+def tiny(data: DataSet, folder: Path) -> DataSet:
+    """A data set of a few images of each class of another one, written into a folder.
+
+    Args:
+        data: the whole one, whose shards are there.
+        folder: that the shards are in; those of an earlier call are kept.
+
+    Raises:
+        OSError, ValueError: the shards cannot be read.
+    """
+    sides = {}
+    for side, spec in (("train", data.train), ("test", data.test)):
+        out = folder / data.name
+        sides[side] = str(out / f"{side}-000000.tar")
+        if not Path(sides[side]).exists():
+            write_shards(few(spec), out, side, 10_000)
+    names = Path(directory_of(expand(data.train)[0])) / "classes.json"
+    if names.is_file():
+        shutil.copy(names, folder / data.name)
+    return replace(data, **sides, images=TINY, unseen=TINY)
+
+
+def few(spec: str) -> Iterator[dict[str, Any]]:
+    """The first samples of each class of shards."""
+    seen = Counter[str]()
+    for shard in open_shards(spec):
+        for place in range(shard.samples):
+            sample = read_sample(shard, place)
+            label = str(sample["cls"])
+            seen[label] += 1
+            if seen[label] <= TINY:
+                yield {name: value for name, value in sample.items() if name != "__url__"}

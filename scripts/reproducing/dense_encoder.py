@@ -1,0 +1,67 @@
+"""ConvNeXt on the whole grid, hidden patches as zeros or mask tokens: the rival of sparsity.
+
+ConvNeXt V2, section 3, compares its sparse encoder with one of usual convolutions, whose features
+of visible patches mix with those of hidden ones, and whose GRN counts all sites.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fcmae.architecture import Architecture
+from fcmae.encoder import Encoder
+from fcmae.masking import grid_of
+from fcmae.sparse.reference import Reference
+
+
+class Unmasked(Reference):
+    """The operations on the whole grid of sites, none of which is set to zero on the way."""
+
+    def only_visible(self, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
+        return x
+
+
+class DenseEncoder(Encoder):
+    """ConvNeXt V2 or V1 on whole images, in which a value stands for what is hidden.
+
+    The value stands behind the stem, which sees each patch alone, so that hidden pixels change no
+    feature.
+
+    Args:
+        architecture: see `Encoder`.
+        tokens: whether the value is learned, as SimMIM's (arXiv 2111.09886); otherwise it is zero.
+    """
+
+    def __init__(self, architecture: Architecture, *, tokens: bool) -> None:
+        super().__init__(architecture)
+        self.mask_token = None  # the converter drops a tensor of this name
+        if tokens:
+            self.mask_token = nn.Parameter(torch.zeros(architecture.size.widths[0]))
+
+    def scales(
+        self,
+        images: Float[Tensor, "b c h w"],
+        visible: Bool[Tensor, "b n"],
+        count: int | None = None,
+    ) -> list[Float[Tensor, "b v _ _ _"]]:
+        """Compute what each of the four stages makes of the visible patches, in raster order.
+
+        Args:
+            images: see `Encoder.scales`.
+            visible: see `Encoder.scales`.
+            count: see `Encoder.scales`.
+
+        Raises:
+            ValueError: see `Encoder.scales`.
+        """
+        whole = Unmasked(visible, grid_of(images, visible, self.patch_size), count)
+        conv, norm = self.stem
+        assert isinstance(conv, nn.Conv2d)
+        x = norm(whole.stem(images, conv))
+        hidden = torch.zeros_like(x[0, 0, 0]) if self.mask_token is None else self.mask_token
+        x = torch.where(whole.visible_sites(x), x, hidden.to(x.dtype))
+        scales: list[Tensor] = []
+        for stage in self.stages:
+            x = stage(x, whole)
+            scales.append(whole.sites(x))
+        return scales

@@ -1,0 +1,80 @@
+"""How long is long enough: accuracy on few labels against passes over the data, with both terms.
+
+Each length is a pretraining of its own, whose rate falls to zero at its end.
+"""
+
+from collections.abc import Iterator
+
+from scripts.reproducing import tables
+from scripts.reproducing.data_sets import DATA_SETS, DataSet
+from scripts.reproducing.pretraining import pretraining
+from scripts.reproducing.results import Results
+from scripts.reproducing.runs import Run
+from scripts.reproducing.setting import Setting
+from scripts.reproducing.uses import frozen, tuned
+
+NAME = "length"
+PASSES = {"emoji": (2, 5, 10, 20, 50, 100), "glyphs": (2, 5, 10, 20, 50, 100)}
+TERMS = {"fcmae": 0.0, "contrast": 0.1}  # weight of the second term
+PER_CLASS = (5, 10)
+POOLS = ("last", "grid2")
+
+
+class Length:
+    """The set of lengths."""
+
+    def runs(self, setting: Setting) -> list[Run]:
+        """A pretraining for each length and term, the shortest first, and its uses."""
+        return [
+            run
+            for name, data in setting.data.items()
+            for passes in PASSES.get(name, ())
+            for term in TERMS
+            for run in self.of(setting, data, passes, term)
+        ]
+
+    def of(self, setting: Setting, data: DataSet, passes: int, term: str) -> Iterator[Run]:
+        """A pretraining, and what is made of its weights."""
+        name = f"{data.name}-{term}-{passes}"
+        weight = TERMS[term]
+        flags = {"model.contrast.weight": weight} if weight else {}
+        views = 2 if weight else 1  # a sample gives two in a step: half the steps, the same time
+        steps = round(passes * data.images / (data.batch * views))
+        start = pretraining(setting, data, name, flags, steps=steps, cost=views)
+        yield start
+        labels = {"fractions": (), "per_class": setting.per_class(*PER_CLASS)}
+        for pool in POOLS:
+            yield frozen(setting, data, f"{name}-{pool}", start, {"pool": pool, **labels})
+        yield tuned(setting, data, f"{name}-tuned", start, labels, sizes=len(PER_CLASS))
+
+    def table(self, results: Results) -> list[str]:
+        """For each data set, lengths and terms with their accuracies and hours."""
+        lines = [tables.caption(NAME, results, "passes over the data, seen as views, atto"), ""]
+        for name in PASSES:
+            rows = [row for row in self.rows(results, DATA_SETS[name]) if "not run" not in row[2]]
+            if rows:
+                uses = [f"{use}, {k}" for use in (*POOLS, "fine-tuned") for k in PER_CLASS]
+                columns = ["passes", "terms", "hours", *uses]
+                text = "the means of cells side by side in grid2, fine-tuning over three draws"
+                lines += [f"{DATA_SETS[name].title}; 5 and 10 labels a class, {text}:", ""]
+                lines += [*tables.table(columns, rows), ""]
+        return lines[:-1]
+
+    def rows(self, results: Results, data: DataSet) -> Iterator[list[str]]:
+        """The rows of a data set."""
+        for passes in PASSES[data.name]:
+            for term in TERMS:
+                name = f"{data.name}-{term}-{passes}"
+                entry = results.entries.get(name)
+                hours = "not run" if entry is None else f"{entry.seconds / 3600:.2f}"
+                said = "reconstruction" if term == "fcmae" else "both"
+                yield [str(passes), said, hours, *self.cells(results, name, data)]
+
+    def cells(self, results: Results, name: str, data: DataSet) -> Iterator[str]:
+        """The accuracies of a pretraining, by use and number of labels."""
+        for use in (*POOLS, "tuned"):
+            method = "finetune" if use == "tuned" else "probe"
+            for k in PER_CLASS:
+                key = f"{k}_per_class pretrained {method}"
+                kept = results.kept(f"{name}-{use}")
+                yield tables.cell(tables.measured(kept, key, data.metric))

@@ -1,0 +1,241 @@
+"""The search for the recipe for few labels: one change at a time, on held-out training groups.
+
+The test side is never read. A trial is a pretraining, compared by the frozen use that was best at
+its beginning; a use is what is made of the weights of two of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+from scripts.reproducing import tables
+from scripts.reproducing.data_sets import DATA_SETS, DataSet
+from scripts.reproducing.figures import ranking
+from scripts.reproducing.pretraining import pretraining
+from scripts.reproducing.results import Results
+from scripts.reproducing.runs import Run
+from scripts.reproducing.setting import Setting
+from scripts.reproducing.uses import frozen, tuned
+
+NAME = "few_labels"
+VIEWS = 64_000  # that a trial of length 1 encodes, 2,000 steps of 32 on emoji
+PER_CLASS = (5, 10)
+HELD_OUT = {"report_on": "held_out", "fractions": ()}
+GRID = {"pool": "grid2", "probe_classifier": "ridge"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A pretraining of the search."""
+
+    name: str
+    """In the names of its runs, and in the table."""
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    """Flags of the pretraining, over those of the recipe."""
+    length: float = 1.0
+    """Views that it encodes, in those of the base."""
+    start: str = ""
+    """The trial whose weights it goes on from; empty for none."""
+    batch: float = 1.0
+    """Samples of a step, in those of the recipe, with which the learning rate grows."""
+    rate: float = 1.0
+    """Peak learning rate, in that of the recipe."""
+
+    @property
+    def views(self) -> int:
+        """Views that a sample gives."""
+        return 2 if self.flags.get("model.contrast.weight") else 1
+
+    def of(self, data: DataSet) -> dict[str, Any]:
+        """Its flags on a data set."""
+        own = dict(self.flags)
+        if self.batch != 1:
+            own["optim.batch_size"] = round(self.batch * data.batch)
+        if self.rate != 1:
+            own["optim.base_lr"] = self.rate * data.base_lr
+        return own
+
+    def steps(self, data: DataSet) -> int:
+        """Length in steps: the views are the same whatever the batch is."""
+        batch = round(self.batch * data.batch)
+        return max(1, round(self.length * VIEWS / (batch * self.views)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """A use of weights in the search."""
+
+    name: str
+    """In the names of its runs, and in the table."""
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    """Flags of `finetune.few_shot`."""
+
+
+def term(weight: float, **others: Any) -> dict[str, Any]:
+    """The flags of the second term."""
+    named = {f"model.contrast.{name}": value for name, value in others.items()}
+    return {"model.contrast.weight": weight, **named}
+
+
+TRIALS = (
+    Trial(name="base"),
+    *(Trial(name=f"weight {w}", flags=term(w)) for w in (0.03, 0.1, 0.3, 1.0)),
+    Trial(name="after, weight 0.1", flags=term(0.1), length=0.3, start="base"),
+    Trial(name="after, weight 1", flags=term(1.0), length=0.3, start="base"),
+    Trial(name="after, weight 0", length=0.3, start="base"),
+    *(
+        Trial(name=f"weight 0.1, temperature {t}", flags=term(0.1, temperature=t))
+        for t in (0.1, 0.5)
+    ),
+    Trial(name="weight 0.1, neighbours", flags=term(0.1, neighbours=1024)),
+    Trial(name="weight 0.1, not flipped", flags={**term(0.1), "data.flip": False}),
+    Trial(name="weight 0.1, turned", flags={**term(0.1), "data.jitter.rotate": 9}),
+    Trial(
+        name="weight 0.1, jittered",
+        flags={**term(0.1), "data.jitter.brightness": 0.4, "data.jitter.contrast": 0.4},
+    ),
+    *(Trial(name=f"weight 0.1, batch times {k}", flags=term(0.1), batch=k) for k in (2, 4)),
+    Trial(name="batch times 2", batch=2),
+    *(Trial(name=f"ratio {r}", flags={"model.ratio": r}) for r in (0.4, 0.75)),
+    *(Trial(name=f"scale from {s}", flags={"data.scale": (s, 1.0)}) for s in (0.4, 0.6)),
+    *(Trial(name=f"rate times {k:g}", rate=k) for k in (0.5, 2)),
+    *(Trial(name=f"decoder of {d}", flags={"model.decoder_dim": d}) for d in (128, 512)),
+    Trial(name="length 4", length=4.0),
+    Trial(name="length 4, weight 0.1", flags=term(0.1), length=4.0),
+)
+USED = ("base", "weight 0.1")  # whose weights the uses are tried on
+FROZEN = (
+    *(
+        Use(name=f"{pool}, {classifier}", flags={"pool": pool, "probe_classifier": classifier})
+        for pool in ("last", "stages", "grid2", "grid3")
+        for classifier in ("linear", "ridge", "nearest")
+    ),
+    Use(name="grid2, ridge, standardised", flags={**GRID, "probe_features": "standardised"}),
+    *(Use(name=f"grid2, ridge of {r:g}", flags={**GRID, "probe_ridge": r}) for r in (0.1, 10)),
+)
+TUNED = (
+    Use(name="recipe"),
+    Use(name="grid2", flags={"pool": "grid2"}),
+    *(Use(name=f"rate times {k:g}", flags={"optim.base_lr": k * 4e-3}) for k in (0.25, 4)),
+    *(Use(name=f"layer decay {d}", flags={"optim.layer_decay": d}) for d in (0.75, 1.0)),
+    Use(name="head of scale 1", flags={"head_init_scale": 1.0}),
+    Use(name="frozen at first", flags={"optim.frozen_steps": 100}),
+)
+
+
+def slug(name: str) -> str:
+    """A name as files have it."""
+    return name.replace(", ", "-").replace(" ", "_")
+
+
+class Search:
+    """The set of the search."""
+
+    def runs(self, setting: Setting) -> list[Run]:
+        """All trials on each data set, and the uses of the weights of some."""
+        return [run for data in setting.data.values() for run in self.of(setting, data)]
+
+    def of(self, setting: Setting, data: DataSet) -> Iterator[Run]:
+        """The runs of a data set."""
+        labels = {**HELD_OUT, "per_class": setting.per_class(*PER_CLASS)}
+        starts = dict[str, Run]()
+        for trial in TRIALS:
+            name = f"{data.name}-{slug(trial.name)}"
+            start = starts[trial.name] = pretraining(
+                setting,
+                data,
+                name,
+                {"watch.collapse_every": setting.steps(trial.steps(data)), **trial.of(data)},
+                steps=trial.steps(data),
+                cost=trial.views,
+                start=starts.get(trial.start),
+                stripped=all(trial.name != other.start for other in TRIALS),
+            )
+            yield start
+            yield frozen(setting, data, f"{name}-frozen", start, {**GRID, **labels})
+        for trial in USED:
+            start = starts[trial]
+            for use in FROZEN:
+                name = f"{start.name}-frozen-{slug(use.name)}"
+                yield frozen(setting, data, name, start, {**use.flags, **labels})
+            for use in TUNED:
+                name = f"{start.name}-tuned-{slug(use.name)}"
+                flags = {**use.flags, **labels}
+                yield tuned(setting, data, name, start, flags, sizes=len(PER_CLASS))
+        random = {"starts": "random", **labels}
+        base = starts["base"]  # whose model it has
+        yield frozen(setting, data, f"{data.name}-random-frozen", base, {**GRID, **random})
+        name = f"{data.name}-random-tuned-recipe"
+        yield tuned(setting, data, name, base, random, sizes=len(PER_CLASS))
+
+    def table(self, results: Results) -> list[str]:
+        """Trials and uses of each data set that has some, the best of each in bold."""
+        text = "trials on held-out training groups, five draws of the labels, one pretraining each"
+        lines = [tables.caption(NAME, results, text), ""]
+        for data in DATA_SETS.values():
+            trials = {t.name: self.scores(results, data, f"{slug(t.name)}-frozen") for t in TRIALS}
+            if any(trials.values()):
+                lines += [f"{data.title}; frozen features, 5 and 10 labels a class:", ""]
+                lines += [*self.compared(results, data, trials), ""]
+        return lines[:-1]
+
+    def compared(
+        self, results: Results, data: DataSet, trials: Mapping[str, list[list[float]]]
+    ) -> Iterator[str]:
+        """The lines of a data set: its trials, then the uses of the weights of some."""
+        columns = [f"{k} labels" for k in PER_CLASS]
+        figures = ("loss", "rankme", "alpha_req")
+        best = chosen(trials)
+        rows = []
+        random = self.scores(results, data, "random-frozen", "random")
+        for name, scores in {"random": random, **trials}.items():
+            kept = results.kept(f"{data.name}-{slug(name)}")
+            told = [f"{kept[f]:.3g}" if f in kept else "" for f in figures]
+            rows.append([bold(name, best), *(self.cells(scores)), *told])
+        yield from tables.table(["pretraining", *columns, *figures], rows)
+        judged = [(results.kept(f"{data.name}-{slug(t)}"), scores) for t, scores in trials.items()]
+        if correlations := ranking(judged):
+            yield from ("", *correlations)
+        for kind, uses in (("frozen", FROZEN), ("tuned", TUNED)):
+            for trial in USED:
+                prefix = f"{slug(trial)}-{kind}"
+                found = {
+                    use.name: self.scores(results, data, f"{prefix}-{slug(use.name)}")
+                    for use in uses
+                }
+                if not any(found.values()):
+                    continue
+                if kind == "tuned":
+                    name = "random-tuned-recipe"
+                    found["random, recipe"] = self.scores(results, data, name, "random")
+                best = chosen(found)
+                rows = [[bold(name, best), *self.cells(one)] for name, one in found.items()]
+                yield ""
+                yield from tables.table([f"{kind}, of {trial}", *columns], rows)
+
+    def scores(
+        self, results: Results, data: DataSet, name: str, start: str = "pretrained"
+    ) -> list[list[float]]:
+        """The values of a use over draws, for each number of labels; empty if it has not run."""
+        kept = results.kept(f"{data.name}-{name}")
+        method = "finetune" if "tuned" in name else "probe"
+        found = [
+            tables.measured(kept, f"{k}_per_class {start} {method}", data.metric) for k in PER_CLASS
+        ]
+        return found if all(found) else []
+
+    def cells(self, scores: list[list[float]]) -> list[str]:
+        """The cells of a row."""
+        return [tables.cell(values) for values in scores or [[] for _ in PER_CLASS]]
+
+
+def chosen(scores: Mapping[str, list[list[float]]]) -> str:
+    """The name of the best: the mean over numbers of labels and draws decides."""
+    known = {name: values for name, values in scores.items() if values}
+    return max(known, key=lambda name: mean(map(mean, known[name]))) if known else ""
+
+
+def bold(name: str, best: str) -> str:
+    """A name, in bold if it is the best."""
+    return f"**{name}**" if name == best else name

@@ -1,0 +1,143 @@
+"""Uses of weights as runs of a set: frozen or fine-tuned on few labels, over draws of these."""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fcmae.run.config import flags_of
+from fcmae.run.json_files import read_json
+from scripts.reproducing.data_sets import DataSet
+from scripts.reproducing.runs import Call, Run
+from scripts.reproducing.setting import Setting
+
+RECIPE = "scripts/recipes/finetune/small.yaml"
+FROZEN_PER_S = 300.0  # whole images on two cores, atto at 32 px
+TUNED_PER_S = 50.0
+TUNED_BATCH = 16  # of the recipe
+STEPS = 300  # of a fine-tuning on tens to hundreds of labels
+CELL = re.compile(r"(?P<size>.+)-seed(?P<seed>\d+)-(?P<start>.+)-(?P<method>probe|finetune)\.json")
+
+
+def frozen(
+    setting: Setting,
+    data: DataSet,
+    name: str,
+    start: Run,
+    flags: Mapping[str, Any],
+    *,
+    draws: int = 5,
+) -> Run:
+    """A classifier of frozen features, see `use`."""
+    estimate = 15 + (data.images + data.unseen) / FROZEN_PER_S
+    changes = {"methods": "probe", "starts": "pretrained", **flags}
+    return use(setting, data, name, start, changes, draws=draws, estimate=estimate)
+
+
+def tuned(
+    setting: Setting,
+    data: DataSet,
+    name: str,
+    start: Run,
+    flags: Mapping[str, Any],
+    *,
+    sizes: int,
+    draws: int = 3,
+    steps: int = STEPS,
+    program: str = "few-shot",
+    before: Sequence[str] = (),
+) -> Run:
+    """A fine-tuning, see `use`.
+
+    Args:
+        sizes: how many numbers of labels there are, for the estimate.
+        steps: of each fine-tuning.
+    """
+    each = steps * TUNED_BATCH / TUNED_PER_S + data.unseen / FROZEN_PER_S
+    changes = {
+        "methods": "finetune",
+        "starts": "pretrained",
+        "optim.steps": setting.steps(steps),
+        **flags,
+    }
+    starts = 1 if isinstance(changes["starts"], str) else len(changes["starts"])
+    estimate = 15 + sizes * draws * starts * each
+    return use(
+        setting,
+        data,
+        name,
+        start,
+        changes,
+        draws=draws,
+        estimate=estimate,
+        program=program,
+        before=before,
+    )
+
+
+def use(
+    setting: Setting,
+    data: DataSet,
+    name: str,
+    start: Run | None,
+    flags: Mapping[str, Any],
+    *,
+    draws: int,
+    estimate: float,
+    program: str = "few-shot",
+    before: Sequence[str] = (),
+) -> Run:
+    """Learning from few labels by `finetune.few_shot`.
+
+    Args:
+        setting: of the set.
+        data: what is learned.
+        name: of the run.
+        start: the pretraining whose weights are used; None where the flags say what is.
+        flags: by their names, over those of the recipe.
+        draws: of the labels, the same for all runs.
+        estimate: seconds on two cores.
+        program: what learns.
+        before: what stands before the recipe, for a program that needs it.
+    """
+    out = setting.folder / f"{name}.json"
+    own = {
+        **({} if start is None else {"weights": start.makes}),
+        **data.labels(),
+        "metric": data.metric,
+        "seeds": setting.seeds(draws),
+        "run": {"save_every": "None", "save_minutes": 10, "keep": 1},
+        **flags,
+        "out": out,
+    }
+    call = Call(program=program, words=(*before, RECIPE, *flags_of(own)))
+    return Run(
+        name=name,
+        folder=setting.folder,
+        calls=lambda _: [call],
+        makes=out,
+        keep=partial(measured_in, out.with_suffix("")),
+        estimate=estimate,
+        needs=() if start is None else (start,),
+    )
+
+
+def measured_in(folder: Path) -> dict[str, Any]:
+    """The measures of all cells of a folder: by labels, start and method, then one value a draw.
+
+    A key is such as `10_per_class pretrained finetune`.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    found = defaultdict[str, dict[str, list[float]]](lambda: defaultdict(list))
+    cells = [(match, path) for path in folder.glob("*.json") if (match := CELL.match(path.name))]
+    for match, path in sorted(cells, key=lambda cell: int(cell[0]["seed"])):
+        values = read_json(path, dict)["measured"]
+        key = f"{match['size']} {match['start']} {match['method']}"
+        for name, value in values.items():
+            if isinstance(value, float):
+                found[key][name].append(value)
+    return {key: dict(values) for key, values in sorted(found.items())}
