@@ -58,6 +58,7 @@ def depthwise(
         gw: columns of patches.
     """
     convolve, _ = loops(x.dtype, x.shape[2], x.shape[-1], weight.shape[-1], gw)
+    visible = visible.contiguous()  # as of a single image: Numba compiles for each layout
     # copies, both: storage that NumPy shares cannot be resized, as FSDP2 does with parameters
     taps = array(weight.permute(2, 3, 1, 0).flatten())  # k, k, 1, d
     shift = array(bias.clone())
@@ -87,6 +88,7 @@ def weight_gradient(
     """Compute the gradient for the k x k weight of `depthwise` from that for its output."""
     d = x.shape[-1]
     _, correlate = loops(x.dtype, x.shape[2], d, k, gw)
+    visible = visible.contiguous()
 
     def work(first: int, last: int) -> Tensor:
         taps = x.new_zeros(k * k * d)

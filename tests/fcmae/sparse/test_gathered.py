@@ -15,6 +15,7 @@ from fcmae import FCMAE, draw_visible
 from fcmae.layers import GrnMlp
 from fcmae.masking import indices
 from fcmae.sparse import grn_mlp, grn_mlp_cpu
+from fcmae.sparse.depthwise_cpu import loops
 from fcmae.sparse.gathered import Gathered, ScatterConvolve, TapLoops
 from fcmae.sparse.grn_mlp import FusedGrnMlp, fused, plain
 from tests.support.generators import generator
@@ -153,6 +154,8 @@ def test_tap_loops_equal_convolution_in_values_and_every_gradient(
         found = torch.autograd.grad(ours, (x, weight, bias), seen)
     finally:
         torch.set_num_threads(before)
+    compiled = loops(x.dtype, side, d, 7, grid[1])
+    assert [len(each.signatures) for each in compiled] == [1, 1]  # type: ignore[attr-defined]
     theirs = ScatterConvolve.apply(x, weight, bias, *sparse.runs_of(side), grid)
     torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11)
     for a, b in zip(found, torch.autograd.grad(theirs, (x, weight, bias), seen), strict=True):
