@@ -156,12 +156,14 @@ def tiny(data: DataSet, folder: Path) -> DataSet:
 
 
 def few(spec: str) -> Iterator[dict[str, Any]]:
-    """The first samples of each class of shards."""
-    seen = Counter[str]()
-    for shard in open_shards(spec):
+    """The first samples of each class of each shard, so that they are of several groups."""
+    shards = open_shards(spec)
+    share = -(-TINY // len(shards))
+    for shard in shards:
+        seen = Counter[str]()
         for place in range(shard.samples):
             sample = read_sample(shard, place)
             label = str(sample["cls"])
             seen[label] += 1
-            if seen[label] <= TINY:
+            if seen[label] <= share:
                 yield {name: value for name, value in sample.items() if name != "__url__"}

@@ -1,5 +1,7 @@
 """scripts/reproduce.py: tables out of what was measured, and the commands that measure."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
@@ -8,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from data.shards.reading import open_shards, read_sample
 from fcmae.convert import ConvertConfig
 from fcmae.run.config import field_names
 from finetune.training.config import FewShotConfig
@@ -16,7 +19,7 @@ from scripts.reproduce import main
 from scripts.reproducing import rivals, search, uses
 from scripts.reproducing.ablations import verdict
 from scripts.reproducing.config import SetName
-from scripts.reproducing.data_sets import DATA_SETS
+from scripts.reproducing.data_sets import DATA_SETS, tiny
 from scripts.reproducing.figures import ranking
 from scripts.reproducing.results import Entry, Results
 from scripts.reproducing.runs import Run, with_needs
@@ -25,6 +28,7 @@ from scripts.reproducing.setting import Setting
 from scripts.reproducing.tables import PAGE, between_marks
 from scripts.reproducing.transfer import OF_EMOJI
 from tests.support.programs import ROOT
+from tests.support.shards import write_colours
 
 MARKED = """before
 <!-- reproduce elpv: begin -->
@@ -180,6 +184,16 @@ def test_the_budget_is_divided_by_what_a_step_costs_more(tmp_path: Path, results
         results.entries[run.name] = replace(entry({"steps": steps}), processor_seconds=spent)
     # 0.5 s a step, 20 s before the first
     assert rivals.affordable(results, timed) == (rivals.BUDGET - 20) / 0.5
+
+
+def test_a_dry_run_has_a_few_images_of_each_class_and_of_several_groups(tmp_path: Path) -> None:
+    train = write_colours(tmp_path, "train", 90, shards=4)
+    test = write_colours(tmp_path, "test", 30)
+    data = tiny(replace(DATA_SETS["emoji"], train=train, test=test), tmp_path / "dry")
+    (shard,) = open_shards(data.train)
+    samples = [read_sample(shard, place) for place in range(shard.samples)]
+    assert Counter(sample["cls"] for sample in samples) == dict.fromkeys((b"0", b"1", b"2"), 8)
+    assert len({json.loads(sample["json"])["object"] for sample in samples}) >= 4
 
 
 def test_rates_are_peaks_whatever_the_batch_is() -> None:
