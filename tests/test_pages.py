@@ -20,7 +20,17 @@ from fcmae.run.config import field_names
 from fcmae.run.ranges import checked
 from fcmae.run.recipes import PROGRAMS
 from finetune.planning.config import ImagesPlan
-from tests.support.pages import CODE, PAGES, anchors, blocks, links, names, prose, typed
+from tests.support.pages import (
+    CODE,
+    PAGES,
+    anchors,
+    blocks,
+    links,
+    names,
+    prose,
+    typed,
+    words_of,
+)
 from tests.support.programs import ROOT
 
 # flags of all programs, of accelerate, Slurm, our scripts, tar and docker
@@ -172,6 +182,12 @@ def test_every_script_and_extra_of_the_text_exists(page: str) -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for typed_in, told in re.findall(r"'\.\[([\w,]+)\]'|extra `(\w+)`", text):
         assert set((typed_in or told).split(",")) <= set(known)
+
+
+def test_commands_of_pages_are_read_and_none_is_run(tmp_path: Path) -> None:
+    script = f"touch {tmp_path}/a; timeout 9 fcmae plan x; timeout 9 touch {tmp_path}/b"
+    assert words_of(script) == [["fcmae", "plan", "x"]]
+    assert not any(tmp_path.iterdir())
 
 
 def test_commands_are_found_in_pages() -> None:

@@ -78,7 +78,10 @@ def network_in(
     misshapen = [name for name in shapes if name in mine and mine[name].shape != shapes[name]]
     for what, names in (("missing", missing), ("of another shape", misshapen)):
         if names:
-            raise ValueError(f"no {architecture.name}: {len(names)} {what}{listing(sorted(names))}")
+            raise ValueError(
+                f"no {architecture.name}: {len(names)} {what}{listing(sorted(names))}; of an ONNX,"
+                " whose convolutions may have taken batch norms in, take the file it was made of"
+            )
     dropped["classifier"] = len(mine.keys() - shapes.keys())
     return {name: mine[name] for name in shapes if name in mine}, +dropped
 

@@ -138,7 +138,7 @@ def test_a_model_of_a_config_has_its_numbers() -> None:
 def test_a_recipe_lists_the_encoder_before_what_is_hidden_from_it() -> None:
     assert [field.name for field in fields(ModelConfig)] == [
         *("name", "image_size", "in_chans", "stem_stride", "depths", "widths"),
-        *("ratio", "sparse", "decoder", "decoder_dim", "decoder_depth"),
+        *("ratio", "sparse", "decoder", "decoder_dim", "decoder_depth", "contrast"),
     ]
     assert to_yaml(ModelConfig(image_size=(32, 64))).splitlines()[:4] == [
         "name: convnextv2_atto",

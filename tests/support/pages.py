@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,13 +88,16 @@ def names(page: str) -> Iterator[list[str]]:
 
 
 def words_of(script: str) -> list[list[str]]:
-    """The words of each command of a script, of which bash runs none."""
+    """The words of each command of a script, of which bash runs none: it finds no program."""
     stand_ins = "".join(
         f'{name}() {{ printf "%s\\0" {name} "$@" >&3; printf "\\n\\0" >&3; }}\n'
         for name in STAND_INS
     )
+    stand_ins += 'timeout() { shift; "$@"; }\n'
+    bash = shutil.which("bash")
+    assert bash is not None
     done = subprocess.run(
-        ["bash", "-c", f"exec 3>&1 1>/dev/null\nset -f\n{stand_ins}{script}"],
+        [bash, "-c", f"exec 3>&1 1>/dev/null\nset -f\nPATH=\n{stand_ins}{script}"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         cwd="/",
