@@ -103,10 +103,10 @@ def status(code: int, content: bytes = b"", **headers: str) -> Callable[[Handler
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         for name, value in ({"Content-Length": str(len(content))} | named).items():
             handler.send_header(name, value)
+        handler.send_header("Connection", "close")  # or the next request may meet a closed one
         handler.end_headers()
         if handler.command == "GET":
             handler.wfile.write(content)
-        handler.close_connection = True
 
     return answer
 
