@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fcmae.architecture import Architecture
 from fcmae.networks import PREFIX, make_network
-from fcmae.weights.metadata import SIDES, HeadPool
-from fcmae.weights.recognition import dropped_part
+from fcmae.weights.metadata import HeadPool
+from fcmae.weights.recognition import dropped_part, on_cells
 from fcmae.weights.weight_names import listing
 
 INSIDE = "net."  # in front of the names in our encoder, behind `encoder.` in a pretraining run
@@ -67,8 +67,7 @@ def network_in(
     shapes = dict(shapes_of(architecture, num_classes))
     for name in shapes.keys() - shapes_of(architecture).keys():
         if len(shapes[name]) == 2:
-            classes, dim = shapes[name]
-            shapes[name] = torch.Size([classes, dim * SIDES[pool] ** 2])
+            shapes[name] = on_cells(shapes[name], pool)
     behind = architecture.network.behind
     missing = [
         name

@@ -118,6 +118,12 @@ def dropped_part(key: str, ancestors: Sequence[str] = ("",)) -> str | None:
     return None
 
 
+def on_cells(shape: torch.Size, pool: HeadPool) -> torch.Size:
+    """The shape of a classifier's weight on what is pooled, out of [classes, d] on the mean."""
+    classes, dim = shape
+    return torch.Size([classes, dim * SIDES[pool] ** 2])
+
+
 def encoders_in(tensors: Mapping[str, Tensor]) -> Iterator[tuple[Layout, str]]:
     """Find the layout and the prefix of each encoder whose stem is among these tensors."""
     found = set[tuple[Layout, str]]()
@@ -173,8 +179,7 @@ def canonical(
     rows, shapes = wanted(left, naming, architecture)
     weight = f"{classifier_of(architecture)}weight"
     if weight in shapes:
-        classes, dim = shapes[weight]
-        shapes[weight] = torch.Size([classes, dim * SIDES[pool] ** 2])
+        shapes[weight] = on_cells(shapes[weight], pool)
     renamed: dict[str, Tensor] = {}
     missing: list[str] = []
     misshapen: list[str] = []
