@@ -14,15 +14,17 @@ import inspect
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numba
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numba.core.config import reload_config
+from numba.core.registry import cpu_target
 from numba.cpython.unsafe import tuple as tuples
 from torch import Tensor
 
@@ -130,24 +132,46 @@ def pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="taps")
 
 
-def jit(loops: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile loops with Numba, without the wrapper that checks shapes in tests.
+def jit(*constants: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile loops with Numba, and keep their code on disk.
 
-    Compiled code is kept on disk: beside the code, in the user's own cache, or in a temporary
-    folder, which one line says.
+    It is kept beside the source, in the user's own cache, or in a temporary folder, which one line
+    says. Numba lists all codes of a function in one file, and of two processes that add to it at
+    once each may be listed with the code of the other. So the name of the function, and with it
+    that of the file, tells all that a code is for: then both add the same.
+
+    Args:
+        constants: what the loops take from outside, the type of their arrays included.
     """
-    unwrapped = inspect.unwrap(loops)
-    compiler = partial(numba.njit, nogil=True, fastmath=FAST, error_model="numpy")
-    try:
-        return compiler(cache=True)(unwrapped)
-    except RuntimeError:  # Numba finds no folder that it can write
-        folder = spare_folder()
-        say_where(folder)
-        if folder is None:
-            return compiler()(unwrapped)
-        os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
-        reload_config()
-        return compiler(cache=True)(unwrapped)
+
+    def compiled(loops: Callable[..., Any]) -> Callable[..., Any]:
+        loops = inspect.unwrap(loops)
+        loops.__qualname__ = "_".join(map(str, (loops.__qualname__, *constants, processor())))
+        try:
+            return part(loops, cache=True)
+        except RuntimeError:  # Numba finds no folder that it can write
+            folder = spare_folder()
+            say_where(folder)
+            if folder is None:
+                return part(loops)
+            os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
+            reload_config()
+            return part(loops, cache=True)
+
+    return compiled
+
+
+def part(loops: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Compile what compiled loops call, without the wrapper that checks shapes in tests."""
+    compiler = numba.njit(nogil=True, fastmath=FAST, error_model="numpy", **options)
+    return compiler(inspect.unwrap(loops))
+
+
+@lru_cache
+def processor() -> str:
+    """A short name of the processor that Numba compiles for, its features included."""
+    context: Any = cpu_target.target_context
+    return f"{crc32(repr(context.codegen().magic_tuple()).encode()):08x}"
 
 
 @lru_cache
@@ -161,7 +185,7 @@ def say_where(folder: Path | None) -> None:
     )
 
 
-@jit
+@part
 def lay_out(x, visible, gw, margin, grid):  # type: ignore[no-untyped-def]  # numba infers types
     """Lay the patches [v, s, s d] of one image out on a zero grid [rows, columns d]."""
     v, s, row = x.shape
@@ -197,7 +221,7 @@ def loops(
     row_of_sites = (zero,) * s
     row_of_taps = (zero,) * k
 
-    @jit
+    @jit(zero.dtype, s, d, k, gw)
     def convolve(x, visible, gh, taps, bias, out):  # type: ignore[no-untyped-def]
         b, v = visible.shape
         x = x.reshape(b, v, s, s * d)
@@ -226,7 +250,7 @@ def loops(
                             for column in range(s):
                                 row[column * d + c] = sums[column]
 
-    @jit
+    @jit(zero.dtype, s, d, k, gw)
     def correlate(x, visible, gh, grad, taps):  # type: ignore[no-untyped-def]
         b, v = visible.shape
         x = x.reshape(b, v, s, s * d)

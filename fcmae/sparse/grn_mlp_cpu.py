@@ -17,7 +17,7 @@ from jaxtyping import BFloat16, Float
 from numpy import float32, int32, uint16, uint32
 from torch import Tensor
 
-from fcmae.sparse.depthwise_cpu import jit, over_shares
+from fcmae.sparse.depthwise_cpu import jit, over_shares, part
 
 ONE, HALF, LN2, LOG2E = (float32(c) for c in (1, 0.5, math.log(2), math.log2(math.e)))
 DENSITY_AT_0 = float32((2 * math.pi) ** -0.5)
@@ -81,13 +81,13 @@ def floats(x: Float[Tensor, "..."]) -> np.ndarray:
     return x.detach().to(torch.float32, copy=True).numpy()
 
 
-@jit
+@part
 def widen(x):  # type: ignore[no-untyped-def]  # numba infers types
     """Turn the bits of a bfloat16 into the float32 of the same value."""
     return uint32(uint32(x) << uint32(16)).view(float32)
 
 
-@jit
+@part
 def narrow(x):  # type: ignore[no-untyped-def]
     """Round to the nearest bfloat16, ties to even; infinities and NaN stay what they are."""
     y = float32(x).view(uint32)
@@ -95,7 +95,7 @@ def narrow(x):  # type: ignore[no-untyped-def]
     return uint16(rounded) if x == x else uint16(0x7FC0)
 
 
-@jit
+@part
 def normal(h):  # type: ignore[no-untyped-def]
     """Compute the standard normal distribution Phi(h) and its density phi(h)."""
     octaves = max(-HALF * LOG2E * h * h, float32(-126))  # exp(-h^2/2) = 2^octaves
@@ -115,7 +115,7 @@ def loops(e: int) -> tuple[Callable[..., None], Callable[..., None]]:
     They take the rows from `first` to before `last` of each image, and add up into `sums`.
     """
 
-    @jit
+    @jit(e)
     def first_pass(first, last, a, dz, factor, beta, z, sums):  # type: ignore[no-untyped-def]
         for image in range(len(a)):
             f = factor[image]
@@ -128,7 +128,7 @@ def loops(e: int) -> tuple[Callable[..., None], Callable[..., None]]:
                     zs[c] = narrow(f[c] * widen(as_[c]) + beta[c])
                     total[c] += widen(ds[c]) * widen(as_[c])
 
-    @jit
+    @jit(e)
     def second_pass(first, last, h, a, factor, slope, dz, sums):  # type: ignore[no-untyped-def]
         for image in range(len(h)):
             f = factor[image]

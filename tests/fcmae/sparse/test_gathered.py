@@ -4,6 +4,7 @@ Tolerances are for float64, whose sums here have at most some thousand terms.
 """
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -249,7 +250,7 @@ def test_the_path_without_numba_gives_the_same_step() -> None:
 
 @pytest.mark.parametrize("taken", [False, True])
 def test_compiled_loops_need_no_usual_place_on_disk(taken: bool) -> None:
-    code = "import fcmae.sparse.grn_mlp_cpu as m; print(m.widen.stats.cache_path)"
+    code = "import fcmae.sparse.grn_mlp_cpu as m; print(m.loops(8)[0].stats.cache_path)"
     before = "mount --bind fcmae fcmae && mount -o remount,ro,bind fcmae"
     before += " && mount -t tmpfs tmpfs /mnt"
     if taken:  # by somebody who lets anybody write there
@@ -260,3 +261,28 @@ def test_compiled_loops_need_no_usual_place_on_disk(taken: bool) -> None:
     assert line.startswith("neither the folder of the code nor the user's own can be written")
     assert ("kept nowhere" if taken else "kept in /mnt/fcmae-0;") in line
     assert done.stdout.startswith("/mnt/fcmae-0/numba/") != taken
+
+
+def test_each_file_of_compiled_loops_lists_one_code(tmp_path: Path) -> None:
+    # Numba writes the list and the codes one by one: two processes that add to a list at once
+    # may be handed loops for another width, which write where they must not
+    code = """if True:
+        import torch
+        from numba.core.config import reload_config
+        from fcmae.sparse import depthwise_cpu
+        from fcmae.sparse.grn_mlp_cpu import dh_and_db, z_and_df
+        reload_config()  # Numba was imported before this program got its environment
+        visible = torch.tensor([[0, 3]])
+        for d, dtype in (4, torch.float32), (4, torch.float64), (8, torch.float32):
+            x = torch.randn(1, 2, 1, 1, d, dtype=dtype)
+            depthwise_cpu.depthwise(x, x.new_ones(d, 1, 7, 7), x.new_ones(d), visible, 2, 2)
+            depthwise_cpu.weight_gradient(x, x, visible, 2, 2, 7)
+        for e in 8, 16:
+            a = torch.randn(1, 2, e).bfloat16()
+            b = torch.randn(1, 1, e)
+            z_and_df(a, a, b, b[0, 0])
+            dh_and_db(a, a, a.clone(), b, b)
+    """
+    done = run("-c", code, env={"NUMBA_CACHE_DIR": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert len([*tmp_path.rglob("*.nbi")]) == len([*tmp_path.rglob("*.nbc")]) == 3 * 2 + 2 * 2
