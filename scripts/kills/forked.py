@@ -5,6 +5,7 @@ A start is killed within seconds, and imports alone would take five. The fork se
 """
 
 import atexit
+import faulthandler
 import multiprocessing
 import os
 import random
@@ -50,6 +51,7 @@ def become(words: list[str], env: Mapping[str, str], output: Path) -> None:
     os.environ.update(env)
     for number in (1, 2):
         os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    faulthandler.enable(file=2)  # where a process breaks that nobody kills
     multiprocessing.set_start_method(None, force=True)  # the default, as elsewhere
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")

@@ -25,6 +25,7 @@ FLAGS = [
     *("--run.picture_every", "0"),
 ]
 LOG = "kills.jsonl"
+LINES = 60  # of what a start has printed that failed: those of all threads
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,10 @@ class Soak:
 
     def failed(self, start: Start) -> ValueError:
         """Tell of a start that ended with an error though it was not killed."""
-        last = self.output.read_text(errors="replace").splitlines()[-1:]
+        last = "\n".join(self.output.read_text(errors="replace").splitlines()[-LINES:])
         return ValueError(
             f"a start of {self.run.parent} ended with status {start.ended()}: {self.output} says"
-            f" why, last {last}"
+            f" why, last\n{last}"
         )
 
     def compare(self) -> None:
