@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 from scripts.reproducing import tables
 from scripts.reproducing.data_sets import DATA_SETS, DataSet
-from scripts.reproducing.pretraining import pretraining
+from scripts.reproducing.pretraining import BF16, BF16_COST, pretraining
 from scripts.reproducing.results import Results
 from scripts.reproducing.runs import Run
 from scripts.reproducing.setting import Setting
 from scripts.reproducing.uses import frozen, tuned
 
 NAME = "length"
-PASSES = {"emoji": (2, 5, 10, 20, 50, 100), "glyphs": (2, 5, 10, 20, 50, 100)}
+PASSES = {"emoji": (2, 10, 40, 120), "glyphs": (2, 8, 25, 75)}
 TERMS = {"fcmae": 0.0, "contrast": 0.1}  # weight of the second term
 PER_CLASS = (5, 10)
 POOLS = ("last", "grid2")
@@ -37,15 +37,16 @@ class Length:
         """A pretraining, and what is made of its weights."""
         name = f"{data.name}-{term}-{passes}"
         weight = TERMS[term]
-        flags = {"model.contrast.weight": weight} if weight else {}
+        flags = {"model.contrast.weight": weight, **BF16} if weight else BF16
         views = 2 if weight else 1  # a sample gives two in a step: half the steps, the same time
         steps = round(passes * data.images / (data.batch * views))
-        start = pretraining(setting, data, name, flags, steps=steps, cost=views)
+        start = pretraining(setting, data, name, flags, steps=steps, cost=views * BF16_COST)
         yield start
         labels = {"fractions": (), "per_class": setting.per_class(*PER_CLASS)}
         for pool in POOLS:
             yield frozen(setting, data, f"{name}-{pool}", start, {"pool": pool, **labels})
-        yield tuned(setting, data, f"{name}-tuned", start, labels, sizes=len(PER_CLASS))
+        flags = {**labels, **BF16}
+        yield tuned(setting, data, f"{name}-tuned", start, flags, sizes=len(PER_CLASS))
 
     def table(self, results: Results) -> list[str]:
         """For each data set, lengths and terms with their accuracies and hours."""
