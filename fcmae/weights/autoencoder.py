@@ -7,6 +7,7 @@ from fcmae.architecture import ModelConfig
 from fcmae.model import FCMAE
 from fcmae.run import checkpoint
 from fcmae.run.json_files import as_dataclass
+from fcmae.run.whole_tensors import fill
 from fcmae.run.yaml_files import read_yaml
 from fcmae.weights.files import find_checkpoint, read_checkpoint
 from fcmae.weights.metadata import Metadata
@@ -32,5 +33,5 @@ def load_autoencoder(source: str | Path) -> tuple[FCMAE, Metadata]:
         field.name: written[field.name] for field in fields(ModelConfig) if field.name in written
     }
     model = FCMAE.from_config(as_dataclass(ModelConfig, known))
-    checkpoint.fill(model.state_dict(), tensors, step)
+    fill(model.state_dict(), tensors, step)
     return model.eval(), metadata

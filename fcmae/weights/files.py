@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fcmae.architecture import Architecture, sides_of
 from fcmae.run import checkpoint
 from fcmae.run.json_files import as_object, parse_json
+from fcmae.run.whole_tensors import fill
 from fcmae.run.yaml_files import read_yaml
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
 from fcmae.weights.convmaes import check_fused
@@ -325,7 +326,7 @@ def load_decoder(decoder: nn.Module, source: str | Path) -> str:
         ValueError: the checkpoint is damaged, or its decoder is another one, or not finite.
     """
     path, kept = read_part(source, "decoder.")
-    checkpoint.fill(decoder.state_dict(), kept, path)
+    fill(decoder.state_dict(), kept, path)
     return f"decoder from {path}"
 
 
@@ -341,7 +342,7 @@ def load_projector(projector: nn.Module, source: str | Path) -> str:
     path, kept = read_part(source, "contrast.projector.")
     if not kept:
         return f"projector new, since {path} has none"
-    checkpoint.fill(projector.state_dict(), kept, path)
+    fill(projector.state_dict(), kept, path)
     return f"projector from {path}"
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from fcmae.architecture import sides_of
 from fcmae.encoders.convvit import ConvViT
 from fcmae.networks import STEM_STRIDE, make_network
-from fcmae.run import checkpoint
+from fcmae.run.whole_tensors import fill
 from fcmae.weights.files import read_weights
 from fcmae.weights.grids import classify_cells
 from fcmae.weights.metadata import CLASSES, HeadPool, Metadata
@@ -165,5 +165,5 @@ def load(path: Path) -> tuple[nn.Module, Metadata, Task]:
     except ValueError as error:
         raise ValueError(f"{path}: the metadata under {TASK!r} are damaged: {error}") from error
     model = create_any(metadata, task.outputs)
-    checkpoint.fill(model.state_dict(), tensors, path)
+    fill(model.state_dict(), tensors, path)
     return model, metadata, task

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
 
-from fcmae.run import checkpoint
 from fcmae.run.json_files import field_of, parse_json
+from fcmae.run.whole_tensors import fill
 from fcmae.weights.metadata import SEGMENTER, Metadata
 from fcmae.weights.safetensors_files import read_converted
 from fcmae.weights.timm_models import FeatureMaps, save_timm
@@ -156,5 +156,5 @@ def load(path: Path) -> tuple[Segmenter, Metadata, tuple[str, ...]]:
             f"{path}: the metadata under {SEGMENTER!r} are damaged: {error}"
         ) from error
     model = Segmenter(classifier.create_any(metadata, 0), len(names), width)
-    checkpoint.fill(model.state_dict(), tensors, path)
+    fill(model.state_dict(), tensors, path)
     return model, metadata, names

@@ -18,12 +18,12 @@ from fcmae import FCMAE
 from fcmae.masking import draw_visible_of
 from fcmae.reconstruction import reconstruct
 from fcmae.responses import Responses, merged, respond, strongest
-from fcmae.run import checkpoint
 from fcmae.run.compiling import eager
 from fcmae.run.learner import Learner
 from fcmae.run.outages import Outage
 from fcmae.run.session import Session
 from fcmae.run.terminal import line_of, say
+from fcmae.run.whole_tensors import whole
 from fcmae.sheet import as_rgb
 from fcmae.spectrum import alpha_req, rankme
 from finetune.training.pretraining import FEWEST, PretrainConfig
@@ -187,7 +187,7 @@ class Looks:
         """The model, or a copy of it where its parameters are split over processes."""
         if not isinstance(self.learner.trained, FSDPModule):
             return self.model
-        weights = checkpoint.whole(self.model.state_dict(), keep=True)
+        weights = whole(self.model.state_dict(), keep=True)
         with torch.device("meta"):
             copy = FCMAE.from_config(self.config.model)
         copy.load_state_dict(weights, assign=True)

@@ -16,7 +16,7 @@ from data.bad_samples import BadSamples
 from data.order import Order
 from data.pipeline import batch_loader
 from data.transforms import Normalise
-from fcmae.run import checkpoint, computing
+from fcmae.run import computing
 from fcmae.run.compiling import WORTH, keep_code
 from fcmae.run.computing import precision_on
 from fcmae.run.directory import compare
@@ -25,6 +25,7 @@ from fcmae.run.optim import total_steps
 from fcmae.run.options import BEFORE
 from fcmae.run.processes import Processes
 from fcmae.run.session import Session, distribute, newest_checkpoint, resume
+from fcmae.run.whole_tensors import fill
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import reading_of, resolved
 from finetune.labels.labelled import Chosen
@@ -141,7 +142,7 @@ def fit(
         session.save()
     session.end()
     if learner.averages is not None:
-        checkpoint.fill(dict(model.named_parameters()), learner.averages, directory)
+        fill(dict(model.named_parameters()), learner.averages, directory)
     model.eval()
 
 

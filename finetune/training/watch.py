@@ -12,11 +12,11 @@ from torch.distributed.fsdp import FSDPModule
 from data.transforms import Normalise
 from fcmae import FCMAE, collapse
 from fcmae.reconstruction import VIEWS, reconstruct
-from fcmae.run import checkpoint
 from fcmae.run.compiling import eager
 from fcmae.run.learner import Learner
 from fcmae.run.outages import Outage
 from fcmae.run.session import Session
+from fcmae.run.whole_tensors import whole
 from fcmae.sheet import save_views
 from finetune.labels.config import LabelledData
 from finetune.labels.labelled import read_classes, samples_of
@@ -148,7 +148,7 @@ class Watch:
         )
         accelerator = self.session.accelerator
         data = labelled_data(self.config)
-        weights = checkpoint.whole(self.model.encoder.state_dict(), keep=True)
+        weights = whole(self.model.encoder.state_dict(), keep=True)
         encoder = as_timm(weights, metadata)
         return knn_accuracy(encoder, metadata, data, self.config.watch.knn_k, accelerator)
 
