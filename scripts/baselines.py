@@ -1,10 +1,14 @@
 """Plain baselines on labelled shards: logistic regression on raw pixels and on HOG features.
 
     python scripts/baselines.py --train 'DIR/train-{000000..000003}.tar' --test DIR/test-000000.tar
+    python scripts/baselines.py --train ... --test ... --out OUT.json --per_class 5 10
 
 A pretrained encoder has to beat them before it is worth anything. The strength of regularisation is
 chosen on training images of groups that are held out (`group` in a sample's json; an image without
 one is a group by itself). The test images are used once.
+
+With --per_class, ridge regression also learns from so many labels of each class: the draws and the
+classifier of finetune.few_shot, on standardised features.
 """
 
 import io
@@ -12,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +26,17 @@ from PIL import Image
 from data.shards.reading import open_shards, read_sample
 from fcmae.run.config import run_program
 from fcmae.run.files import write_json
-from fcmae.run.ranges import checked
+from fcmae.run.ranges import Count, checked
 from fcmae.run.tables import print_table
 from fcmae.run.waiting import counted
+from finetune.training.curves import Curves
 
 PIXELS = 32  # side of the image whose pixels are the features
 HOG_PIXELS = 64  # side of the image that HOG describes
 GRID = (1e-4, 1e-3, 1e-2)  # C, the inverse strength of regularisation, for standardised features
 HELD_OUT = 0.2  # share of the training groups
+RIDGE = 1.0  # its strength, as finetune.few_shot has it
+TITLES = {"raw_pixels": "raw pixels, ridge", "hog": "HOG, ridge"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,12 @@ class Baselines:
     test: str
     """Labelled test shards: a path or a brace pattern."""
     out: Path | None = None
-    """JSON file to write the results to."""
+    """JSON file to write the results to; those on few labels go to a second one beside it, named
+    after it with -few_labels at the end."""
+    per_class: tuple[Count, ...] = ()
+    """Numbers of labels of each class to learn from, beside all of them."""
+    seeds: Count = 3
+    """Draws of these labels; finetune.few_shot has the same ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +156,37 @@ def classify(train: Features, test: Features, kind: str) -> dict[str, float]:
     return {"accuracy": float(accuracy), "held_out": float(scores[best]), "C": best}
 
 
+def on_few_labels(train: Features, test: Features, args: Baselines) -> Curves:
+    """Measure the accuracy of ridge regression on few labels of each class, over draws of these.
+
+    Args:
+        train: features to learn from.
+        test: features to measure the accuracy on.
+        args: the flags.
+
+    Raises:
+        ValueError: a class has fewer samples.
+    """
+    import torch
+
+    from finetune.frozen.few import ridge
+    from finetune.frozen.whitening import standardise
+    from finetune.training.few_labels import draw
+
+    curves = Curves("accuracy")
+    labels = torch.from_numpy(train.labels)
+    classes = int(train.labels.max()) + 1
+    names = [str(label) for label in range(classes)]
+    for kind, title in TITLES.items():
+        x, unseen = standardise(*(torch.from_numpy(getattr(side, kind)) for side in (train, test)))
+        for size, seed in product(args.per_class, range(args.seeds)):
+            chosen = draw(labels, names, size, torch.Generator().manual_seed(seed))
+            answers = ridge(x[chosen], labels[chosen], classes, unseen, RIDGE).argmax(1).numpy()
+            accuracy = float(np.mean(answers == test.labels))
+            curves.add(f"{size} per class", title, len(chosen), {"accuracy": accuracy})
+    return curves
+
+
 def check_packages() -> None:
     """Check that the packages of the extra `demo` are installed.
 
@@ -182,6 +226,11 @@ def main(argv: Sequence[str]) -> None:
         sizes = {"train_images": len(train.labels), "test_images": len(test.labels)}
         write_json(args.out, accuracies | sizes | {"details": results})
     print_table("", ["baseline", "test accuracy"], accuracies.items())
+    if args.per_class:
+        curves = on_few_labels(train, test, args)
+        curves.print_table(f"accuracy on few labels, {args.seeds} draws")
+        if args.out is not None:
+            write_json(args.out.with_stem(f"{args.out.stem}-few_labels"), curves.content())
 
 
 if __name__ == "__main__":

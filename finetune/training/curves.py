@@ -50,6 +50,23 @@ class Curves:
             for label, row in self.values.items()
         }
 
+    def content(self) -> dict[str, Any]:
+        """What a file has of them, in which reports find a result of few labels."""
+        return {"metric": self.metric, "samples": self.samples, "results": self.spreads()}
+
+    def print_table(self, title: str) -> None:
+        """Print mean and spread of all runs."""
+        spreads = self.spreads()
+        columns = list(next(iter(spreads.values())))
+        rows = [
+            [
+                f"{label} ({self.samples[label]})",
+                *(f"{row[c]['mean']:.3f} ± {row[c]['std']:.3f}" for c in columns),
+            ]
+            for label, row in spreads.items()
+        ]
+        print_table(title, ["labels", *columns], rows)
+
     def write(self, out: Path, weights: str, pool: str, seeds: int) -> None:
         """Write the JSON file and the picture beside it, and print the table.
 
@@ -62,26 +79,10 @@ class Curves:
         Raises:
             OSError: a file cannot be written.
         """
-        spreads = self.spreads()
-        content = {
-            "weights": weights,
-            "pool": pool,
-            "metric": self.metric,
-            "samples": self.samples,
-            "results": spreads,
-        }
-        write_json(out, content)
-        columns = list(next(iter(spreads.values())))
-        rows = [
-            [
-                f"{label} ({self.samples[label]})",
-                *(f"{row[c]['mean']:.3f} ± {row[c]['std']:.3f}" for c in columns),
-            ]
-            for label, row in spreads.items()
-        ]
+        write_json(out, {"weights": weights, "pool": pool, **self.content()})
         picture = out.with_suffix(".png")
         with beside("the table", out):
-            print_table(f"{self.metric}, {seeds} seeds", ["labels", *columns], rows)
+            self.print_table(f"{self.metric}, {seeds} seeds")
         draw_beside((picture, self.draw), out)
         say(f"written: {out}, {picture}, and each run in {out.with_suffix('')}/")
 

@@ -40,8 +40,14 @@ def test_hog_tells_stripes_apart_and_results_are_written(tmp_path):
         write_shards(samples, tmp_path, prefix, 60)
     out = tmp_path / "new" / "result.json"
     train = f"{tmp_path}/train-{{000000..000001}}.tar"
-    done = baselines("--train", train, "--test", tmp_path / "test-000000.tar", "--out", out)
+    few = ("--per_class", 10, 20, "--seeds", 2)
+    done = baselines("--train", train, "--test", tmp_path / "test-000000.tar", "--out", out, *few)
     assert done.returncode == 0, done.stderr
+    learned = json.loads(out.with_name("result-few_labels.json").read_text())
+    assert learned["samples"] == {"10 per class": 20, "20 per class": 40}
+    for row in learned["results"].values():
+        assert row["HOG, ridge"]["mean"] > max(0.8, row["raw pixels, ridge"]["mean"])
+        assert len(row["HOG, ridge"]["values"]) == 2
     result = json.loads(out.read_text())
     assert result["majority"] == pytest.approx(2 / 3)
     assert result["hog"] > 0.95

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.training.curves import Curves
 from scripts.report import main
 
 PROBE = json.dumps({"weights": "w", "test_accuracy": {"mean": 0.5, "std": 0.01}})
@@ -51,6 +52,32 @@ def test_a_damaged_result_costs_its_cells_alone(
     (run / f"{name}.json").write_bytes(content)
     main([str(run)])
     assert capsys.readouterr().out.count("0.500 ± 0.010") == (3 if name == "random-knn" else 4)
+
+
+def test_features_and_baselines_stand_in_one_table_of_few_labels(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, curve, values in (
+        ("few_labels", "pretrained probe", (0.2, 0.4)),
+        ("baselines-few_labels", "HOG, ridge", (0.3, 0.35)),
+        ("more", "HOG, ridge", (0.1, 0.15)),
+    ):
+        curves = Curves("accuracy")
+        for size in (10, 5):
+            for value in values:
+                curves.add(f"{size} per class", curve, 9 * size, {"accuracy": value + size / 100})
+        (run / f"{name}.json").write_text(json.dumps(curves.content()))
+    main([str(run)])
+    lines = capsys.readouterr().out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Few labels: accuracy"))
+    assert " ".join(lines[start + 1].split()) == "learned 5 per class 10 per class"
+    expected = {
+        "pretrained probe": "0.350 ± 0.141 0.400 ± 0.141",
+        "baselines-few_labels: HOG, ridge": "0.375 ± 0.035 0.425 ± 0.035",
+        "more: HOG, ridge": "0.175 ± 0.035 0.225 ± 0.035",
+    }
+    rows = [" ".join(line.split()) for line in lines[start + 2 : start + 5]]
+    assert sorted(rows) == sorted(f"{name} {cells}" for name, cells in expected.items())
 
 
 def test_it_writes_where_it_is_told(run: Path, tmp_path: Path) -> None:
