@@ -138,7 +138,7 @@ class Search:
 
     def of(self, setting: Setting, data: DataSet) -> Iterator[Run]:
         """The runs of a data set."""
-        labels = {**HELD_OUT, "per_class": setting.per_class(*PER_CLASS)}
+        labels = {**HELD_OUT, "per_class": setting.per_class(*PER_CLASS), **BF16}
         starts = dict[str, Run]()
         for trial in TRIALS:
             name = f"{data.name}-{slug(trial.name)}"
@@ -176,7 +176,6 @@ class Search:
         self, setting: Setting, data: DataSet, name: str, start: Run, flags: Mapping[str, Any]
     ) -> Run:
         """A fine-tuning of the search."""
-        flags = {**flags, **BF16}
         return tuned(setting, data, name, start, flags, sizes=len(PER_CLASS), draws=DRAWS)
 
     def table(self, results: Results) -> list[str]:
