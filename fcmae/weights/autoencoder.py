@@ -9,7 +9,7 @@ from fcmae.run import checkpoint
 from fcmae.run.json_files import as_dataclass
 from fcmae.run.whole_tensors import fill
 from fcmae.run.yaml_files import read_yaml
-from fcmae.weights.files import find_checkpoint, read_checkpoint
+from fcmae.weights.checkpoints import find_checkpoint, read_checkpoint
 from fcmae.weights.metadata import Metadata
 
 

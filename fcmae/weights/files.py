@@ -1,45 +1,28 @@
-"""Reading encoder weights, out of our checkpoints and out of what others save and publish.
-
-`load_encoder` lets a run start from such weights.
-"""
+"""Reading encoder weights, out of our checkpoints and out of what others save and publish."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
-from torch import Tensor, nn
+from torch import Tensor
 
-from fcmae.architecture import Architecture, sides_of
+from fcmae.architecture import Architecture
 from fcmae.run import checkpoint
-from fcmae.run.json_files import as_object, parse_json
-from fcmae.run.whole_tensors import fill
-from fcmae.run.yaml_files import read_yaml
+from fcmae.run.json_files import parse_json
+from fcmae.weights.checkpoints import find_checkpoint, is_checkpoint, read_checkpoint
 from fcmae.weights.contents import Content, holds_weights, read_directory, read_file
-from fcmae.weights.convmaes import check_fused
 from fcmae.weights.fetching import fetch, is_remote
 from fcmae.weights.finite import refuse_not_finite
 from fcmae.weights.inference import infer
-from fcmae.weights.metadata import (
-    CLASSES,
-    HEADER,
-    READING,
-    SEGMENTER,
-    Metadata,
-    class_names,
-    header_for,
-)
+from fcmae.weights.metadata import CLASSES, HEADER, SEGMENTER, Metadata, class_names, header_for
 from fcmae.weights.recognition import canonical, recognise
 from fcmae.weights.safetensors_files import extra_part
-from fcmae.weights.vits import check_fixed, with_positions
-from fcmae.weights.weight_names import FINAL_NORM, classifier_of, count_classes
+from fcmae.weights.vits import with_positions
+from fcmae.weights.weight_names import count_classes
 from fcmae.weights.wrappings import choose
-
-ARCHITECTURE = [field.name for field in fields(Architecture)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,41 +56,6 @@ class Weights:
                 f" python -m fcmae.convert {source} OUT.safetensors makes of it, whose flags do"
             )
         return self.metadata
-
-
-def find_checkpoint(source: Path, warn: Callable[[str], object] = print) -> Path:
-    """Find the step directory that `source` names, all of whose files are as they were written.
-
-    Args:
-        source: a run, whose newest undamaged step is taken; a step directory; or a weights file in
-            one.
-        warn: prints a sentence about each damaged step of a run that is passed over.
-
-    Raises:
-        FileNotFoundError: `source` holds no checkpoint.
-        ValueError: the checkpoint is damaged, or all of the run are.
-    """
-    step = source.parent if source.name in (checkpoint.MODEL, checkpoint.EMA) else source
-    if is_checkpoint(step):
-        checkpoint.check(step)
-        return step
-    newest = checkpoint.newest_whole(source, warn)
-    if newest is None:
-        raise FileNotFoundError(
-            f"{source} holds no checkpoint; give a run, a step_* directory or the"
-            f" {checkpoint.MODEL} in one, or a .safetensors or .pt file"
-        )
-    return newest
-
-
-def is_checkpoint(directory: Path) -> bool:
-    """Whether a directory is a checkpoint of ours, perhaps a damaged one.
-
-    timm's hub calls its files model.safetensors, too.
-    """
-    if directory in checkpoint.checkpoints(directory.parent):
-        return directory.is_dir()
-    return any((directory / name).is_file() for name in (checkpoint.STATE, checkpoint.OPTIMIZER))
 
 
 def read_weights(source: str | Path, key: str | None = None) -> Weights:
@@ -231,130 +179,3 @@ def metadata_beside(content: Content, architecture: Architecture) -> Metadata | 
     metadata = Metadata.of(architecture, mean=told.mean, std=told.std, step=None)
     metadata.check()
     return metadata
-
-
-def read_checkpoint(step: Path, file: str = checkpoint.MODEL) -> tuple[dict[str, Tensor], Metadata]:
-    """Read the tensors in a file of a step directory, and the metadata out of its config.
-
-    Raises:
-        OSError: a file cannot be read.
-        ValueError: the checkpoint is damaged.
-    """
-    try:
-        config = read_yaml(step / checkpoint.CONFIG)
-        state = checkpoint.read_state(step)
-        tensors = load_file(step / file)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"checkpoint {step} is damaged: {error}") from error
-    if "model" not in config:
-        raise ValueError(
-            f"checkpoint {step} is of fine-tuning: give {step.parent / 'weights.safetensors'}"
-        )
-    try:
-        return tensors, metadata_in(config, state.step)
-    except ValueError as error:
-        raise ValueError(f"checkpoint {step} is damaged: {checkpoint.CONFIG}: {error}") from error
-
-
-def metadata_in(config: dict[str, Any], step: int) -> Metadata:
-    """Make the metadata of the encoder of a pretraining run at a step out of its config.
-
-    Raises:
-        ValueError: the config is none of pretraining.
-    """
-    model, data = (as_object(config.get(section)) for section in ("model", "data"))
-    told = {"model" if name == "name" else name: model.get(name) for name in ARCHITECTURE}
-    if isinstance(told["image_size"], int):
-        told["image_size"] = sides_of(told["image_size"])
-    # earlier runs tell less of how images are read
-    told |= {name: data[name] for name in ("mean", "std", *READING) if name in data}
-    metadata = Metadata.of_json(json.dumps(told | {"step": step}))
-    metadata.architecture.check()
-    return metadata
-
-
-def load_encoder(encoder: nn.Module, source: str | Path, architecture: Architecture) -> str:
-    """Load weights into an encoder, strictly, and describe in one phrase what was loaded.
-
-    Args:
-        encoder: the encoder, of the given architecture.
-        source: what `read_weights` reads; a final norm and a classifier in it are left out.
-        architecture: the architecture that the run trains.
-
-    Raises:
-        OSError: a file cannot be read.
-        ValueError: the file is damaged, or its tensors are not those of this architecture.
-    """
-    weights = read_weights(source)
-    if not weights.architecture.same_tensors(architecture):
-        raise ValueError(
-            f"init.weights={source} is {weights.architecture}, but the run trains {architecture}:"
-            " change model.name, model.stem_stride, model.in_chans, model.depths or model.widths,"
-            " or give other weights"
-        )
-    if architecture.attends:
-        try:
-            if architecture.is_vit:
-                check_fixed(weights.tensors, weights.architecture)
-            else:
-                check_fused(weights.tensors)
-        except ValueError as error:
-            raise ValueError(f"init.weights={source}: {error}") from error
-    fill_encoder(encoder, weights)
-    left_out = [
-        f"{prefix}*"
-        for prefix in (FINAL_NORM, classifier_of(architecture))
-        if any(name.startswith(prefix) for name in weights.tensors)
-    ]
-    without = f", without its {' and '.join(left_out)}" if left_out else ""
-    told = f"encoder from {source} ({weights.architecture}{without})"
-    return "; ".join((told, *weights.notes))
-
-
-def fill_encoder(encoder: nn.Module, weights: Weights) -> None:
-    """Load weights into an encoder of their architecture, strictly."""
-    inside = "net." if weights.architecture.of_timm else ""
-    names = encoder.state_dict()
-    encoder.load_state_dict({name: weights.tensors[name.removeprefix(inside)] for name in names})
-
-
-def load_decoder(decoder: nn.Module, source: str | Path) -> str:
-    """Load the decoder of a run or a checkpoint, strictly, and describe what was loaded.
-
-    Raises:
-        OSError: there is no checkpoint, or it cannot be read.
-        ValueError: the checkpoint is damaged, or its decoder is another one, or not finite.
-    """
-    path, kept = read_part(source, "decoder.")
-    fill(decoder.state_dict(), kept, path)
-    return f"decoder from {path}"
-
-
-def load_projector(projector: nn.Module, source: str | Path) -> str:
-    """Load the projector of a run or a checkpoint, strictly, and describe what was loaded.
-
-    One of a run without a contrastive term has none, and the projector begins anew.
-
-    Raises:
-        OSError: there is no checkpoint, or it cannot be read.
-        ValueError: the checkpoint is damaged, or its projector is another one, or not finite.
-    """
-    path, kept = read_part(source, "contrast.projector.")
-    if not kept:
-        return f"projector new, since {path} has none"
-    fill(projector.state_dict(), kept, path)
-    return f"projector from {path}"
-
-
-def read_part(source: str | Path, prefix: str) -> tuple[Path, dict[str, Tensor]]:
-    """Read the checkpoint that `source` names: its path, and its tensors behind a prefix.
-
-    Raises:
-        OSError: there is no checkpoint, or it cannot be read.
-        ValueError: the checkpoint is damaged, or has values that are not finite.
-    """
-    path = find_checkpoint(Path(source), lambda _: None)  # the encoder has told what is damaged
-    tensors, _ = read_checkpoint(path)
-    kept = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    refuse_not_finite(kept, path)
-    return path, kept

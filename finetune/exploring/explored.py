@@ -14,7 +14,8 @@ from fcmae.encoders import make_encoder
 from fcmae.reconstruction import reconstruct
 from fcmae.visible_encoder import VisibleEncoder
 from fcmae.weights.autoencoder import load_autoencoder
-from fcmae.weights.files import Weights, fill_encoder, read_weights
+from fcmae.weights.files import Weights, read_weights
+from fcmae.weights.loading import fill_encoder
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.timm_models import as_timm
 from fcmae.weights.transform import Transform

@@ -23,7 +23,7 @@ from fcmae.run.computing import precision_on
 from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.session import distribute
 from fcmae.run.waiting import waiting
-from fcmae.weights.files import load_decoder, load_encoder, load_projector
+from fcmae.weights.loading import load_decoder, load_encoder, load_projector
 from finetune.training.pretraining import PretrainConfig
 
 

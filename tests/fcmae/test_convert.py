@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from fcmae import FCMAE
 from fcmae.architecture import MODELS
 from fcmae.run import checkpoint
+from fcmae.weights.checkpoints import find_checkpoint
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import find_checkpoint
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.recognition import canonical
 from fcmae.weights.safetensors_files import read_metadata

@@ -15,7 +15,8 @@ from fcmae import FCMAE
 from fcmae.masking import draw_visible
 from fcmae.reconstruction import VIEWS
 from fcmae.run import checkpoint
-from fcmae.weights.files import load_decoder, read_weights
+from fcmae.weights.files import read_weights
+from fcmae.weights.loading import load_decoder
 from finetune.exploring.drawing import pillow
 from finetune.exploring.explored import load
 from tests.support.generators import generator

@@ -11,7 +11,8 @@ from fcmae.run import checkpoint
 from fcmae.run.checkpoint import CONFIG, MODEL, OPTIMIZER, STATE, SUMS
 from fcmae.run.files import file_sha256
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import load_decoder, load_encoder, read_weights
+from fcmae.weights.files import read_weights
+from fcmae.weights.loading import load_decoder, load_encoder
 from tests.support.models import saved_run, trained
 
 ATTO = {"name": "convnextv2_atto", "stem_stride": 1, "in_chans": 1}

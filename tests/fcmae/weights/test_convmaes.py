@@ -14,7 +14,8 @@ from fcmae.convmaes import SIZES, ConvMAESize
 from fcmae.encoders.convvit import ConvViT
 from fcmae.encoders.transformer import positions
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import load_encoder, read_weights
+from fcmae.weights.files import read_weights
+from fcmae.weights.loading import load_encoder
 from fcmae.weights.timm_models import as_timm, load_timm
 from finetune.models import classifier
 from finetune.models.config import BackboneConfig, RandomConfig

@@ -21,8 +21,9 @@ from fcmae.convert import main
 from fcmae.encoder import Encoder
 from fcmae.layers import Block, GrnMlp
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import load_encoder, read_weights
+from fcmae.weights.files import read_weights
 from fcmae.weights.inference import infer
+from fcmae.weights.loading import load_encoder
 from fcmae.weights.metadata import HEADER, Metadata, header_for
 from fcmae.weights.official import to_official
 from fcmae.weights.recognition import canonical

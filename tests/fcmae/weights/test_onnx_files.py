@@ -10,7 +10,8 @@ import torch
 from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import Weights, load_encoder, read_weights
+from fcmae.weights.files import Weights, read_weights
+from fcmae.weights.loading import load_encoder
 from fcmae.weights.metadata import HEADER, Metadata
 from fcmae.weights.timm_models import as_timm, save_timm
 from fcmae.weights.weight_names import complete

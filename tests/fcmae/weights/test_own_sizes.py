@@ -13,8 +13,9 @@ from torch import Tensor
 from fcmae import FCMAE
 from fcmae.architecture import Architecture, Size
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import load_encoder, read_weights
+from fcmae.weights.files import read_weights
 from fcmae.weights.inference import infer
+from fcmae.weights.loading import load_encoder
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.official import to_official
 from fcmae.weights.options import Target

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from fcmae import FCMAE
 from fcmae.convert import main
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import load_encoder, read_weights
+from fcmae.weights.files import read_weights
 from fcmae.weights.inference import infer
+from fcmae.weights.loading import load_encoder
 from fcmae.weights.recognition import canonical
 from fcmae.weights.timm_models import as_timm, load_timm
 from finetune.models.backbone import backbone

@@ -17,7 +17,8 @@ from fcmae.architecture import Architecture
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import TrainState
 from fcmae.weights.conversion import convert
-from fcmae.weights.files import load_encoder, read_weights
+from fcmae.weights.files import read_weights
+from fcmae.weights.loading import load_encoder
 from fcmae.weights.timm_models import create_timm, load_timm
 from fcmae.weights.vits import fixed
 from tests.support.generators import generator
