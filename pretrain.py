@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from fcmae.run.config import parse, run_program, to_yaml
+from fcmae.run.config import parse, to_yaml
+from fcmae.run.program import run_program
 from fcmae.run.terminal import say
 from fcmae.run.waiting import waiting
 from finetune.training.pretraining import LENGTH, MAY_CHANGE, PretrainConfig, PretrainRun

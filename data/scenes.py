@@ -1,7 +1,7 @@
 """`python -m data.scenes OUT`: the data set's code is in data/sets/scenes.py."""
 
 from data.sets.scenes import main
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 
 if __name__ == "__main__":
     run_program(main)

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Annotated, Any, Union
 
 from fcmae import __version__
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.recipes import PROGRAMS
 from fcmae.run.secrets import public
 from fcmae.run.terminal import say

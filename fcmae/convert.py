@@ -17,7 +17,8 @@ from typing import Annotated
 
 import tyro
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Extent, NotNegative, Real
 from fcmae.run.terminal import say
 from fcmae.run.waiting import waiting

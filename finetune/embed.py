@@ -9,7 +9,8 @@ result.
 
 from collections.abc import Sequence
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
 from finetune.frozen.config import EmbedConfig
 

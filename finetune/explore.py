@@ -5,7 +5,9 @@ python -m finetune.explore runs/mine --data 'datasets/mine/test-*.tar'
 
 from collections.abc import Sequence
 
-from fcmae.run.config import extra, parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.extras import extra
+from fcmae.run.program import run_program
 from finetune.exploring.config import ExploreConfig
 
 

@@ -11,7 +11,8 @@ result in RESULT/; restarting the same command goes on. RESULT.png shows the tab
 
 from collections.abc import Sequence
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
 from finetune.training.config import FewShotConfig, run_of
 

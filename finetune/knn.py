@@ -7,7 +7,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, Positive
 from fcmae.run.waiting import waiting
 from finetune.frozen.config import TEMPERATURE, ProbeConfig

@@ -8,7 +8,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Batch, Count, NotNegative
 from fcmae.run.waiting import waiting
 from finetune.frozen.config import ProbeConfig

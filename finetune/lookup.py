@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, CountFrom0, ShareAbove0, checked
 from fcmae.run.secrets import public
 from fcmae.run.tables import print_table

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import tyro
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Count
 from fcmae.run.terminal import say
 from fcmae.run.threads import ThreadsConfig

@@ -11,7 +11,8 @@ as the model takes them, in `image_size`.
 
 from collections.abc import Sequence
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
 from finetune.training.config import SegmentConfig, run_of
 

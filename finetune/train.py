@@ -10,7 +10,8 @@ confusion.png.
 
 from collections.abc import Sequence
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
 from finetune.training.config import TrainConfig, run_of
 

@@ -24,8 +24,8 @@ import tyro
 from PIL import Image
 
 from data.shards.reading import open_shards, read_sample
-from fcmae.run.config import run_program
 from fcmae.run.files import write_json
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, checked
 from fcmae.run.tables import print_table
 from fcmae.run.waiting import counted

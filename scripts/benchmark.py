@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, Seconds, WorkersFrom1, checked
 from fcmae.run.terminal import beside, say
 from fcmae.run.waiting import waiting

@@ -13,7 +13,8 @@ OUT/report.html explains all of it, and shows what each system has come to.
 from collections.abc import Sequence
 from functools import partial
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
 from finetune.lineage.config import LineageConfig
 

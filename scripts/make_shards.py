@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import tyro
 
 from data.making.make import MakeShards, make
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.ranges import checked
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from fcmae.run.config import run_program
 from fcmae.run.files import replacing
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Seed, checked
 from fcmae.run.terminal import say
 

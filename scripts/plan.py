@@ -51,9 +51,10 @@ from pathlib import Path
 
 from data.config import DataConfig
 from fcmae.architecture import ModelConfig
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
 from fcmae.run.files import staged
 from fcmae.run.options import Precision
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Batch, Positive
 from fcmae.run.recipes import recipe_of
 from fcmae.run.tables import print_table

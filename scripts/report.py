@@ -9,14 +9,15 @@ A run that still trains is shown as far as it is.
 
 from collections.abc import Sequence
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from finetune.reporting.config import ReportConfig
 
 
 def main(argv: Sequence[str]) -> None:
     """Read the runs, and write the report."""
     config = parse(ReportConfig, argv, description=str(__doc__))
-    from fcmae.run.config import extra
+    from fcmae.run.extras import extra
     from fcmae.run.files import write_text
 
     with extra("report", "reports need"):

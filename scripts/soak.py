@@ -10,7 +10,8 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Literal, get_args
 
-from fcmae.run.config import parse, run_program
+from fcmae.run.config import parse
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, Seed
 from fcmae.run.tables import print_table
 from fcmae.run.terminal import say

@@ -17,9 +17,11 @@ LEAVES = {
     for leaf in (
         "config",
         "display",
+        "extras",
         "files",
         "hub",
         "json_files",
+        "program",
         "ranges",
         "recipes",
         "secrets",

@@ -117,7 +117,7 @@ def test_what_help_texts_are_made_of_needs_nothing_heavy() -> None:
 
 PROGRAM = """
 import sys
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 def main(argv):
     {body}
 run_program(main)

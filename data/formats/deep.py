@@ -9,7 +9,7 @@ from data.formats.alpha import ALPHA, on_background
 from data.formats.jpeg2000 import CODESTREAM
 from data.formats.opened import Opened, check_volume
 from data.formats.pil import open_pil
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 
 COMMENTS = rb"\s+(?:#[^\n]*\n\s*)*"  # blanks before a number of a PPM, and comments to their ends
 PPM = re.compile(rb"P[36]" + COMMENTS + rb"\d+" + COMMENTS + rb"\d+" + COMMENTS + rb"(\d+)")

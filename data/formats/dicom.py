@@ -7,7 +7,7 @@ import numpy as np
 
 from data.config import PixelConfig
 from data.formats.opened import MAX_BYTES, Opened, OversizedImage, check_volume
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax whose elements are compressed
 META = 144  # bytes before the elements that say the syntax; the last four are the length of those

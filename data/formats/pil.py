@@ -10,7 +10,7 @@ from data.formats.alpha import ALPHA, on_background
 from data.formats.jpeg2000 import check_codestream
 from data.formats.opened import MAX_PIXELS, MAX_VALUES, Opened, OversizedImage
 from data.formats.orientation import TURNED, turn_of
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 FORMATS = {

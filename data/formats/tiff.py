@@ -15,7 +15,7 @@ from data.formats.opened import Opened, check_volume
 from data.formats.orientation import ORIENTATION, TURNED, TURNS
 from data.formats.pil import FORMATS, open_pil, opened_by_pil
 from data.formats.sniffing import kind_of
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 
 if TYPE_CHECKING:
     import tifffile

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Literal, TypeVar
 
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

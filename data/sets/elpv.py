@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import tyro
 
 from data.shards.writing import write_shards
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 from fcmae.run.files import write_json
 from fcmae.run.ranges import checked
 from fcmae.run.terminal import say

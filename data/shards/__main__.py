@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from data.config import StoredConfig
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Extent, WorkersFrom1, checked
 from fcmae.run.terminal import say
 from fcmae.run.threads import cores

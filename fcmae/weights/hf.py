@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fcmae.layers import EPS
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 from fcmae.run.files import staged, write_json
 from fcmae.run.terminal import told_apart
 from fcmae.weights.metadata import Metadata, header_for

@@ -12,7 +12,7 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.export import Dim
 
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 from fcmae.run.files import staged
 from fcmae.run.waiting import waiting
 from fcmae.weights.metadata import SIDES, Metadata, header_for

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 from fcmae.weights.finite import refuse_not_finite
 from fcmae.weights.metadata import HEADER
 from fcmae.weights.weight_names import FINAL_NORM

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.config import FittedConfig
 from data.shards.samples import ShardSamples
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 from fcmae.run.json_files import as_dataclass, parse_json, typed
 from fcmae.weights.metadata import CLASSES
 from finetune.models.config import Pool

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 from fcmae.run.files import replacing, write_json, write_text
 from fcmae.run.recipes import RECIPES
 from fcmae.run.tables import print_table

@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from fcmae.run.compiling import GRANULARITY
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.terminal import say
 from scripts.bench.lab import DENSE, MAE, OURS, SIZES, Lab, Size, deterministic, telling
 

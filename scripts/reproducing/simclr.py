@@ -32,8 +32,9 @@ from data.transforms import Crop, Normalise
 from data.values import Statistics
 from fcmae.encoders import make_encoder
 from fcmae.run.computing import precision_on
-from fcmae.run.config import extra, parse
+from fcmae.run.config import parse
 from fcmae.run.directory import compare
+from fcmae.run.extras import extra
 from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.processes import Processes
 from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from pyarrow import parquet
 
 from data.shards.writing import write_shards
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.weights.timm_models import create_timm, save_timm
 from finetune.frozen.config import EmbedConfig
 from finetune.frozen.embedding import embed

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from data.fitting import layout_of
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from finetune.labels.mask_prediction import pasted
 from finetune.labels.tasks import Task
 from finetune.models import classifier, segmenter

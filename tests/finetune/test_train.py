@@ -16,8 +16,8 @@ from torchmetrics.functional.classification import multilabel_average_precision
 from data.shards.writing import write_shards
 from data.transforms import Normalise
 from fcmae.run import checkpoint
-from fcmae.run.config import run_program
 from fcmae.run.metrics import read_metrics
+from fcmae.run.program import run_program
 from fcmae.weights.timm_models import save_timm
 from finetune.models import classifier
 from finetune.models.backbone import backbone

@@ -163,7 +163,7 @@ from data.config import DataConfig
 from data.order import GlobalBatches, Order
 from data.pipeline import train_loader
 from data.shards.reading import open_shards
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 
 def main(argv):
     shards = open_shards("data/demo/test-000000.tar.gz")

@@ -15,7 +15,7 @@ from typing import Any
 from data.formats.sniffing import kind_of
 from data.making.entries import Entry
 from data.making.tables.files import Rows, refuse_twins
-from fcmae.run.config import extra
+from fcmae.run.extras import extra
 from fcmae.run.files import writing
 from fcmae.run.json_files import as_object, field_of, parse_json
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from fcmae.architecture import SIZES
-from fcmae.run.config import differences, field_names, flatten, parse, run_program, to_tree, to_yaml
+from fcmae.run.config import differences, field_names, flatten, parse, to_tree, to_yaml
+from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, Positive
 from finetune.training.config import TrainConfig
 from finetune.training.pretraining import PretrainConfig

@@ -141,7 +141,7 @@ def test_a_kill_frees_the_lock_though_workers_live_on(tmp_path: Path) -> None:
 RANK = """
 import sys
 from pathlib import Path
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.lock import sole_writer
 from fcmae.run.processes import Processes
 def main(argv):

@@ -45,7 +45,7 @@ def test_a_log_that_takes_no_line_stops_nothing() -> None:
 
 PROGRAM = """
 import os, sys
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 def main(words):
     os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
     sys.stdout = open(1, "w", closefd=False)  # with a buffer, whatever PYTHONUNBUFFERED says

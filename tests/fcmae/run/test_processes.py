@@ -10,7 +10,7 @@ from tests.support.programs import start, start_ranks
 PROGRAM = """
 import sys
 import torch
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.processes import Processes
 
 def main(argv):

@@ -67,7 +67,7 @@ def test_errors_show_no_secrets() -> None:
 
 def test_arguments_of_programs_are_kept_without_secrets() -> None:
     program = (
-        "import sys; from fcmae.run.config import run_program;"
+        "import sys; from fcmae.run.program import run_program;"
         "run_program(lambda given: print(given, sys.argv[1:]))"
     )
     done = subprocess.run(

@@ -105,7 +105,7 @@ def test_all_that_is_printed_goes_through_one_door() -> None:
 
 
 def test_letters_that_an_encoding_lacks_end_no_program() -> None:
-    code = "from fcmae.run.config import run_program; run_program(lambda argv: print(*argv))"
+    code = "from fcmae.run.program import run_program; run_program(lambda argv: print(*argv))"
     done = subprocess.run(
         [sys.executable, "-c", code, "caf\u00e9 \udcff"],
         cwd=ROOT,

@@ -19,7 +19,7 @@ BAR = "━"
 SLOW = """
 import sys, time, warnings
 from fcmae.run import waiting
-from fcmae.run.config import run_program
+from fcmae.run.program import run_program
 from fcmae.run.tables import print_table
 from fcmae.run.terminal import say
 
