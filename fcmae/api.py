@@ -41,7 +41,9 @@ from fcmae.sheet import sheet
 from fcmae.weights.autoencoder import load_autoencoder
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import HeadPool
-from fcmae.weights.timm_models import TimmModel, as_timm, load_timm, pooled
+from fcmae.weights.pooling import pooled
+from fcmae.weights.timm_models import as_timm, load_timm
+from fcmae.weights.timm_protocols import TimmModel
 from fcmae.weights.transform import Picture, Transform
 
 

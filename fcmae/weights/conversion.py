@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
 from fcmae.architecture import Architecture, sides_of
 from fcmae.weights.convmaes import check_positions
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.options import Target
 from fcmae.weights.targets import write_target
-from fcmae.weights.timm_models import imagenet_statistics
 from fcmae.weights.weight_names import FINAL_NORM
 
 SUFFIXES = {
@@ -102,11 +103,10 @@ def metadata_from_flags(
             )
         known = replace(known, image_size=image_size)
     known.check()
-    imagenet_mean, imagenet_std = imagenet_statistics()
     metadata = Metadata.of(
         known,
-        mean=imagenet_mean if mean is None else mean,
-        std=imagenet_std if std is None else std,
+        mean=IMAGENET_DEFAULT_MEAN if mean is None else mean,
+        std=IMAGENET_DEFAULT_STD if std is None else std,
         step=None,
     )
     for name, values in (("mean", metadata.mean), ("std", metadata.std)):

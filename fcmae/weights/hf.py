@@ -16,7 +16,7 @@ from fcmae.run.extras import extra
 from fcmae.run.files import staged, write_json
 from fcmae.run.terminal import told_apart
 from fcmae.weights.metadata import Metadata, header_for
-from fcmae.weights.timm_models import preprocessing
+from fcmae.weights.timm_creation import preprocessing
 from fcmae.weights.weight_names import hf_names
 
 with extra("export", "--to hf needs"):

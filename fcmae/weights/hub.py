@@ -16,7 +16,8 @@ from fcmae.networks import STEM_STRIDE
 from fcmae.run.files import staged, write_json
 from fcmae.weights.metadata import Metadata, header_for
 from fcmae.weights.saving import save_tensors
-from fcmae.weights.timm_models import TimmModel, vit_args
+from fcmae.weights.timm_creation import vit_args
+from fcmae.weights.timm_protocols import TimmModel
 
 TITLES = {"convnextv2": "ConvNeXt V2", "convnext": "ConvNeXt", "mae_vit": "ViT"}
 

@@ -17,7 +17,7 @@ from fcmae.run.files import staged
 from fcmae.run.waiting import waiting
 from fcmae.weights.metadata import SIDES, Metadata, header_for
 from fcmae.weights.onnx_files import WEIGHTS
-from fcmae.weights.timm_models import pooled
+from fcmae.weights.pooling import pooled
 from fcmae.weights.weight_names import FINAL_NORM, listing
 
 with extra("export", "--to onnx needs"):

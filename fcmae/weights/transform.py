@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from fcmae.weights.metadata import Metadata
-from fcmae.weights.timm_models import preprocessing
+from fcmae.weights.timm_creation import preprocessing
 
 Picture = Image.Image | np.ndarray | Tensor | str | Path
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}

@@ -18,7 +18,9 @@ from fcmae.weights.files import read_weights
 from fcmae.weights.grids import classify_cells
 from fcmae.weights.metadata import CLASSES, HeadPool, Metadata
 from fcmae.weights.safetensors_files import read_converted
-from fcmae.weights.timm_models import TimmModel, create_timm, load_timm, save_timm
+from fcmae.weights.timm_creation import create_timm
+from fcmae.weights.timm_models import load_timm, save_timm
+from fcmae.weights.timm_protocols import TimmModel
 from finetune.labels.tasks import Task
 from finetune.lineage import networks
 from finetune.models.backbone import backbone, metadata_of

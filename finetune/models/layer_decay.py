@@ -13,7 +13,7 @@ from typing import Any, cast
 from timm.models import ConvNeXt, group_parameters
 from torch import nn
 
-from fcmae.weights.timm_models import NoWeightDecay, TimmModel
+from fcmae.weights.timm_protocols import NoWeightDecay, TimmModel
 from finetune.models.config import By
 from finetune.models.segmenter import Segmenter
 

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fcmae.collapse import cosine_distance
-from fcmae.weights import timm_models
+from fcmae.weights import pooling
 from fcmae.weights.grids import map_of
-from fcmae.weights.timm_models import FeatureMaps, TimmModel
+from fcmae.weights.timm_protocols import FeatureMaps, TimmModel
 from finetune.models.config import Pool
 
 LEVELS = 4
@@ -25,12 +25,12 @@ def pooled(model: nn.Module, images: Float[Tensor, "b c h w"], pool: Pool) -> Fl
     It is the width of the last stage, that width times four or nine, or the sum of all widths.
 
     Raises:
-        ValueError: the model has fewer than four levels, or see `timm_models.pooled`.
+        ValueError: the model has fewer than four levels, or see `fcmae.weights.pooling.pooled`.
     """
     if pool == "stages":
         return means_of_levels(levels_of(model, images))
     assert isinstance(model, TimmModel)
-    return timm_models.pooled(model, model.forward_features(images), pool)
+    return pooling.pooled(model, model.forward_features(images), pool)
 
 
 def pooled_with_distance(
@@ -51,7 +51,7 @@ def pooled_with_distance(
     else:
         assert isinstance(model, TimmModel)
         last = model.forward_features(images)
-        rows = timm_models.pooled(model, last, pool)
+        rows = pooling.pooled(model, last, pool)
         last = map_of(model, last)
     distance = cosine_distance(rearrange(last, "b d h w -> b (h w) d"))
     return torch.cat([rows, distance[:, None]], dim=1)

@@ -19,7 +19,8 @@ from fcmae.run.json_files import field_of, parse_json
 from fcmae.run.whole_tensors import fill
 from fcmae.weights.metadata import SEGMENTER, Metadata
 from fcmae.weights.safetensors_files import read_converted
-from fcmae.weights.timm_models import FeatureMaps, save_timm
+from fcmae.weights.timm_models import save_timm
+from fcmae.weights.timm_protocols import FeatureMaps
 from finetune.models import classifier
 from finetune.models.config import BackboneConfig
 from finetune.training.augment import seeded

@@ -12,7 +12,8 @@ from pyarrow import parquet
 
 from data.shards.writing import write_shards
 from fcmae.run.program import run_program
-from fcmae.weights.timm_models import create_timm, save_timm
+from fcmae.weights.timm_creation import create_timm
+from fcmae.weights.timm_models import save_timm
 from finetune.frozen.config import EmbedConfig
 from finetune.frozen.embedding import embed
 from finetune.frozen.feature_file import FeatureTable

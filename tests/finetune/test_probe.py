@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from torch.nn import functional as F
 
 from data.shards.writing import write_shards
-from fcmae.weights.timm_models import create_timm, save_timm
+from fcmae.weights.timm_creation import create_timm
+from fcmae.weights.timm_models import save_timm
 from finetune.frozen.config import ProbeConfig
 from finetune.frozen.features import Features, check_classes, labelled_features
 from finetune.frozen.held_out import hold_out, splits

@@ -33,7 +33,8 @@ from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata
 from fcmae.weights.options import Target
 from fcmae.weights.safetensors_files import read_metadata, read_safetensors
-from fcmae.weights.timm_models import as_timm, create_timm, load_timm, save_timm, to_timm
+from fcmae.weights.timm_creation import create_timm
+from fcmae.weights.timm_models import as_timm, load_timm, save_timm, to_timm
 from fcmae.weights.weight_names import hf_names, shapes_of
 from finetune.labels.tasks import Task
 from finetune.models import classifier

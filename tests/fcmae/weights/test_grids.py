@@ -18,7 +18,9 @@ from fcmae.weights.conversion import convert
 from fcmae.weights.files import read_weights
 from fcmae.weights.grids import cells, classify_cells, map_of
 from fcmae.weights.metadata import HEADER, HeadPool, Metadata, header_for
-from fcmae.weights.timm_models import TimmModel, load_timm, pooled
+from fcmae.weights.pooling import pooled
+from fcmae.weights.timm_models import load_timm
+from fcmae.weights.timm_protocols import TimmModel
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 from finetune.models.config import BackboneConfig, RandomConfig

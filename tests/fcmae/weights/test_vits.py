@@ -19,7 +19,8 @@ from fcmae.run.checkpoint import TrainState
 from fcmae.weights.conversion import convert
 from fcmae.weights.files import read_weights
 from fcmae.weights.loading import load_encoder
-from fcmae.weights.timm_models import create_timm, load_timm
+from fcmae.weights.timm_creation import create_timm
+from fcmae.weights.timm_models import load_timm
 from fcmae.weights.vits import fixed
 from tests.support.generators import generator
 
