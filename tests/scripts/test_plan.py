@@ -23,7 +23,8 @@ from fcmae.run import checkpoint
 from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
 from fcmae.run.optim import OptimConfig
 from fcmae.sparse.gathered import Gathered
-from scripts.plan import Part, PlanConfig, decoder_part, encoder_parts, main, plan
+from finetune.planning.costs import Part, decoder_part, encoder_parts
+from scripts.plan import PlanConfig, main, plan
 from tests.support.models import convnext_of, plain_of
 from tests.support.programs import ROOT, run
 
