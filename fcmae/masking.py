@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fcmae.architecture import patch_grid, visible_count
+from fcmae.patches import patch_grid, visible_count
 
 
 def draw_visible(

@@ -4,13 +4,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fcmae.architecture import DecoderKind, Implementation, ModelConfig
 from fcmae.contrast import Contrast, pooled
 from fcmae.contrast_config import ContrastConfig
 from fcmae.decoders import make_decoder
 from fcmae.decoders.unet import UNet
 from fcmae.encoders import make_encoder
 from fcmae.loss import reconstruction_loss
+from fcmae.model_config import DecoderKind, Implementation, ModelConfig
 
 
 class FCMAE(nn.Module):

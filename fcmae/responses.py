@@ -18,9 +18,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fcmae.architecture import patch_grid
 from fcmae.collapse import row_norm
 from fcmae.encoder import Encoder
+from fcmae.patches import patch_grid
 from fcmae.sparse.gathered import Gathered
 from fcmae.sparse.grn_mlp import EPS, Layers, plain
 

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from fcmae.architecture import ModelConfig
 from fcmae.decoders.plain import Decoder
 from fcmae.decoders.unet import UNet
 from fcmae.layers import initialise
+from fcmae.model_config import ModelConfig
 
 
 def make_decoder(config: ModelConfig, generator: torch.Generator | None = None) -> nn.Module:

@@ -12,11 +12,12 @@ from jaxtyping import Bool, Float
 from timm.layers.drop import DropPath
 from torch import Tensor, nn
 
-from fcmae.architecture import Architecture, patch_grid
+from fcmae.architecture import Architecture
 from fcmae.convmaes import convmae
 from fcmae.encoders import transformer
 from fcmae.encoders.transformer import positions
 from fcmae.masking import grid_of, indices
+from fcmae.patches import patch_grid
 from fcmae.sparse import Sparse, implementation
 from fcmae.sparse.dense import Dense
 from fcmae.visible_encoder import VisibleEncoder

@@ -12,10 +12,11 @@ from jaxtyping import Float
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
-from fcmae.architecture import Architecture, patch_grid
+from fcmae.architecture import Architecture
 from fcmae.encoders import transformer
 from fcmae.encoders.convmae import Stages
 from fcmae.encoders.transformer import positions
+from fcmae.patches import patch_grid
 from fcmae.sparse.dense import Dense
 
 

@@ -5,9 +5,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from fcmae.architecture import Architecture, patch_grid
+from fcmae.architecture import Architecture
 from fcmae.encoders.transformer import EPS, PatchEmbedding, blocks, initialise, positions
 from fcmae.masking import grid_of, indices
+from fcmae.patches import patch_grid
 from fcmae.visible_encoder import VisibleEncoder
 from fcmae.vits import vit
 

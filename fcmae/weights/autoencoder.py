@@ -3,8 +3,8 @@
 from dataclasses import fields
 from pathlib import Path
 
-from fcmae.architecture import ModelConfig
 from fcmae.model import FCMAE
+from fcmae.model_config import ModelConfig
 from fcmae.run import checkpoint
 from fcmae.run.json_files import as_dataclass
 from fcmae.run.whole_tensors import fill

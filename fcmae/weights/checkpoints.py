@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
-from fcmae.architecture import Architecture, sides_of
+from fcmae.architecture import Architecture
+from fcmae.patches import sides_of
 from fcmae.run import checkpoint
 from fcmae.run.json_files import as_object
 from fcmae.run.yaml_files import read_yaml

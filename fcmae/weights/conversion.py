@@ -5,7 +5,8 @@ from pathlib import Path
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from fcmae.architecture import Architecture, sides_of
+from fcmae.architecture import Architecture
+from fcmae.patches import sides_of
 from fcmae.weights.convmaes import check_positions
 from fcmae.weights.files import read_weights
 from fcmae.weights.metadata import Metadata

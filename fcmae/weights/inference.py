@@ -6,7 +6,8 @@ from math import isqrt
 
 from torch import Tensor
 
-from fcmae.architecture import SIZES, STEM_STRIDES, Architecture, Size
+from fcmae.architecture import STEM_STRIDES, Architecture
+from fcmae.convnexts import SIZES, Size
 from fcmae.weights import convmaes, vits
 from fcmae.weights.recognition import Naming, recognise
 from fcmae.weights.weight_names import Row, table

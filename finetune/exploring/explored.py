@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fcmae.architecture import patch_grid
 from fcmae.decoders.unet import UNet
 from fcmae.encoders import make_encoder
+from fcmae.patches import patch_grid
 from fcmae.reconstruction import reconstruct
 from fcmae.visible_encoder import VisibleEncoder
 from fcmae.weights.autoencoder import load_autoencoder

@@ -10,9 +10,9 @@ import timm
 from timm.models import VisionTransformer
 from torch import nn
 
-from fcmae.architecture import sides_of
 from fcmae.encoders.convvit import ConvViT
 from fcmae.networks import STEM_STRIDE, make_network
+from fcmae.patches import sides_of
 from fcmae.run.whole_tensors import fill
 from fcmae.weights.files import read_weights
 from fcmae.weights.grids import classify_cells

@@ -6,7 +6,7 @@ Closed formulas; the help of scripts/plan.py says what they count and what they 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fcmae.architecture import ModelConfig
+from fcmae.model_config import ModelConfig
 
 
 @dataclass(frozen=True)

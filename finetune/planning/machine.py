@@ -7,8 +7,8 @@ from statistics import median
 import torch
 
 from fcmae import FCMAE
-from fcmae.architecture import ModelConfig
 from fcmae.masking import draw_visible
+from fcmae.model_config import ModelConfig
 from fcmae.run.learner import DTYPES
 from fcmae.run.options import Precision
 from fcmae.run.roofline import flops_per_s, name_of

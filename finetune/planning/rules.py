@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from fcmae.architecture import ModelConfig
+from fcmae.model_config import ModelConfig
 from fcmae.run.options import Precision
 from finetune.planning.facts import ImageFacts
 

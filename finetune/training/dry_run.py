@@ -13,8 +13,8 @@ import torch
 
 from data.pipeline import Samples, worker_count
 from fcmae import FCMAE
-from fcmae.architecture import ModelConfig
 from fcmae.masking import draw_visible
+from fcmae.model_config import ModelConfig
 from fcmae.run.checkpoint import latest
 from fcmae.run.kernels import Kernel, kernels_of
 from fcmae.run.learner import DTYPES, Learner

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.config import DataConfig
-from fcmae.architecture import ModelConfig
+from fcmae.model_config import ModelConfig
 from fcmae.run.optim import OptimConfig
 from fcmae.run.options import ComputeConfig, RunConfig
 from fcmae.run.ranges import Count, CountFrom0, Positive, Seed, Stage

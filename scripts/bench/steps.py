@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fcmae import FCMAE, draw_visible
-from fcmae.architecture import Implementation
 from fcmae.decoders.plain import Decoder
 from fcmae.encoder import Encoder
 from fcmae.encoders.masked_convnet import MaskedConvNet
+from fcmae.model_config import Implementation
 from fcmae.sparse.gathered import Gathered
 from fcmae.sparse.grn_mlp import GlobalResponseNorm
 from scripts.bench.rivals import MaskedDense, Products, mae_of, minkowski_modules

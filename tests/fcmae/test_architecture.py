@@ -6,25 +6,20 @@ from dataclasses import fields, replace
 
 import pytest
 
-from fcmae import FCMAE
-from fcmae.architecture import (
-    MODELS,
-    SIZES,
-    Architecture,
-    ModelConfig,
-    Size,
-    sides_of,
-    visible_count,
-)
+from fcmae import FCMAE, convnexts
+from fcmae.architecture import Architecture
+from fcmae.convnexts import SIZES, Size
 from fcmae.encoder import Encoder
+from fcmae.model_config import ModelConfig
+from fcmae.patches import sides_of, visible_count
 from fcmae.run.config import to_yaml
 from tests.support.models import plain_of
 from tests.support.programs import ROOT
 
 
 def test_every_size_of_both_families_has_a_name() -> None:
-    assert len(MODELS) == 2 * len(SIZES)
-    for name in MODELS:
+    assert len(convnexts.NAMES) == 2 * len(SIZES)
+    for name in convnexts.NAMES:
         architecture = Architecture(name=name)
         architecture.check()
         assert f"{architecture.family}_" in name
@@ -149,7 +144,7 @@ def test_a_recipe_lists_the_encoder_before_what_is_hidden_from_it() -> None:
 
 
 def test_architectures_need_no_torch() -> None:
-    code = "import sys, fcmae.architecture, fcmae.convert; print('torch' in sys.modules)"
+    code = "import sys, fcmae.model_config, fcmae.convert; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

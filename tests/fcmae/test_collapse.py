@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from fcmae import FCMAE, collapse, draw_visible
-from fcmae.architecture import Implementation
 from fcmae.layers import GrnMlp, Mlp
+from fcmae.model_config import Implementation
 
 
 def model_of(name: str = "convnextv2_atto", sparse: Implementation = "gathered") -> FCMAE:

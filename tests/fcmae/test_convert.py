@@ -8,8 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from fcmae import FCMAE
-from fcmae.architecture import MODELS
+from fcmae import FCMAE, convnexts
 from fcmae.run import checkpoint
 from fcmae.weights.checkpoints import find_checkpoint
 from fcmae.weights.conversion import convert
@@ -69,7 +68,7 @@ def test_plain_timm_loads_the_file(
 
 @pytest.mark.slow
 def test_every_size_of_both_families_converts() -> None:
-    for name in MODELS:
+    for name in convnexts.NAMES:
         with torch.device("meta"):
             model = FCMAE(name=name, image_size=64)
             metadata = metadata_of(model, name, 4, 3)

@@ -4,8 +4,8 @@ import pytest
 import timm
 import torch
 
-from fcmae import draw_visible
-from fcmae.architecture import MODELS, Architecture
+from fcmae import convnexts, draw_visible
+from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
 from tests.support.generators import generator
 from tests.support.twins import (
@@ -96,7 +96,7 @@ def test_features_come_in_raster_order() -> None:
     assert distance.argmin(dim=1).tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", convnexts.NAMES)
 def test_every_size_has_the_parameters_of_its_timm_model(name: str) -> None:
     architecture = Architecture(name=name)
     with torch.device("meta"):

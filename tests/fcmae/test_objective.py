@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from fcmae import FCMAE, draw_visible
-from fcmae.architecture import visible_count
 from fcmae.decoders.plain import Decoder
 from fcmae.layers import GrnMlp
 from fcmae.loss import reconstruction_loss
 from fcmae.masking import draw_visible_of, patchify, place, splitmix64, take, unpatchify
+from fcmae.patches import visible_count
 from fcmae.reconstruction import reconstruct
 from fcmae.sparse import implementation
 from tests.support.generators import generator

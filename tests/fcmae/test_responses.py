@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from fcmae import FCMAE
-from fcmae.architecture import Implementation
 from fcmae.layers import GrnMlp
+from fcmae.model_config import Implementation
 from fcmae.responses import Peaks, channels_of, merged, respond, strongest
 from tests.support.models import convnext_of
 

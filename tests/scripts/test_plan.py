@@ -15,10 +15,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recompute
 from torch.utils.flop_counter import FlopCounterMode
 
-from fcmae import FCMAE, draw_visible
-from fcmae.architecture import MODELS, ModelConfig
+from fcmae import FCMAE, convnexts, draw_visible
 from fcmae.contrast_config import OFF, ContrastConfig
 from fcmae.layers import GrnMlp
+from fcmae.model_config import ModelConfig
 from fcmae.run import checkpoint
 from fcmae.run.checkpoint import MODEL, OPTIMIZER, TrainState
 from fcmae.run.optim import OptimConfig
@@ -100,7 +100,7 @@ def addmm(total: list[int], a: list[int], b: list[int], **_: Any) -> int:
 @pytest.mark.parametrize(
     ("name", "in_chans", "stem_stride"),
     [
-        *((name, 3, 4) for name in MODELS if name not in FAMILIES),
+        *((name, 3, 4) for name in convnexts.NAMES if name not in FAMILIES),
         *((name, c, stride) for name in FAMILIES for c in (1, 3, 5) for stride in (4, 2, 1)),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fcmae import FCMAE
-from fcmae.architecture import Size
+from fcmae.convnexts import Size
 from fcmae.decoders.plain import Decoder
 from fcmae.encoder import Encoder
 from fcmae.run import checkpoint

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcmae import FCMAE, draw_visible
-from fcmae.architecture import Architecture, ModelConfig, Scale
+from fcmae.architecture import Architecture, Scale
 from fcmae.decoders.unet import UNet
 from fcmae.encoders.masked_convnet import MaskedConvNet
 from fcmae.masking import on_grid, sites_of
+from fcmae.model_config import ModelConfig
 from tests.support.generators import generator
 from tests.support.twins import randomise
 

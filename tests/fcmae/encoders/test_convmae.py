@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fcmae import FCMAE, draw_visible
-from fcmae.architecture import Architecture, ModelConfig
+from fcmae.architecture import Architecture
 from fcmae.convmaes import SIZES, ConvMAESize
 from fcmae.decoders.transformer import TransformerDecoder
 from fcmae.encoders.convmae import ConvMAE
 from fcmae.encoders.transformer import positions
+from fcmae.model_config import ModelConfig
 from tests.support.generators import generator
 from tests.support.twins import randomise
 

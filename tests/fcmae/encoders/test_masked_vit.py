@@ -10,10 +10,11 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from fcmae import FCMAE, draw_visible
-from fcmae.architecture import Architecture, ModelConfig
+from fcmae.architecture import Architecture
 from fcmae.decoders.transformer import TransformerDecoder
 from fcmae.encoders.masked_vit import MaskedVit
 from fcmae.encoders.transformer import positions
+from fcmae.model_config import ModelConfig
 from fcmae.run.learner import parameter_groups
 from tests.support.generators import generator
 from tests.support.models import plain_of

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from fcmae.architecture import SIZES
+from fcmae.convnexts import SIZES
 from fcmae.run.config import differences, field_names, flatten, parse, to_tree, to_yaml
 from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, Positive

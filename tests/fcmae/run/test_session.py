@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from data.bad_samples import BadSample, BadSamples
 from data.shards.index import Shard
-from fcmae.architecture import ModelConfig
+from fcmae.model_config import ModelConfig
 from fcmae.run import checkpoint, directory
 from fcmae.run.files import file_sha256
 from fcmae.run.learner import Learner

@@ -25,7 +25,9 @@ import fcmae.weights
 from data.decode import open_image
 from data.fitting import Fitted
 from data.transforms import Normalise
-from fcmae.architecture import MODELS, Architecture, Size
+from fcmae import convnexts
+from fcmae.architecture import Architecture
+from fcmae.convnexts import Size
 from fcmae.encoder import Encoder
 from fcmae.weights import onnx as export_onnx
 from fcmae.weights.conversion import convert
@@ -348,7 +350,7 @@ def test_transformers_classifies_as_timm(tmp_path: Path, class_names: list[str] 
 
 
 def test_every_size_of_both_families_has_transformers_names() -> None:
-    for name in MODELS:
+    for name in convnexts.NAMES:
         architecture = Architecture(name=name)
         shapes = shapes_of(architecture)
         with torch.device("meta"):

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.config import IMAGENET_MEAN, IMAGENET_STD
-from fcmae import FCMAE
-from fcmae.architecture import MODELS, Architecture
+from fcmae import FCMAE, convnexts
+from fcmae.architecture import Architecture
 from fcmae.convert import main
 from fcmae.encoder import Encoder
 from fcmae.layers import Block, GrnMlp
@@ -246,7 +246,7 @@ def test_official_weights_read_by_timm_are_the_same(tmp_path: Path) -> None:
 
 
 def test_every_size_of_both_families_has_a_complete_table() -> None:
-    for name in MODELS:
+    for name in convnexts.NAMES:
         architecture = Architecture(name=name, in_chans=3, stem_stride=4)
         rows, shapes = table(architecture), shapes_of(architecture)
         assert {row.ours for row in rows[:-4]} == shapes.keys()

@@ -11,7 +11,8 @@ import transformers
 from torch import Tensor
 
 from fcmae import FCMAE
-from fcmae.architecture import Architecture, Size
+from fcmae.architecture import Architecture
+from fcmae.convnexts import Size
 from fcmae.weights.conversion import convert
 from fcmae.weights.files import read_weights
 from fcmae.weights.inference import infer

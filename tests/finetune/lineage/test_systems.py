@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fcmae import FCMAE, draw_visible
-from fcmae.architecture import ModelConfig
+from fcmae.model_config import ModelConfig
 from finetune.lineage.code_places import place_of
 from finetune.lineage.costs import dense, flops
 from finetune.lineage.systems import SYSTEMS, System, chosen

@@ -6,7 +6,7 @@ import pytest
 import timm
 from torch import nn
 
-from fcmae.architecture import SIZES
+from fcmae.convnexts import SIZES
 from finetune.models.layer_decay import group_of, layers, parameter_groups
 
 BLOCKS = ("conv_dw.weight", "mlp.grn.weight")

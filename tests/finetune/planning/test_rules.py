@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.shards.depth import Depth
-from fcmae.architecture import ModelConfig
+from fcmae.model_config import ModelConfig
 from fcmae.run.config import parse
 from fcmae.run.options import Precision
 from finetune.planning.facts import ImageFacts
