@@ -1,9 +1,10 @@
-"""Pretrain a ConvNeXt with FCMAE on WebDataset shards.
+"""Pretrain an encoder on images without labels, as a masked autoencoder (FCMAE).
 
-    python pretrain.py scripts/recipes/demo.yaml --run.dir runs/demo
+    fcmae pretrain small --data.train photos/ --run.dir runs/photos
 
-Restarting the same command resumes from the last checkpoint. SIGTERM, SIGUSR1 and Ctrl-C end the
-run after the step with a checkpoint, and exit status 75 (130 for Ctrl-C).
+The first word is a recipe, by its name or as a YAML file, over which flags win. Restarting the same
+command resumes from the last checkpoint. SIGTERM, SIGUSR1 and Ctrl-C end the run after the step
+with a checkpoint, and exit status 75 (130 for Ctrl-C).
 """
 
 import tempfile

@@ -172,8 +172,9 @@ class DataConfig(PixelConfig):
     """Where the images come from and how they become tensors."""
 
     train: tuple[str, ...]
-    """Shards: paths, URLs (http, s3, gs, hf) or patterns, as 'DIR/train-{000000..000003}.tar' or
-    'DIR/*.tar', whose matches are sorted."""
+    """A folder or a table of images, which becomes shards once, in the cache; or shards: paths,
+    URLs (http, s3, gs, hf) or patterns, as 'DIR/train-{000000..000003}.tar' or 'DIR/*.tar', whose
+    matches are sorted."""
     image: str = ""
     """Suffix of the members that are the images, as input.jpg of 000.input.jpg. Empty: the first of
     jpg, jpeg, png and so on that a sample has."""
@@ -188,7 +189,7 @@ class DataConfig(PixelConfig):
     jitter: JitterConfig = field(default_factory=JitterConfig)
     mean: tuple[Real, ...] = field(default=IMAGENET_MEAN, metadata=EACH_CHANNEL)
     """Mean of each channel on the scale 0 to 1, or one value for all; none: the shards' own, which
-    scripts/make_shards.py keeps in their index."""
+    `fcmae shards make` keeps in their index."""
     std: tuple[NotNegative, ...] = field(default=IMAGENET_STD, metadata=EACH_CHANNEL)
     """Standard deviation of each channel, or one value for all; none: the shards' own."""
     workers: WorkerCount = 2

@@ -5,8 +5,8 @@
     fcmae COMMAND --plain       prints plain lines, as in a pipe, in place of bars and drawn tables
     fcmae completion bash       prints a script that completes them; also zsh and fish
 
-A command is a program of the checkout: `fcmae knn --k 5` does what `python -m finetune.knn --k 5`
-does, bit by bit. In several processes: `accelerate launch -m fcmae COMMAND ...`.
+A command is a program of the checkout: `fcmae knn ...` does what `python -m finetune.knn ...` does,
+bit by bit. In several processes: `accelerate launch -m fcmae COMMAND ...`.
 """
 
 import difflib
@@ -85,9 +85,13 @@ def main() -> None:
     run_program(enter)
 
 
-def listing() -> list[str]:
-    """List the commands, a line each."""
-    return [f"    {name:<20}{command.about}" for name, command in COMMANDS.items()]
+def listing(group: str = "") -> list[str]:
+    """List the commands, or those of a group such as "shards ", a line each."""
+    return [
+        f"    {name:<20}{command.about}"
+        for name, command in COMMANDS.items()
+        if name.startswith(group)
+    ]
 
 
 def enter(words: Sequence[str]) -> None:
@@ -101,6 +105,8 @@ def enter(words: Sequence[str]) -> None:
     """
     if words[:1] in ([], ["-h"], ["--help"]):
         say(*str(__doc__).splitlines(), *listing())
+    elif words[1:] in (["-h"], ["--help"]) and (lines := listing(f"{words[0]} ")):
+        say(*lines)
     elif words == ["--version"]:
         say(__version__)
     elif words[0] == "completion":

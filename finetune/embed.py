@@ -1,6 +1,6 @@
 """Features of every sample of shards, labelled or not, with its name, as a Parquet file.
 
-    python -m finetune.embed SHARDS OUT.parquet --weights OUT.safetensors
+    fcmae embed SHARDS OUT.parquet --weights OUT.safetensors
 
 The samples are worked off in pieces, which the processes share. A finished piece is a file in
 OUT.parquet.parts; the same command goes on from there after a kill. `finetune.lookup` reads the
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
 
     accelerator = LineAccelerator()
     accelerator.print(embed(config, accelerator))
-    accelerator.print(f"next: python -m finetune.lookup duplicates {config.paths[-1]}")
+    accelerator.print(f"next: fcmae lookup duplicates {config.paths[-1]}")
     accelerator.end_training()
 
 

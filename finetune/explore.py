@@ -1,6 +1,6 @@
 """A checkpoint in a page on this machine: hide patches, and see what the model makes of them.
 
-python -m finetune.explore runs/mine --data 'datasets/mine/test-*.tar'
+fcmae explore runs/mine --data 'datasets/mine/test-*.tar'
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """A segmenter as an ONNX file, which gives logits of images of any number and size.
 
-    python -m finetune.export runs/mine/masks/weights.safetensors OUT.onnx
+    fcmae export runs/mine/masks/weights.safetensors OUT.onnx
 
 Encoders and classifiers are exported by `python -m fcmae.convert`.
 """
@@ -23,7 +23,7 @@ class ExportConfig:
     """Write a segmenter as an ONNX file, which gives logits of images of any number and size."""
 
     weights: Annotated[Path, tyro.conf.Positional]
-    """weights.safetensors in a run of finetune.segment."""
+    """weights.safetensors in a run of `fcmae segment`."""
     out: Annotated[Path, tyro.conf.Positional]
     """The file to write, .onnx. It is not written over anything."""
     half: bool = False

@@ -1,12 +1,13 @@
 """Few labels: probe and fine-tune on small parts of the training data, pretrained against random.
 
-    python -m finetune.few_shot scripts/recipes/finetune/small.yaml \
-        --weights OUT.safetensors --data.train SHARDS --data.test SHARDS --out RESULT.json
+    fcmae few-shot finetune/small --weights OUT.safetensors --data.train SHARDS \
+        --data.test SHARDS --out RESULT.json
 
-For each size and seed the samples are drawn anew, the same for every start and method, with as many
-of each class as it has in the whole. The pretrained and the random start have the same model; a
-seed is that of the samples, the random start, the head and the order. Each of the runs leaves its
-result in RESULT/; restarting the same command goes on. RESULT.png shows the table.
+The first word is a recipe, by its name or as a YAML file, over which flags win. For each size and
+seed the samples are drawn anew, the same for every start and method, with as many of each class as
+it has in the whole. The pretrained and the random start have the same model; a seed is that of the
+samples, the random start, the head and the order. Each of the runs leaves its result in RESULT/;
+restarting the same command goes on. RESULT.png shows the table.
 """
 
 from collections.abc import Sequence

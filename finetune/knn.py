@@ -1,7 +1,7 @@
 """k-nearest neighbours by cosine, votes weighted by exp(similarity / T) (Wu et al. 2018, T = 0.07).
 
-    python -m finetune.knn --weights OUT.safetensors --data.train SHARDS \
-        --data.test SHARDS --out RESULT.json
+    fcmae knn --weights OUT.safetensors --data.train SHARDS --data.test SHARDS \
+        --out RESULT.json
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Linear probe: one linear layer on frozen features, its whole (lr, weight decay) grid in one pass.
 
-    python -m finetune.linear_probe --weights OUT.safetensors --data.train SHARDS \
-        --data.test SHARDS --out RESULT.json
+    fcmae probe --weights OUT.safetensors --data.train SHARDS --data.test SHARDS \
+        --out RESULT.json
 """
 
 import itertools

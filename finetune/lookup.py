@@ -1,8 +1,8 @@
 """Look-ups over a file of features: the nearest of a sample or an image, and near-duplicates.
 
-    python -m finetune.lookup neighbours OUT.parquet --key KEY [--k 10] [--json]
-    python -m finetune.lookup neighbours OUT.parquet --image FILE --weights OUT.safetensors
-    python -m finetune.lookup duplicates OUT.parquet [--threshold 0.98] [--json]
+    fcmae lookup neighbours OUT.parquet --key KEY [--k 10] [--json]
+    fcmae lookup neighbours OUT.parquet --image FILE --weights OUT.safetensors
+    fcmae lookup duplicates OUT.parquet [--threshold 0.98] [--json]
 
 Both are exact, by cosine, after whitening on the file itself, for untrained encoders as for trained
 ones. On the 1,164 test drawings of the embedded data set, each with three altered copies, and the
@@ -121,7 +121,9 @@ def main(argv: Sequence[str]) -> None:
     """Look up, and print the samples."""
     args = checked(
         tyro.extras.subcommand_cli_from_dict(
-            {"neighbours": Neighbours, "duplicates": Duplicates}, args=list(argv)
+            {"neighbours": Neighbours, "duplicates": Duplicates},
+            prog="fcmae lookup",
+            args=list(argv),
         )
     )
     title, lines = lines_of(args)

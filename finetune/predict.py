@@ -1,6 +1,6 @@
 """What a fine-tuned model says of image files: the most probable classes, the value, or masks.
 
-python -m finetune.predict FOLDER photo.jpg --weights runs/mine/weights.safetensors
+fcmae predict FOLDER photo.jpg --weights runs/mine/weights.safetensors
 """
 
 import sys
@@ -18,6 +18,7 @@ from fcmae.run.terminal import say
 from fcmae.run.threads import ThreadsConfig
 from fcmae.run.waiting import waiting
 from finetune.labels.config import ReadingConfig
+from finetune.training.config import WEIGHTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,8 @@ class PredictConfig(ReadingConfig, ThreadsConfig):
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Image files, and folders of them."""
     weights: Path
-    """Fine-tuned weights: weights.safetensors in a run of finetune.train or finetune.segment."""
+    """Fine-tuned weights: a run of `fcmae finetune` or `fcmae segment`, or weights.safetensors of
+    it."""
     top: Count = 5
     """How many classes to name, the most probable ones."""
     masks: Path | None = None
@@ -45,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
     failures = predict(
         config.images,
-        config.weights,
+        config.weights / WEIGHTS if config.weights.is_dir() else config.weights,
         top=config.top,
         config=config,
         masks=config.masks,

@@ -1,11 +1,11 @@
 """Fine-tune a pretrained encoder, or any timm ConvNet, to segment images, and report on a test.
 
-    python -m finetune.segment --weights OUT.safetensors \
-        --data.train SHARDS --data.test SHARDS --out RESULT.json
+    fcmae segment --weights OUT.safetensors --data.train SHARDS --data.test SHARDS \
+        --out RESULT.json
 
 A sample has its mask in the member seg.png, see data/pixel_labels.py. Restarting the same command
 resumes. The run lies in RESULT/ beside RESULT.json: config, metrics, checkpoints, samples.png, and
-weights.safetensors, which finetune.predict and finetune.export read. Images and masks are measured
+weights.safetensors, which `fcmae predict` and `fcmae export` read. Images and masks are measured
 as the model takes them, in `image_size`.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from fcmae.run.config import parse
 from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
-from finetune.training.config import SegmentConfig, run_of
+from finetune.training.config import WEIGHTS, SegmentConfig, run_of
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
         from fcmae.run.processes import Processes
         from fcmae.run.session import start_accelerator
         from finetune.labels.results import report
-        from finetune.training.segmentation import WEIGHTS, segment
+        from finetune.training.segmentation import segment
 
     processes = Processes(config.run.timeout)
     alone = sole_writer(directory, processes, config.run.timeout / 2)
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
         result, draw = segment(config, processes, accelerator)
         if accelerator.is_main_process:
             weights = directory / WEIGHTS
-            then = f"python -m finetune.predict IMAGES --weights {weights} --masks MASKS"
+            then = f"fcmae predict IMAGES --weights {weights} --masks MASKS"
             report("segmentation", result, config.out, draw=draw, then=then)
         accelerator.end_training()
 

@@ -1,11 +1,11 @@
 """Fine-tune a pretrained encoder, or any timm model, on labelled shards, and report on a test.
 
-    python -m finetune.train scripts/recipes/finetune/small.yaml \
-        --weights OUT.safetensors --data.train SHARDS --data.test SHARDS --out RESULT.json
+    fcmae finetune finetune/small --weights OUT.safetensors --data.train SHARDS \
+        --data.test SHARDS --out RESULT.json
 
-Restarting the same command resumes. The run lies in RESULT/ beside RESULT.json: config, metrics,
-checkpoints as pretraining writes them, weights.safetensors (timm's names, task in the header) and
-confusion.png.
+The first word is a recipe, by its name or as a YAML file, over which flags win. Restarting the same
+command resumes. The run lies in RESULT/ beside RESULT.json: config, metrics, checkpoints as
+pretraining writes them, weights.safetensors (timm's names, task in the header) and confusion.png.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from fcmae.run.config import parse
 from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
-from finetune.training.config import TrainConfig, run_of
+from finetune.training.config import WEIGHTS, TrainConfig, run_of
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> None:
         from fcmae.run.session import start_accelerator
         from finetune.frozen.held_out import sides
         from finetune.labels.results import report
-        from finetune.training.classification import WEIGHTS, read, train
+        from finetune.training.classification import read, train
 
     data = config.data
     processes = Processes(config.run.timeout)
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         chosen, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
         result, draw = train(config, labelled, chosen, validation, processes, accelerator)
         if accelerator.is_main_process:
-            then = f"python -m finetune.predict IMAGES --weights {directory / WEIGHTS}"
+            then = f"fcmae predict IMAGES --weights {directory / WEIGHTS}"
             report("fine-tuning", result, config.out, draw=draw, then=then)
         accelerator.end_training()
 

@@ -1,7 +1,7 @@
 """Plain baselines on labelled shards: logistic regression on raw pixels and on HOG features.
 
-    python scripts/baselines.py --train 'DIR/train-{000000..000003}.tar' --test DIR/test-000000.tar
-    python scripts/baselines.py --train ... --test ... --out OUT.json --per_class 5 10
+    fcmae baselines --train 'DIR/train-{000000..000003}.tar' --test DIR/test-000000.tar
+    fcmae baselines --train ... --test ... --out OUT.json --per_class 5 10
 
 A pretrained encoder has to beat them before it is worth anything. The strength of regularisation is
 chosen on training images of groups that are held out (`group` in a sample's json; an image without
@@ -96,7 +96,7 @@ def extract(spec: str) -> Features:
         if not isinstance(image, bytes) or "cls" not in sample:
             raise ValueError(
                 f"{shard.url}: sample {sample['__key__']!r} needs an image (png, jpg) and a label "
-                f"(cls), it has {sorted(sample)}; make labelled shards with scripts/make_shards.py"
+                f"(cls), it has {sorted(sample)}; make labelled shards by fcmae shards make"
             )
         with Image.open(io.BytesIO(image)) as opened:
             rgb = opened.convert("RGB")

@@ -1,10 +1,10 @@
 """Measure the speed of training steps and of the loader, against rivals.
 
-    python scripts/benchmark.py step [--only KEY] [--json]
-    python scripts/benchmark.py data [--only KEY] [--json]
-    python scripts/benchmark.py save [--only KEY] [--json]
-    python scripts/benchmark.py growth [--plot growth.png]
-    python scripts/benchmark.py gpu [--only PART] [--profile] [--limit 240] [--dry] [--json]
+    fcmae benchmark step [--only KEY] [--json]
+    fcmae benchmark data [--only KEY] [--json]
+    fcmae benchmark save [--only KEY] [--json]
+    fcmae benchmark growth [--plot growth.png]
+    fcmae benchmark gpu [--only PART] [--profile] [--limit 240] [--dry] [--json]
 
 `step` prints ratios of times: medians of several runs in one process, with both sides in turn on
 the same weights, images and masks. A step is forward, loss and backward, without the optimiser.

@@ -1,12 +1,12 @@
 """The line of networks from LeNet-5 to ConvNeXt V2: trained alike, measured, and explained.
 
-    python scripts/lineage.py      # all systems; again, and it goes on
-    python scripts/lineage.py --systems lenet5 resnet18 --seeds 1 --epochs 2
-    python scripts/lineage.py --train mine/train --test mine/test --out runs/mine-lineage
+    fcmae lineage      # all systems; again, and it goes on
+    fcmae lineage --systems lenet5 resnet18 --seeds 1 --epochs 2
+    fcmae lineage --train mine/train --test mine/test --out runs/mine-lineage
 
 Every system is trained from scratch, and where it can be, from masked pretraining on the same
 images, with the same passes, optimiser, augmentations and resolution. A signal saves the run that
-goes on, and the same command resumes it: `timeout 110m python scripts/lineage.py` works in pieces.
+goes on, and the same command resumes it: `timeout 110m fcmae lineage` works in pieces.
 OUT/report.html explains all of it, and shows what each system has come to.
 """
 

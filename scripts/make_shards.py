@@ -1,6 +1,6 @@
 """Make WebDataset shards from images.
 
-    python scripts/make_shards.py SOURCE OUT_DIR
+    fcmae shards make SOURCE OUT_DIR
 
 SOURCE is a folder, with a sub-folder for each class (`SOURCE/CLASS/.../image.jpg`) or of images
 alone, or a table (.csv, .tsv, .json, .jsonl, .parquet): a column of paths or of images, perhaps one

@@ -1,11 +1,11 @@
 """Plan a run: a recipe for your images and hours, or what a recipe needs of a cluster.
 
-    python scripts/plan.py photos/ --hours 4 --out mine.yaml
-    python scripts/plan.py imagenet --model.name convnextv2_tiny --nodes 4 --gpus 8 [--json]
+    fcmae plan photos/ --hours 4 --out mine.yaml
+    fcmae plan imagenet --model.name convnextv2_tiny --nodes 4 --gpus 8 [--json]
 
 The first form looks at a sample of the images, times a few steps here, and writes a recipe with a
-reason beside each value; `python scripts/plan.py photos/ --help` lists its flags. The second one
-computes what a run will need, before a cluster is booked.
+reason beside each value; `fcmae plan --help` lists its flags. The second one computes what a run
+will need, before a cluster is booked; `fcmae plan RECIPE --help` lists those.
 
 Closed formulas; nothing is run and no model is made. W processes, one a GPU; a micro-batches a
 step; P parameters; S = 4 P bytes of fp32 gradients; k, M and G are powers of 1000.
@@ -47,6 +47,7 @@ keeps busy.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from inspect import cleandoc
 from pathlib import Path
 
 from data.config import DataConfig
@@ -268,8 +269,9 @@ def write_recipe(config: ImagesPlan) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """Write a recipe for images, or print the plan of a recipe."""
-    if argv and not argv[0].startswith("-") and recipe_of(argv[0]) is None:
-        write_recipe(parse(ImagesPlan, argv, description=str(ImagesPlan.__doc__)))
+    first = "".join(argv[:1])
+    if first in ("-h", "--help") or (first[:1] not in ("", "-") and recipe_of(first) is None):
+        write_recipe(parse(ImagesPlan, argv, description=cleandoc(str(ImagesPlan.__doc__))))
         return
     config = parse(PlanConfig, argv, description=str(__doc__))
     figures = plan(config)

@@ -1,7 +1,7 @@
 """Show what runs have come to, in one HTML file that needs no network.
 
-    python scripts/report.py runs/quickstart
-    python scripts/report.py runs/small runs/large --out compared.html
+    fcmae report runs/quickstart
+    fcmae report runs/small runs/large --out compared.html
 
 The file has curves, pictures and all results that lie beside the runs, and can be sent to anybody.
 A run that still trains is shown as far as it is.

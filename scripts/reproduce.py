@@ -1,8 +1,8 @@
 """Make the tables of the page of results: few labels, length, the paper's claims, and rivals.
 
-    python scripts/reproduce.py                                     # all that is missing
-    timeout 110m python scripts/reproduce.py --sets ablations       # one set, in pieces
-    python scripts/reproduce.py --table                             # only write the tables
+    fcmae reproduce                                     # all that is missing
+    timeout 110m fcmae reproduce --sets ablations       # one set, in pieces
+    fcmae reproduce --table                             # only write the tables
 
 The hours that a set has left are printed first. All runs are in runs/reproduce/. A signal saves the
 run that goes on and writes the tables, and the same command goes on. What was measured is a small

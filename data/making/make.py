@@ -136,7 +136,8 @@ def build(
         take_back(jobs, args.staging)
         raise ValueError(
             f"{broken} of {images} images cannot be decoded, more than the share "
-            f"--max-broken {args.max_broken}; repair or remove them, or raise the share"
+            f"--max-broken {args.max_broken}; repair or remove them, or raise the share, which is"
+            " --data.max_bad_fraction of programs that take the folder itself"
         )
     if args.masks is not None:
         try:

@@ -80,7 +80,7 @@ def verify_shard(job: tuple[Path, Shard | None, str]) -> tuple[Path, Findings]:
     path, listed, image = job
     faults: list[tuple[str, str]] = []
     if listed is None:
-        faults.append(("unlisted", f"{path}: in no index; run python -m data.shards index {path}"))
+        faults.append(("unlisted", f"{path}: in no index; run fcmae shards index {path}"))
     elif path.stat().st_size != listed.size or file_sha256(path) != listed.sha256:
         faults.append(("replaced", f"{path}: not the size or SHA-256 that index.json says"))
     keys: dict[str, None] = {}

@@ -123,7 +123,7 @@ def reason_by_content(path: Path, is_file: bool) -> str | None:
     if path.suffix.lower() in ARCHIVES:
         return "an archive: unpack it first; shards are used as they are"
     if path.suffix.lower() in TABLES:
-        return "a table: give it to make_shards.py for the labels in it"
+        return "a table: give it to fcmae shards make for the labels in it"
     try:
         with path.open("rb") as file:
             kind = kind_of(file.read(FIRST_BYTES))

@@ -1,10 +1,10 @@
 """The embedded data set: rendered emoji artwork, 72 px, labelled by the nine Unicode groups.
 
-`python -m data.demo` tells where the shards of both embedded data sets are, these and the glyphs
+`fcmae demo` tells where the shards of both embedded data sets are, these and the glyphs
 (`data.sets.glyphs`): in `data/demo/` and `data/glyphs/` of a checkout, not in the wheel.
-`python -m data.demo build` makes them again, from four icon sets on npm. `python -m data.demo
-check` compares them with their hashes and counts the images. The file `data/demo/NOTICE` lists the
-sources, the licences and what was changed.
+`fcmae demo build` makes them again, from four icon sets on npm. `fcmae demo check` compares them
+with their hashes and counts the images. The file `data/demo/NOTICE` lists the sources, the licences
+and what was changed.
 
 The same emoji is drawn in every style, and in variants of gender, direction, colour and so on. All
 of these form one group, and a whole group is either in train or in test: a random split would leak.

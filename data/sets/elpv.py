@@ -1,6 +1,6 @@
 """Shards of the ELPV data set: 2,624 electroluminescence photographs of solar cells, grey, 300 px.
 
-    python -m data.elpv datasets/elpv
+    fcmae elpv datasets/elpv
 
 The photographs come with the package `elpv-dataset` (extra `elpv`) under CC BY-NC-SA 4.0: make
 shards of them for your own use, and do not pass them on. Source: Buerhop-Lutz et al.,

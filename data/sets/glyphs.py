@@ -1,9 +1,9 @@
 """The embedded glyphs: capitals and digits of 306 fonts, grey, 64 px, in 34 classes.
 
-`python -m data.glyphs` tells where the shards are: in `data/glyphs/` of a checkout, not in the
-wheel. `python -m data.glyphs build` makes them again, from the packages on npm that
-`data.sets.fonts` lists. `python -m data.glyphs check` compares them with their hashes and counts
-the images. The file `data/glyphs/NOTICE` lists the fonts, their licences and what was changed.
+`fcmae glyphs` tells where the shards are: in `data/glyphs/` of a checkout, not in the wheel.
+`fcmae glyphs build` makes them again, from the packages on npm that `data.sets.fonts` lists.
+`fcmae glyphs check` compares them with their hashes and counts the images. The file
+`data/glyphs/NOTICE` lists the fonts, their licences and what was changed.
 
 The classes are A to Z and 2 to 9. 0 and 1 are left out, since many fonts draw O and 0, or I and 1,
 alike once they are as large as each other; so are small letters, of which c, o, s and others are
@@ -134,7 +134,7 @@ def notice(fonts: Sequence[Font]) -> str:
             f"{made}, each centred, {SIZE - 2 * MARGIN} of {SIZE} pixels long,",
             f"black on white in {LEVELS} greys, and stored losslessly as PNG. Each image was given",
             "a label (its character) and a group (the name of its font without last words that",
-            "tell variants apart). `python -m data.glyphs build` does all of it.",
+            "tell variants apart). `fcmae glyphs build` does all of it.",
             "",
             "Reserved font names and trademarks belong to their owners, none of whom endorses this",
             "data set.",

@@ -1,6 +1,6 @@
 """Synthetic scenes to segment: drawings of the embedded data set on textured noise, 96 px.
 
-    python -m data.scenes datasets/scenes [--seed 0]
+    fcmae scenes datasets/scenes [--seed 0]
 
 Nobody photographed or labelled these scenes. Two to five drawings of emoji are pasted at random
 places and sizes, some over others, and the mask records what was pasted where. So masks are exact

@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     """
     config = checked(
         tyro.extras.subcommand_cli_from_dict(
-            {"index": Index, "verify": Verify}, prog="python -m data.shards", args=list(argv)
+            {"index": Index, "verify": Verify}, prog="fcmae shards", args=list(argv)
         )
     )
     # here: the images are decoded with torch, which the help text does without

@@ -85,7 +85,7 @@ def read_index(directory: str, content: bytes | None = None) -> dict[str, Shard]
     except ValueError as error:
         raise ValueError(
             f"{path} is no index of shards ({error}); "
-            "delete it and run python -m data.shards index on the shards"
+            "delete it and run fcmae shards index on the shards"
         ) from error
 
 
@@ -178,7 +178,7 @@ def merged_moments(shards: Sequence[Shard]) -> Moments:
         without = next(shard.url for shard in shards if shard.moments is None)
         raise ValueError(
             f"the index of {without} has no statistics; run"
-            " python -m data.shards index --statistics on the shards, or give mean and std"
+            " fcmae shards index --statistics on the shards, or give mean and std"
         )
     channels = sorted({len(moments.sums) for moments in known})
     if len(channels) > 1:

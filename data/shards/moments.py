@@ -105,7 +105,7 @@ class Moments:
         if any((part.range, part.nodata) != (first.range, first.nodata) for part in parts):
             raise ValueError(
                 "the shards were measured with different --range or --nodata: measure all with"
-                " python -m data.shards index --statistics"
+                " fcmae shards index --statistics"
             )
         depths = [part.depth for part in parts if part.depth is not None]
         counts, sums, squares = (

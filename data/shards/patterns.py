@@ -117,5 +117,5 @@ def not_found(missing: Sequence[str], total: int, spec: str | Sequence[str]) -> 
         what = f"{len(missing)} of {total} shards do not exist: {', '.join(missing[:LISTED])}{more}"
     return FileNotFoundError(
         f"{what}; check the pattern {in_words(spec)}, or build what is missing"
-        " (scripts/make_shards.py; the embedded set: python -m data.demo build)"
+        " (fcmae shards make; the embedded set: fcmae demo build)"
     )

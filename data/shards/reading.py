@@ -3,7 +3,7 @@
 A shard is an ordinary tar, which the `webdataset` library can read, too: consecutive members
 `KEY.png`, `KEY.cls`, `KEY.json` are one sample. The file `index.json` beside the shards lists the
 size and SHA-256 of every shard and the byte offset of every sample. So a damaged shard is refused
-before training starts, and any sample is read with one seek. `python -m data.shards index SHARDS`
+before training starts, and any sample is read with one seek. `fcmae shards index SHARDS`
 writes this index for tars that others made, and `verify` checks all that is in them.
 
 The headers and padding of three members take 2.5 kB. If images are not larger than that, it is
@@ -132,7 +132,7 @@ def read_sample(shard: Shard, i: int, source: SourceConfig = LOCAL) -> dict[str,
     except (DamagedTar, zlib.error) as error:
         raise ValueError(
             f"{shard.url}: bytes {start} to {end} are not sample {i} ({error}); the file changed "
-            f"since it was indexed: restore it, or run python -m data.shards index {shard.url}"
+            f"since it was indexed: restore it, or run fcmae shards index {shard.url}"
         ) from error
     return sample
 
@@ -245,7 +245,7 @@ def check_shard(shard: Shard, verify: bool, source: SourceConfig) -> Shard:
     remote = is_remote(path)
     way_out = (
         "it is truncated, damaged or was replaced: restore it, or if it is meant to differ, "
-        f"run python -m data.shards index {path}"
+        f"run fcmae shards index {path}"
     )
     found = info(path, source) if remote else RemoteInfo(Path(path).stat().st_size, "")
     if found.size != shard.size:

@@ -113,7 +113,7 @@ def remeasure(config: DataConfig) -> str:
     given = f" --range {config.range[0]:g} {config.range[1]:g}" if config.range else ""
     given += "" if config.nodata is None else f" --nodata {config.nodata:g}"
     return (
-        "the statistics of the shards are those of other pixels: measure them with python -m"
-        f" data.shards index {shlex.join(config.train)} --statistics{given}, or give data.mean and"
+        "the statistics of the shards are those of other pixels: measure them with"
+        f" fcmae shards index {shlex.join(config.train)} --statistics{given}, or give data.mean and"
         " data.std"
     )

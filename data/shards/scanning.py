@@ -29,7 +29,7 @@ FOREIGN = {
     b"BZh": "compressed with bzip2; run bunzip2 on it",
     b"\xfd7zXZ": "compressed with xz; run unxz on it",
     b"\x28\xb5\x2f\xfd": "compressed with zstd; run unzstd on it",
-    b"PK\x03\x04": "a zip file; unzip it, and make shards of its folder with make_shards.py",
+    b"PK\x03\x04": "a zip file; unzip it, and make shards of its folder by fcmae shards make",
     b"version https://git-lfs": "a pointer of Git LFS; run git lfs pull",
     b"<": "a page of HTML or XML, which a server sent in place of the shard; fetch it again",
 }

@@ -42,8 +42,8 @@ class ProbeConfig(ThreadsConfig):
             return ""
         shards = f"--data.train {' '.join(self.data.train)} --data.test {' '.join(self.data.test)}"
         return public(
-            "python -m finetune.train scripts/recipes/finetune/small.yaml --weights"
-            f" {self.weights} {shards} --out {self.out.with_name('tuned.json')}"
+            f"fcmae finetune finetune/small --weights {self.weights}"
+            f" {shards} --out {self.out.with_name('tuned.json')}"
         )
 
 
@@ -57,7 +57,7 @@ class EmbedConfig(ThreadsConfig):
     paths: Annotated[
         tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="SHARDS OUT.parquet")
     ]
-    """Shards, as paths, URLs or brace patterns; last the file to write."""
+    """A folder or a table of images, or shards: paths, URLs or patterns; last the file to write."""
     weights: str
     """Encoder weights: a run, or what else `python -m fcmae.convert` reads and tells of its images,
     such as timm:convnextv2_atto.fcmae; or none for the random initialisation."""

@@ -105,7 +105,7 @@ class FeatureTable:
         pa = arrow()
         self.path = path
         self.rows = rows
-        way_out = f"make it with python -m finetune.embed SHARDS {path} --weights FILE"
+        way_out = f"make it with fcmae embed SHARDS {path} --weights FILE"
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; {way_out}")
         try:

@@ -88,12 +88,13 @@ class InferenceConfig(ReadingConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData(InferenceConfig):
-    """Labelled shards."""
+    """Labelled images."""
 
     train: tuple[str, ...]
-    """Shards to learn from: paths, or patterns such as 'DIR/train-{000000..000003}.tar'."""
+    """What to learn from: a folder with a sub-folder for each class, or a table; or shards: paths
+    or patterns, such as 'DIR/train-{000000..000003}.tar'."""
     test: tuple[str, ...]
-    """Shards to report on, looked at once."""
+    """What to report on, likewise, looked at once."""
     group: str = ""
     """Field of the json member: samples that share its value stay on one side when training data is
     held out. Name it where images are related (one patient, one module); empty: no groups."""

@@ -98,8 +98,8 @@ def read_labelled(samples: ShardSamples, target: Target, group: str, bad: BadSam
             continue
         if (label < 0).all() or label.isnan().any():
             raise ValueError(
-                f"{samples.name(sample)} has no label; scripts/make_shards.py labels images by"
-                " their sub-folders, --task.kind and --task.field say where labels stand"
+                f"{samples.name(sample)} has no label; fcmae shards make gives images"
+                " those of their sub-folders, --task.kind and --task.field say where labels stand"
             )
         labels.append(label)
         kept.append(sample)
@@ -147,7 +147,7 @@ def read_classes(samples: ShardSamples, group: str, share: float) -> Int[Tensor,
 def without_label(name: str) -> ValueError:
     """Tell of a sample, described as `URL: sample 'KEY'`, that has no class."""
     return ValueError(
-        f"{name} has no label (.cls); scripts/make_shards.py labels images by their sub-folders"
+        f"{name} has no label (.cls); fcmae shards make gives images those of their sub-folders"
     )
 
 
@@ -222,7 +222,8 @@ def samples_of(spec: Sequence[str], config: InferenceConfig, verify: bool = True
     Raises:
         OSError, ValueError: see `data.shards.reading.open_shards` and `numbers_of`.
     """
-    shards = open_shards(as_shards(spec, config.source), verify, config.source, config.image)
+    images = as_shards(spec, config.source, max_broken=config.max_bad_fraction)
+    shards = open_shards(images, verify, config.source, config.image)
     labelled = isinstance(config, LabelledData)
     first = training_directory(config) if labelled else directory_of(shards[0].url)
     return ShardSamples(shards, config.source, numbers_of(shards, first, config.source))
@@ -234,7 +235,8 @@ def training_directory(data: LabelledData) -> str:
     Raises:
         OSError, ValueError: see `data.shards.addresses.expand`.
     """
-    return directory_of(expand(as_shards(data.train, data.source))[0])
+    train = as_shards(data.train, data.source, max_broken=data.max_bad_fraction)
+    return directory_of(expand(train)[0])
 
 
 def check_apart(train: Sequence[Shard], test: Sequence[Shard]) -> None:

@@ -15,7 +15,7 @@ from fcmae.run.terminal import say
 
 
 def class_names(samples: ShardSamples) -> list[str]:
-    """What classes.json beside the first shard names, as scripts/make_shards.py writes it."""
+    """What classes.json beside the first shard names, as `fcmae shards make` writes it."""
     return names_in(directory_of(samples.shards[0].url), samples.source)
 
 

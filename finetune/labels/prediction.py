@@ -118,7 +118,10 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path does not exist, or a folder has no image.
+        ValueError: there is no path.
     """
+    if not paths:
+        raise ValueError("name image files, or folders of them, as in fcmae predict photos/")
     files = []
     for path in paths:
         if path.is_dir():

@@ -161,7 +161,7 @@ def load(path: Path) -> tuple[nn.Module, Metadata, Task]:
     """
     tensors, metadata, extra_header = read_converted(path)
     if TASK not in extra_header:
-        raise ValueError(f"{path} has no head; fine-tune it with python -m finetune.train")
+        raise ValueError(f"{path} has no head; fine-tune it with fcmae finetune")
     try:
         task = Task.of_json(extra_header[TASK])
     except ValueError as error:

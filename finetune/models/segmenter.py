@@ -143,7 +143,7 @@ def load(path: Path) -> tuple[Segmenter, Metadata, tuple[str, ...]]:
     tensors, metadata, extra_header = read_converted(path)
     if SEGMENTER not in extra_header:
         raise ValueError(
-            f"{path} has no segmentation head; make it with python -m finetune.segment, or write"
+            f"{path} has no segmentation head; make it with fcmae segment, or write"
             " a classifier with python -m fcmae.convert"
         )
     try:

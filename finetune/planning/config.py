@@ -12,7 +12,13 @@ from fcmae.run.threads import ThreadsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ImagesPlan(ThreadsConfig):
-    """Write a recipe for your images, this machine and so many hours."""
+    """Write a recipe for your images, this machine and so many hours.
+
+        fcmae plan photos/ --hours 4 --out mine.yaml
+
+    With a recipe in place of images, the command computes what a run needs of a cluster:
+    `fcmae plan imagenet --help` lists the flags for that.
+    """
 
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
     """A folder or a table of images, or paths and patterns of shards."""

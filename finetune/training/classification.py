@@ -34,10 +34,9 @@ from finetune.labels.results import Picture
 from finetune.labels.tasks import Loss, Task, make_task, target_of
 from finetune.models import classifier
 from finetune.training.augment import AugmentedCrop, Mix
-from finetune.training.config import Side, TrainConfig, run_of
+from finetune.training.config import WEIGHTS, Side, TrainConfig, run_of
 from finetune.training.loop import fit
 
-WEIGHTS = "weights.safetensors"
 CONFUSION = "confusion.png"
 
 

@@ -29,6 +29,7 @@ Method = Literal["probe", "finetune"]
 Origin = Literal["pretrained", "random"]
 Classifier = Literal["linear", "ridge", "nearest"]
 
+WEIGHTS = "weights.safetensors"  # the fine-tuned model, in the directory of its run
 # What may differ when a run resumes: it changes no number.
 MAY_CHANGE = (
     *("run.", "out", "threads", "deterministic", "data.source."),
@@ -158,7 +159,7 @@ class FewShotConfig(TrainConfig):
     starts: tuple[Origin, ...] = ("pretrained", "random")
     """pretrained: the weights. random: the random initialisation of the same model."""
     metric: str = "accuracy"
-    """Which of finetune.train's measures is reported; balanced_accuracy, macro_f1 or auc, say."""
+    """Which of fine-tuning's measures is reported; balanced_accuracy, macro_f1 or auc, say."""
     probe_classifier: Classifier = "linear"
     """What the probe learns of features. linear: a layer, by cross-entropy. ridge: a layer, by
     least squares. nearest: the mean of each class, by cosine."""

@@ -190,9 +190,11 @@ def contents_of(config: FewShotConfig) -> dict[str, str]:
     specs = {"train": data.train}
     if config.report_on == "test":  # else it is not read
         specs["test"] = data.test
+    share = data.max_bad_fraction
+    shards = {side: as_shards(spec, data.source, max_broken=share) for side, spec in specs.items()}
     return {
-        side: digest(open_shards(as_shards(spec, data.source), False, data.source, data.image))
-        for side, spec in specs.items()
+        side: digest(open_shards(spec, False, data.source, data.image))
+        for side, spec in shards.items()
     }
 
 

@@ -29,10 +29,9 @@ from finetune.labels.pixel_metrics import confusion_of, draw_samples, of_pixels
 from finetune.labels.results import Picture
 from finetune.models import segmenter
 from finetune.training.augment import Mix
-from finetune.training.config import SegmentConfig, run_of
+from finetune.training.config import WEIGHTS, SegmentConfig, run_of
 from finetune.training.loop import fit
 
-WEIGHTS = "weights.safetensors"
 PICTURE = "samples.png"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fcmae.cli import COMMANDS, SHELLS, split
+from fcmae.cli import COMMANDS, SHELLS, enter, split
 from fcmae.run.recipes import RECIPES, names, recipe_of
 from tests.support.programs import ROOT, run
 
@@ -38,6 +38,16 @@ print(*({"torch", "timm", "accelerate", "matplotlib"} & sys.modules.keys()))
         [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize(("group", "members"), [("shards", 3), ("lookup", 2)])
+def test_the_first_of_two_words_lists_the_second_ones(
+    group: str, members: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enter([group, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == members
+    assert all(line.startswith(f"    {group} ") for line in lines)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

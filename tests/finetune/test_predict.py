@@ -16,6 +16,7 @@ from finetune.labels.tasks import Task
 from finetune.models import classifier, segmenter
 from finetune.models.config import BackboneConfig
 from finetune.predict import main
+from finetune.training.config import WEIGHTS
 from tests.support.images import png
 from tests.support.models import TINY
 from tests.support.programs import run
@@ -101,6 +102,13 @@ def test_images_are_known_by_content_and_other_files_counted(tmp_path: Path, cap
     ]
 
 
+def test_a_run_stands_for_its_weights(tmp_path: Path, capsys) -> None:
+    weights, folder = save(tmp_path), images(tmp_path)
+    assert weights.name == WEIGHTS
+    of_file = predict(capsys, folder, "--weights", weights, "--json")
+    assert predict(capsys, folder, "--weights", weights.parent, "--json") == of_file
+
+
 def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys) -> None:
     weights, folder = save(tmp_path), images(tmp_path)
     (folder / "broken.png").write_bytes(b"nonsense")
@@ -139,6 +147,7 @@ def test_a_link_to_nothing_is_named_and_the_others_answered(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
+        ((), "name image files, or folders of them"),
         (("{folder}/nothing.png",), "nothing.png does not exist"),
         (("{empty}",), "holds no jpg, jpeg, png"),
         (("{folder}", "--top", "0"), "top=0 must be at least 1"),

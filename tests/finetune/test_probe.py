@@ -324,7 +324,7 @@ def test_missing_labels_and_groups_are_named(tmp_path: Path) -> None:
     good = write_colours(tmp_path, "good", 6, shards=2)
     test = write_colours(tmp_path, "test", 9, shards=2)
     for train, group, message in (
-        (bare, "", r"bare-000000.tar: sample 's0' has no label \(\.cls\); scripts/make_shards"),
+        (bare, "", r"bare-000000.tar: sample 's0' has no label \(\.cls\); fcmae shards make"),
         (
             good,
             "patient",

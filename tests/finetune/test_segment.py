@@ -406,9 +406,7 @@ def result_of(folder: Path, *flags: str, world: int = 1) -> dict:
     assert done.returncode == 0, done.stderr
     assert "miou" in done.stdout
     weights = folder / "out" / "weights.safetensors"
-    assert done.stdout.endswith(
-        f"next: python -m finetune.predict IMAGES --weights {weights} --masks MASKS\n"
-    )
+    assert done.stdout.endswith(f"next: fcmae predict IMAGES --weights {weights} --masks MASKS\n")
     return json.loads((folder / "out.json").read_text())
 
 

@@ -91,7 +91,7 @@ def test_a_run_leaves_result_weights_metrics_and_picture(whole) -> None:
     assert result["test_samples"] == 12
     assert set(result["per_class"]) == {"red", "green", "blue"}
     directory = out.with_suffix("")
-    then = f"python -m finetune.predict IMAGES --weights {directory}/weights.safetensors"
+    then = f"fcmae predict IMAGES --weights {directory}/weights.safetensors"
     assert done.stdout.endswith(f"\nwritten: {out}\nnext: {then}\n")
     assert [line["step"] for line in read_metrics(directory)] == [1, 2, 3, 4, 5, 6]
     assert (directory / "confusion.png").is_file()
@@ -294,7 +294,7 @@ def test_training_samples_without_a_label_are_refused(
     write_shards([{"__key__": "s0", "png": png(0)}], tmp_path, "train", 1)
     unlabelled = shards | {"train": str(tmp_path / "train-000000.tar")}
     told = refused(command(unlabelled, tmp_path / "out.json", *TINY_FLAGS), monkeypatch)
-    assert "train-000000.tar: sample 's0' has no label; scripts/make_shards.py labels" in told
+    assert "train-000000.tar: sample 's0' has no label; fcmae shards make gives" in told
 
 
 @pytest.mark.parametrize(

@@ -336,6 +336,18 @@ def test_what_is_out_of_range_is_named_with_a_way_out(flags: str, message: str) 
         main(flags.split())
 
 
+@pytest.mark.parametrize(
+    ("words", "flag"), [(["--help"], "--dir "), (["imagenet", "--help"], "--nodes ")]
+)
+def test_each_form_has_a_help_of_its_own(
+    words: list[str], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(words)
+    told = capsys.readouterr().out
+    assert [name for name in ("--dir ", "--nodes ") if name in told] == [flag]
+
+
 def test_the_program_ends_in_one_line() -> None:
     done = run("scripts/plan.py", "--nodes", "0")
     assert done.returncode == 1

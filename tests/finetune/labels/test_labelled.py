@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from data.bad_samples import BadSamples
+from data.config import SourceConfig
 from data.pipeline import ShardImages, batch_loader
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.targets import ClassTarget, ValueTarget
+from finetune.labels import labelled
+from finetune.labels.config import InferenceConfig
 from finetune.labels.labelled import Chosen, lists_rows, read_groups, read_labelled
 from tests.support.images import png
 from tests.support.reads import count_reads
@@ -19,6 +22,18 @@ def samples_of(folder: Path, *samples: dict) -> ShardSamples:
     """Samples `s0`, `s1`, ... of two shards; those that have no image of their own get one."""
     members = ({"__key__": f"s{i}", "png": png(i), **sample} for i, sample in enumerate(samples))
     return ShardSamples(write_shards(members, folder, "train", -(-len(samples) // 2)))
+
+
+def test_the_share_of_broken_images_is_that_of_the_flag_in_folders_too(tmp_path: Path) -> None:
+    for name, content in (("a/0", png(0)), ("b/1", png(1)), ("b/2", b"no image")):
+        path = tmp_path / f"photos/{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    folder, source = [str(tmp_path / "photos")], SourceConfig(cache=tmp_path / "cache")
+    with pytest.raises(ValueError, match=r"1 of 3 images .* --data\.max_bad_fraction"):
+        labelled.samples_of(folder, InferenceConfig(source=source))
+    config = InferenceConfig(source=source, max_bad_fraction=0.4)
+    assert len(labelled.samples_of(folder, config)) == 2
 
 
 def test_labels_and_groups_come_from_one_reading(
@@ -74,7 +89,7 @@ def test_lists_of_a_zero_or_one_for_each_class_are_told_from_class_numbers(
 
 def test_what_a_sample_lacks_is_named_with_its_shard_and_key(tmp_path: Path) -> None:
     samples = samples_of(tmp_path, {"cls": 1, "json": {"object": 1}}, {"json": {"object": 2}})
-    with pytest.raises(ValueError, match=r"train-000001\.tar: sample 's1' has no label; scripts/"):
+    with pytest.raises(ValueError, match=r"train-000001\.tar: sample 's1' has no label; fcmae "):
         read_labelled(samples, ClassTarget(), "object", BadSamples(2, 0.0))
     message = r"train-000000\.tar: sample 's0' has no json field 'patient'; it has object: correct"
     with pytest.raises(ValueError, match=message):

@@ -73,7 +73,7 @@ def test_raw_data_tables_and_archives_are_left_out_with_their_way_out(tmp_path):
         (tmp_path / name).write_bytes(b"II*\0" + bytes(100))  # as a TIFF begins
     reasons = dict(list_folder(tmp_path).left_out.keys())
     assert "develop it" in reasons[".dng"]
-    assert "give it to make_shards.py" in reasons[".csv"]
+    assert "give it to fcmae shards make" in reasons[".csv"]
     assert "unpack it" in reasons[".zip"]
 
 
@@ -204,7 +204,7 @@ def test_content_decides_for_files_with_odd_suffixes_and_the_rest_is_counted(tmp
     (tmp_path / "scan.bin").write_bytes(bytes(128) + b"DICM")
     listing = list_folder(tmp_path)
     assert found(listing) == {(name, None, None) for name in ("1", "scan", "two")}
-    table = "a table: give it to make_shards.py for the labels in it"
+    table = "a table: give it to fcmae shards make for the labels in it"
     assert listing.left_out == Counter({(".csv", table): 1, (".mp4", "no image"): 1})
 
 
