@@ -20,7 +20,7 @@ from fcmae.run.waiting import waiting
 from finetune.training.pretraining import LENGTH, MAY_CHANGE, PretrainConfig, PretrainRun
 
 if TYPE_CHECKING:
-    from data.pipeline import ShardImages
+    from data.dataset import ShardImages
     from fcmae.run.processes import Processes
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.pipeline import ShardImages
+from data.dataset import ShardImages
 from data.targets import ClassText
 from data.transforms import Normalise
 from fcmae.run.accelerator import LineAccelerator

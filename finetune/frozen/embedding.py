@@ -20,7 +20,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from data.bad_samples import BadSample, BadSamples
 from data.config import WorkerCount
-from data.pipeline import ShardImages, batch_loader
+from data.dataset import ShardImages
+from data.pipeline import batch_loader
 from data.shards.samples import ShardSamples
 from data.targets import ClassText
 from data.transforms import Normalise

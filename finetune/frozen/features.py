@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from data.pipeline import ShardImages
+from data.dataset import ShardImages
 from fcmae.run.terminal import say
 from fcmae.weights.metadata import Metadata
 from finetune.frozen.config import ProbeConfig

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from data.bad_samples import BadSample, BadSamples
 from data.config import FittedConfig
+from data.dataset import CLASS, Crops, JointCrops, Samples, ShardImages
 from data.decode import Picture, open_image
 from data.fitting import Fitted
-from data.pipeline import CLASS, Crops, JointCrops, Samples, ShardImages, eval_loader
+from data.pipeline import eval_loader
 from data.shards.samples import ShardSamples
 from data.targets import Target
 from data.transforms import Normalise
@@ -68,7 +69,7 @@ def images_for(
 class Outputs:
     """What a model gives for each sample; the rows of samples that are not whole have no meaning.
 
-    `groups` are the items' `group`, see `data.pipeline.ShardImages`.
+    `groups` are the items' `group`, see `data.dataset.ShardImages`.
     """
 
     rows: Float[Tensor, "n d"]

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.bad_samples import BadSamples
+from data.dataset import CLASS, ShardImages, next_whole
 from data.making.cached import as_shards
-from data.pipeline import CLASS, ShardImages, next_whole
 from data.shards.addresses import directory_of, is_remote
 from data.shards.index import Shard
 from data.shards.patterns import expand

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from data.dataset import ShardImages
 from data.order import GlobalBatches, Order
-from data.pipeline import ShardImages
 from fcmae.run.learner import Learner
 from fcmae.run.processes import Processes
 from finetune.labels.labelled import Chosen

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from data.bad_samples import BadSample, BadSamples
-from data.pipeline import Crops, ShardImages
+from data.dataset import Crops, ShardImages
 from data.shards.samples import ShardSamples
 from fcmae.run.processes import Processes
 from fcmae.weights.metadata import Metadata

@@ -11,7 +11,8 @@ from statistics import median
 
 import torch
 
-from data.pipeline import Samples, worker_count
+from data.dataset import Samples
+from data.pipeline import worker_count
 from fcmae import FCMAE
 from fcmae.masking import draw_visible
 from fcmae.model_config import ModelConfig

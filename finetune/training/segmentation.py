@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.config import IGNORED
+from data.dataset import ShardImages
 from data.fitting import Fitted
-from data.pipeline import ShardImages
 from data.pixel_labels import MaskedCrop, MaskTarget
 from data.shards.samples import ShardSamples
 from data.transforms import Crop

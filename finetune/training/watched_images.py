@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.config import DataConfig
+from data.dataset import ShardImages
 from data.fitting import Fitted
 from data.order import Order
-from data.pipeline import ShardImages, batch_loader
+from data.pipeline import batch_loader
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.targets import CLASSES, ClassText, to_integer

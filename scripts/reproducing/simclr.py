@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from data.bad_samples import BadSamples
+from data.dataset import ShardImages
 from data.decode import Picture
 from data.fitting import Tiles
 from data.making.cached import as_shards
 from data.order import GlobalBatches, Order
-from data.pipeline import ShardImages, batch_loader
+from data.pipeline import batch_loader
 from data.shards.index import Shard
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples

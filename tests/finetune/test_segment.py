@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from data.dataset import ShardImages
 from data.fitting import Fitted
-from data.pipeline import ShardImages
 from data.pixel_labels import MASK, MaskedCrop, MaskTarget
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples

@@ -11,8 +11,9 @@ import torch
 
 from data.bad_samples import BadSample, BadSamples
 from data.config import PixelConfig
+from data.dataset import ShardImages
 from data.order import GlobalBatches, Order
-from data.pipeline import ShardImages, eval_loader
+from data.pipeline import eval_loader
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.shards.scanning import index_shard

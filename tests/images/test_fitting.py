@@ -11,9 +11,10 @@ from PIL import Image
 from timm.data.transforms_factory import create_transform
 
 from data.config import IGNORED, Fit, PixelConfig, Pixels
+from data.dataset import ShardImages
 from data.decode import OversizedImage, Picture, open_image
 from data.fitting import Fitted, layout_of
-from data.pipeline import ShardImages, eval_loader
+from data.pipeline import eval_loader
 from data.pixel_labels import MaskedCrop
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from data.config import DataConfig
+from data.dataset import ShardImages
 from data.decode import Picture, open_image
 from data.fitting import Fitted
 from data.order import GlobalBatches, Order
-from data.pipeline import ShardImages, train_loader
+from data.pipeline import train_loader
 from data.shards.index import Shard
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards

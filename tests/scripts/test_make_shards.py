@@ -16,8 +16,8 @@ from PIL import Image
 from webdataset.compat import WebDataset
 
 from data.config import MEASURED
+from data.dataset import ShardImages
 from data.making.listing import find_entries
-from data.pipeline import ShardImages
 from data.shards.index import statistics
 from data.shards.reading import open_shards, read_sample
 from data.shards.samples import ShardSamples

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from data.config import PixelConfig
-from data.pipeline import ShardImages
+from data.dataset import ShardImages
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from finetune.labels.config import InferenceConfig

@@ -7,7 +7,8 @@ import torch
 
 from data.bad_samples import BadSamples
 from data.config import SourceConfig
-from data.pipeline import ShardImages, batch_loader
+from data.dataset import ShardImages
+from data.pipeline import batch_loader
 from data.shards.samples import ShardSamples
 from data.shards.writing import write_shards
 from data.targets import ClassTarget, ValueTarget

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from data.config import IMAGE_SUFFIXES
+from data.dataset import ShardImages
 from data.making.indexing import moments_of
 from data.making.verify import verify
-from data.pipeline import ShardImages
 from data.shards.__main__ import main
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from data.config import SourceConfig
+from data.dataset import ShardImages
 from data.making.verify import verify_shard
-from data.pipeline import ShardImages
 from data.shards.headers import BLOCK
 from data.shards.reading import open_shards, read_sample
 from data.shards.samples import ShardSamples

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from data.config import DataConfig, Encoding, PixelConfig
+from data.dataset import ShardImages
 from data.decode import decode
 from data.making.build import build_shards, plan_shards
 from data.making.listing import find_entries
-from data.pipeline import ShardImages
 from data.shards.depth import DepthMeter
 from data.shards.index import Shard, from_entry, read_index, to_entry, write_index
 from data.shards.moments import Moments

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.config import SourceConfig
-from data.pipeline import ShardImages
+from data.dataset import ShardImages
 from data.shards.__main__ import main
 from data.shards.reading import open_shards
 from data.shards.samples import ShardSamples
