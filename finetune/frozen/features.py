@@ -145,7 +145,10 @@ def check_sides(train: Int[Tensor, " n"] | None, test: Int[Tensor, " m"] | None)
         return
     unknown = sorted(set(test.tolist()) - set(train.tolist())) if test is not None else []
     if unknown:
-        raise ValueError(f"the test data has classes {unknown} that the training data lacks")
+        raise ValueError(
+            f"the test data has classes {unknown} that the training data lacks: add samples of them"
+            " to --data.train, or leave them out of --data.test"
+        )
     check_classes(train)
 
 

@@ -130,7 +130,7 @@ def check_labels(test: ShardSamples, task: Task, max_bad_fraction: float) -> Non
     if len(unknown):
         raise ValueError(
             f"{test.shards[0].url} and the others have classes {unknown.tolist()} that the training"
-            " data lacks"
+            " data lacks: add samples of them to --data.train, or leave them out of --data.test"
         )
 
 

@@ -285,7 +285,7 @@ def test_what_the_labels_forbid_is_told_before_an_image_is_decoded(tmp_path: Pat
 
     zeros, more, threes = (of_one_class(*c) for c in (("zeros", 0), ("more", 0), ("threes", 3)))
     for sides, group, message in (
-        ((train, threes), "", r"the test data has classes \[3\] that the training data lacks"),
+        ((train, threes), "", r"the test data has classes \[3\] that the training data lacks: add"),
         ((zeros, more), "", "all 4 training samples are of class 0"),
         ((threes, of_one_class("again", 3)), "", "3 of the classes 0 to 3 have no training sample"),
         ((train, unlabelled), "", r"bare-000000.tar: sample 's0' has no label \(\.cls\)"),

@@ -301,7 +301,7 @@ def test_training_samples_without_a_label_are_refused(
     ("label", "message"),
     [
         ({}, "test-000000.tar: sample 's0' has no label"),
-        ({"cls": 3}, "have classes [3] that the training data lacks"),
+        ({"cls": 3}, "have classes [3] that the training data lacks: add samples of them"),
     ],
 )
 def test_test_samples_without_a_learned_label_are_refused(
