@@ -65,7 +65,8 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
     from fcmae.run.checkpoint import latest
     from fcmae.run.directory import compare
     from fcmae.run.options import BEFORE
-    from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator
+    from fcmae.run.session import Session
+    from fcmae.run.starting import newest_checkpoint, resume, start_accelerator
     from finetune.training import dry_run
     from finetune.training.batches import batches_left, names_of_step
     from finetune.training.watch import Watch, check_watched

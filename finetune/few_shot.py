@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     with waiting("importing PyTorch"):
         from fcmae.run.lock import sole_writer
         from fcmae.run.processes import Processes
-        from fcmae.run.session import start_accelerator
+        from fcmae.run.starting import start_accelerator
         from finetune.training.few_labels import few_shot
 
     processes = Processes(config.run.timeout)

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     with waiting("importing PyTorch"):
         from fcmae.run.lock import sole_writer
         from fcmae.run.processes import Processes
-        from fcmae.run.session import start_accelerator
+        from fcmae.run.starting import start_accelerator
         from finetune.labels.results import report
         from finetune.training.segmentation import segment
 

@@ -39,7 +39,7 @@ class Learner:
 
     Args:
         model: the model, on its device.
-        trained: what is called in training, as `fcmae.run.session.distribute` makes it of `model`.
+        trained: what is called in training, as `fcmae.run.starting.distribute` makes it of `model`.
         groups: the parameter groups of AdamW; the entry `scale` of a group, if there is one,
             multiplies its learning rate.
         config: the optimiser and its schedule.

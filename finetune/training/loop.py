@@ -24,7 +24,8 @@ from fcmae.run.learner import Learner
 from fcmae.run.optim import total_steps
 from fcmae.run.options import BEFORE
 from fcmae.run.processes import Processes
-from fcmae.run.session import Session, distribute, newest_checkpoint, resume
+from fcmae.run.session import Session
+from fcmae.run.starting import distribute, newest_checkpoint, resume
 from fcmae.run.whole_tensors import fill
 from fcmae.weights.metadata import Metadata
 from finetune.labels.config import reading_of, resolved

@@ -21,7 +21,7 @@ from fcmae.run import computing, fsdp
 from fcmae.run.compiling import keep_code
 from fcmae.run.computing import precision_on
 from fcmae.run.learner import Learner, parameter_groups
-from fcmae.run.session import distribute
+from fcmae.run.starting import distribute
 from fcmae.run.waiting import waiting
 from fcmae.weights.loading import load_decoder, load_encoder, load_projector
 from finetune.training.pretraining import PretrainConfig

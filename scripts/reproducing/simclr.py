@@ -38,7 +38,8 @@ from fcmae.run.directory import compare
 from fcmae.run.extras import extra
 from fcmae.run.learner import Learner, parameter_groups
 from fcmae.run.processes import Processes
-from fcmae.run.session import Session, newest_checkpoint, resume, start_accelerator
+from fcmae.run.session import Session
+from fcmae.run.starting import newest_checkpoint, resume, start_accelerator
 from finetune.training import start
 from finetune.training.augment import seeded
 from finetune.training.batches import batches_left, names_of_step

@@ -11,7 +11,8 @@ from data.bad_samples import BadSamples
 from fcmae.run.learner import Learner
 from fcmae.run.metrics import read_metrics
 from fcmae.run.options import RunConfig
-from fcmae.run.session import Session, newest_checkpoint, resume
+from fcmae.run.session import Session
+from fcmae.run.starting import newest_checkpoint, resume
 from tests.support.learners import assert_equal, learner_of, train
 from tests.support.namespaces import run_after
 

@@ -7,7 +7,7 @@ import pytest
 
 from fcmae.run import checkpoint, directory
 from fcmae.run.metrics import drop_metrics_after, read_metrics
-from fcmae.run.session import newest_checkpoint, resume
+from fcmae.run.starting import newest_checkpoint, resume
 from tests.fcmae.run.test_session import (
     ONE,
     TWO,

@@ -22,7 +22,8 @@ from fcmae.run.learner import Learner
 from fcmae.run.metrics import read_metrics
 from fcmae.run.optim import OptimConfig
 from fcmae.run.options import RunConfig
-from fcmae.run.session import Session, distribute, newest_checkpoint, resume
+from fcmae.run.session import Session
+from fcmae.run.starting import distribute, newest_checkpoint, resume
 from fcmae.run.stopping import STATUS
 from tests.support.learners import assert_equal, learner_of, train
 from tests.support.limits import files_end_at

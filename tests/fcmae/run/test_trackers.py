@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from accelerate import Accelerator
 
-from fcmae.run.session import start_accelerator
+from fcmae.run.starting import start_accelerator
 from fcmae.run.trackers import MLFLOW_STORE, Trackers
 from tests.support.limits import files_end_at
 from tests.support.models import TINY
