@@ -15,14 +15,16 @@ from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
 from fcmae.contrast_config import ContrastConfig
-from fcmae.layers import EPS, initialise
+from fcmae.layers import initialise
 
 
 class Contrast(nn.Module):
     """The projector of features, and the loss of what it makes of the two views of samples.
 
-    The projector is an MLP with one hidden layer (SimCLR, section 2.1) behind the norm that a
-    ConvNeXt has behind its pooling. It has no batch norm, whose statistics would be of a process.
+    The projector is an MLP with one hidden layer (SimCLR, section 2.1) and batch norm behind both
+    of its layers (MoCo v3, arXiv 2104.02057, section 4.2), whose statistics are of the samples of
+    all processes. Fresh features all point nearly the same way, and without these norms the term
+    has to unlearn that first.
 
     Args:
         dim: number of channels of a feature.
@@ -40,10 +42,11 @@ class Contrast(nn.Module):
         self.weight = config.weight
         self.temperature = config.temperature
         self.projector = nn.Sequential(
-            nn.LayerNorm(dim, eps=EPS),
-            nn.Linear(dim, config.hidden),
+            nn.Linear(dim, config.hidden, bias=False),
+            nn.BatchNorm1d(config.hidden, track_running_stats=False),
             nn.GELU(),
-            nn.Linear(config.hidden, config.dim),
+            nn.Linear(config.hidden, config.dim, bias=False),
+            nn.BatchNorm1d(config.dim, affine=False, track_running_stats=False),
         )
         initialise(self.projector, generator)
         queue = None
@@ -66,13 +69,18 @@ class Contrast(nn.Module):
         Raises:
             ValueError: views are not in pairs, or of one sample alone.
         """
-        z = of_all_processes(self.embed(features))
+        if len(features) % 2:
+            raise ValueError(
+                f"the contrastive term takes two views of a sample, one after the other, and there"
+                f" are {len(features)}: pass pairs, or call eval() to reconstruct alone"
+            )
+        z = self.embed(of_all_processes(features))
         if len(z) < 2:
             raise ValueError(
                 "the contrastive term compares samples, and a micro-batch has one: raise"
                 " optim.batch_size, or lower optim.accumulate"
             )
-        with torch.autocast(z.device.type, enabled=False):  # similarities in full precision
+        with torch.autocast(z.device.type, enabled=False):
             if self.queue is None:
                 loss = nt_xent(z, self.temperature)
             else:
@@ -82,21 +90,15 @@ class Contrast(nn.Module):
         return loss, figures
 
     def embed(self, features: Float[Tensor, "nv d"]) -> Float[Tensor, "n v c"]:
-        """Project features to vectors of length 1 in which views are compared.
+        """Project features to vectors of length 1 in which views are compared, in full precision.
 
         Args:
-            features: see `forward`.
-
-        Raises:
-            ValueError: views are not in pairs.
+            features: of the views of all processes, the two of a sample one after the other.
         """
-        if len(features) % 2:
-            raise ValueError(
-                f"the contrastive term takes two views of a sample, one after the other, and there"
-                f" are {len(features)}: pass pairs, or call eval() to reconstruct alone"
-            )
-        z = rearrange(self.projector(features), "(n v) c -> n v c", v=2)
-        return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=-1)
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        with torch.autocast(features.device.type, enabled=False):
+            z = self.projector(features)
+        return F.normalize(rearrange(z, "(n v) c -> n v c", v=2), dim=-1)
 
     def feed(self, newest: Float[Tensor, "n d"]) -> None:
         """Put samples at the end of the queue, and as many at its front out of it."""
@@ -116,16 +118,16 @@ def pooled(
     return last.mean(dim=1)
 
 
-def of_all_processes(z: Float[Tensor, "n v d"]) -> Float[Tensor, "m v d"]:
-    """The samples of all processes, in the order of the global batch.
+def of_all_processes(features: Float[Tensor, "nv d"]) -> Float[Tensor, "mv d"]:
+    """The features of all processes, in the order of the global batch.
 
-    Each process computes the same loss of them. The gradient of a process's own samples is the sum
+    Each process computes the same loss of them. The gradient of a process's own features is the sum
     of these losses' gradients, one of each process; the mean over the processes, which replicas and
     shards take, then is that of one process with all samples.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return z
-    return torch.cat(all_gather(z.contiguous()))
+        return features
+    return torch.cat(all_gather(features.contiguous()))
 
 
 def nt_xent(z: Float[Tensor, "n v d"], temperature: float) -> Float[Tensor, ""]:

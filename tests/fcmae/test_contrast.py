@@ -144,6 +144,14 @@ def test_hidden_pixels_reach_no_embedding() -> None:
     assert torch.equal(ours, theirs)
 
 
+def test_what_all_features_have_in_common_is_nothing_that_views_are_compared_by() -> None:
+    term = Contrast(12, TERM, generator(0)).double()
+    features = torch.randn(6, 12, generator=generator(1)).double()
+    far = features + 100 * torch.randn(12, generator=generator(2)).double()
+    torch.testing.assert_close(term.embed(far), term.embed(features))
+    assert uniformity(term.embed(far)) < -1  # 0 where all samples are the same
+
+
 def test_similarities_are_in_full_precision_under_autocast() -> None:
     term = Contrast(12, TERM, generator(0))
     features = torch.randn(6, 12, generator=generator(1))

@@ -119,10 +119,10 @@ def test_a_second_stage_starts_from_all_of_a_run(tmp_path: Path) -> None:
 
 def test_the_converter_drops_projector_and_queue_by_name(alone: Path, tmp_path: Path) -> None:
     dropped = read_weights(alone).dropped
-    assert dropped["projector of the contrastive term"] == 6
+    assert dropped["projector of the contrastive term"] == 4
     assert dropped["queue of neighbours"] == 1
     told = convert(alone, tmp_path / "out.safetensors")
-    assert "6 tensors of the projector of the contrastive term dropped" in told
+    assert "4 tensors of the projector of the contrastive term dropped" in told
     assert not [n for n in load_file(tmp_path / "out.safetensors") if "contrast" in n]
 
 
