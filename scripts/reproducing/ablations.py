@@ -47,6 +47,10 @@ class Variant:
     distance: bool = False
     """Whether the feature distance of its blocks is measured."""
 
+    def program(self, command: str) -> tuple[str, ...]:
+        """What runs a command of fcmae for it."""
+        return ("altered", self.altered, command) if self.altered else (command,)
+
 
 BASE = Variant(name="base", title="FCMAE as the paper has it", distance=True)
 DENSE = "sparse 83.7, dense 79.3"
@@ -119,7 +123,7 @@ class Ablations:
             for variant in (BASE, *VARIANTS)
             for run in self.of(setting, variant, seed)
         ]
-        data = setting.data.get(EMOJI.name, EMOJI)
+        data = setting.data[EMOJI.name]
         for share in SHARES:
             flags = {"starts": ("pretrained", "random"), "fractions": share}
             made.append(
@@ -138,12 +142,11 @@ class Ablations:
 
     def of(self, setting: Setting, variant: Variant, seed: int) -> tuple[Run, Run, Run]:
         """A pretraining, and what is made of its weights, frozen and fine-tuned."""
-        data = setting.data.get(EMOJI.name, EMOJI)
+        data = setting.data[EMOJI.name]
         name = f"{variant.name}-seed{seed}"
         flags = dict(variant.flags)
         if variant.distance:
             flags["watch.collapse_every"] = setting.steps(STEPS)
-        changed = variant.altered
         start = pretraining(
             setting,
             data,
@@ -152,10 +155,9 @@ class Ablations:
             steps=STEPS,
             seed=seed,
             cost=variant.cost,
-            before=(changed, "pretrain") if changed else (),
-            program="altered" if changed else "pretrain",
+            program=variant.program("pretrain"),
         )
-        labels = {"fractions": (), "per_class": setting.per_class(PER_CLASS)}
+        labels = setting.per_class(PER_CLASS)
         probe = frozen(setting, data, f"{name}-frozen", start, labels, draws=1)
         fit = tuned(
             setting,
@@ -166,8 +168,7 @@ class Ablations:
             sizes=1,
             draws=1,
             steps=TUNED_STEPS,
-            before=(changed, "few-shot") if changed else (),
-            program="altered" if changed else "few-shot",
+            program=variant.program("few-shot"),
         )
         return start, probe, fit
 
@@ -184,16 +185,11 @@ class Ablations:
             f" class, {SEEDS} pretrainings each with one draw of the labels"
         )
         columns = ["change", "in the paper", "frozen", "fine-tuned", "feature distance"]
-        return [
-            tables.caption(NAME, results, text),
-            "",
-            *tables.table([*columns, "fine-tuned, beside the paper"], rows),
-            "",
-            *self.labels(results),
-        ]
+        changes = tables.table([*columns, "fine-tuned, beside the paper"], rows)
+        return tables.section(NAME, results, text, [changes, *self.labels(results)])
 
-    def labels(self, results: Results) -> list[str]:
-        """From scratch against pretrained, on parts of the labels."""
+    def labels(self, results: Results) -> tuple[list[str], list[str]]:
+        """From scratch against pretrained, on parts of the labels: what it is, and the table."""
         rows = []
         for share in SHARES:
             kept = results.kept(f"labels-{100 * share:g}pc")
@@ -208,7 +204,7 @@ class Ablations:
             " paper the pretrained network is better with all labels (76.7 and 76.2, atto):"
         )
         columns = ["labels", "from scratch", "pretrained", "beside the paper"]
-        return [text, "", *tables.table(columns, rows)]
+        return [text], tables.table(columns, rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,15 +219,19 @@ class Measured:
     @staticmethod
     def of(results: Results, variant: Variant) -> "Measured":
         """The values of the pretrainings that are there."""
-        key = f"{PER_CLASS}_per_class pretrained"
-        values: dict[str, list[float]] = {"frozen": [], "tuned": [], "distance": []}
-        for seed in range(SEEDS):
-            name = f"{variant.name}-seed{seed}"
-            for use, method in (("frozen", "probe"), ("tuned", "finetune")):
-                kept = results.kept(f"{name}-{use}")
-                values[use] += tables.measured(kept, f"{key} {method}", EMOJI.metric)
-            values["distance"] += [min(d) for d in [results.kept(name).get("collapse")] if d]
-        return Measured(**values)
+        names = [f"{variant.name}-seed{seed}" for seed in range(SEEDS)]
+        frozen, tuned = (
+            [
+                value
+                for name in names
+                for values in tables.scores(results, f"{name}-{use}", EMOJI.metric, [PER_CLASS])
+                for value in values
+            ]
+            for use in ("frozen", "tuned")
+        )
+        kept = map(results.kept, names)
+        distance = [min(one["collapse"]) for one in kept if "collapse" in one]
+        return Measured(frozen=frozen, tuned=tuned, distance=distance)
 
     def cells(self) -> list[str]:
         """The cells of its row."""

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from data.shards.addresses import directory_of
 from data.shards.patterns import expand
 from data.shards.reading import open_shards, read_sample
 from data.shards.writing import write_shards
-from fcmae.run.config import flatten
+from fcmae.run.config import completed
 from fcmae.run.recipes import PROGRAMS
 from fcmae.run.yaml_files import read_yaml
+from finetune.training.pretraining import PretrainConfig
 
 TINY = 8  # images of each class in a dry run
 
@@ -38,30 +40,33 @@ class DataSet:
     """Pattern of the test shards."""
     group: str
     """Field of a sample's json that names its group."""
-    images: int
-    """Number of training images, from which hours are estimated."""
-    unseen: int
-    """Number of test images."""
-    size: int
-    """Side in pixels of the images for the networks of timm that are trained from scratch."""
-    in_chans: int
-    """Number of channels of the images."""
-    mean: float
-    """Mean of the pixels, on the scale 0 to 1."""
-    std: float
-    """Standard deviation of the pixels, on the scale 0 to 1."""
     metric: str
     """The measure by which runs are compared."""
+
+    @cached_property
+    def images(self) -> int:
+        """Number of training images."""
+        return samples_in(self.train)
+
+    @cached_property
+    def unseen(self) -> int:
+        """Number of test images."""
+        return samples_in(self.test)
+
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """The fields of its recipe by dotted names, those that it leaves out among them."""
+        return completed(read_yaml(PROGRAMS / self.recipe), PretrainConfig)
 
     @property
     def batch(self) -> int:
         """Images of a step in its recipe."""
-        return flatten(read_yaml(PROGRAMS / self.recipe))["optim.batch_size"]
+        return self.fields["optim.batch_size"]
 
     @property
     def base_lr(self) -> float:
         """Peak learning rate in its recipe, for a batch of 256."""
-        return flatten(read_yaml(PROGRAMS / self.recipe))["optim.base_lr"]
+        return self.fields["optim.base_lr"]
 
     def provide(self) -> None:
         """Write the shards, if a module does and they are not there.
@@ -83,6 +88,11 @@ class DataSet:
         """The flags of a program that learns from the labels."""
         return {"data": {"train": self.train, "test": self.test, "group": self.group}}
 
+    def pixels(self) -> dict[str, Any]:
+        """Channels and statistics of its recipe, as flags of a network without weights."""
+        names = {"in_chans": "model.in_chans", "mean": "data.mean", "std": "data.std"}
+        return {name: self.fields[field] for name, field in names.items()}
+
 
 EMOJI = DataSet(
     name="emoji",
@@ -91,12 +101,6 @@ EMOJI = DataSet(
     train="data/demo/train-{000000..000003}.tar.gz",
     test="data/demo/test-000000.tar.gz",
     group="group",
-    images=4886,
-    unseen=1164,
-    size=64,
-    in_chans=3,
-    mean=0.5,
-    std=0.25,
     metric="accuracy",
 )
 GLYPHS = DataSet(
@@ -106,12 +110,6 @@ GLYPHS = DataSet(
     train="data/glyphs/train-{000000..000003}.tar.gz",
     test="data/glyphs/test-000000.tar.gz",
     group="group",
-    images=8330,
-    unseen=2074,
-    size=64,
-    in_chans=1,
-    mean=0.804,
-    std=0.385,
     metric="accuracy",
 )
 ELPV = DataSet(
@@ -122,15 +120,18 @@ ELPV = DataSet(
     train="datasets/elpv/train-{000000..000003}.tar",
     test="datasets/elpv/test-000000.tar",
     group="block",
-    images=1976,
-    unseen=648,
-    size=128,
-    in_chans=1,
-    mean=0.598,
-    std=0.163,
     metric="balanced_accuracy",
 )
 DATA_SETS = {data.name: data for data in (EMOJI, GLYPHS, ELPV)}
+
+
+def samples_in(spec: str) -> int:
+    """How many samples shards have, by the index beside them.
+
+    Raises:
+        OSError, ValueError: the shards are not there, see `DataSet.provide`, or cannot be read.
+    """
+    return sum(shard.samples for shard in open_shards(spec, verify=False))
 
 
 def tiny(data: DataSet, folder: Path) -> DataSet:
@@ -152,7 +153,7 @@ def tiny(data: DataSet, folder: Path) -> DataSet:
     names = Path(directory_of(expand(data.train)[0])) / "classes.json"
     if names.is_file():
         shutil.copy(names, folder / data.name)
-    return replace(data, **sides, images=TINY, unseen=TINY)
+    return replace(data, **sides)
 
 
 def few(spec: str) -> Iterator[dict[str, Any]]:

@@ -42,7 +42,7 @@ class Length:
         steps = round(passes * data.images / (data.batch * views))
         start = pretraining(setting, data, name, flags, steps=steps, cost=views * BF16_COST)
         yield start
-        labels = {"fractions": (), "per_class": setting.per_class(*PER_CLASS)}
+        labels = setting.per_class(*PER_CLASS)
         for pool in POOLS:
             yield frozen(setting, data, f"{name}-{pool}", start, {"pool": pool, **labels})
         flags = {**labels, **BF16}
@@ -50,32 +50,30 @@ class Length:
 
     def table(self, results: Results) -> list[str]:
         """For each data set, lengths and terms with their accuracies and hours."""
-        lines = [tables.caption(NAME, results, "passes over the data, seen as views, atto"), ""]
+        uses = [f"{use}, {k}" for use in (*POOLS, "fine-tuned") for k in PER_CLASS]
+        columns = ["passes", "terms", "hours", *uses]
+        text = "the means of cells side by side in grid2, fine-tuning over three draws"
+        blocks = list[list[str]]()
         for name in PASSES:
-            rows = [row for row in self.rows(results, DATA_SETS[name]) if "not run" not in row[2]]
+            rows = list(self.rows(results, DATA_SETS[name]))
             if rows:
-                uses = [f"{use}, {k}" for use in (*POOLS, "fine-tuned") for k in PER_CLASS]
-                columns = ["passes", "terms", "hours", *uses]
-                text = "the means of cells side by side in grid2, fine-tuning over three draws"
-                lines += [f"{DATA_SETS[name].title}; 5 and 10 labels a class, {text}:", ""]
-                lines += [*tables.table(columns, rows), ""]
-        return lines[:-1]
+                blocks.append([f"{DATA_SETS[name].title}; 5 and 10 labels a class, {text}:"])
+                blocks.append(tables.table(columns, rows))
+        text = "passes over the data, seen as views, atto"
+        return tables.section(NAME, results, text, blocks)
 
     def rows(self, results: Results, data: DataSet) -> Iterator[list[str]]:
-        """The rows of a data set."""
+        """The rows of a data set, one for each pretraining that has run."""
         for passes in PASSES[data.name]:
             for term in TERMS:
                 name = f"{data.name}-{term}-{passes}"
-                entry = results.entries.get(name)
-                hours = "not run" if entry is None else f"{entry.seconds / 3600:.2f}"
+                if name not in results:
+                    continue
+                hours = f"{results.entries[name].seconds / 3600:.2f}"
                 said = "reconstruction" if term == "fcmae" else "both"
-                yield [str(passes), said, hours, *self.cells(results, name, data)]
-
-    def cells(self, results: Results, name: str, data: DataSet) -> Iterator[str]:
-        """The accuracies of a pretraining, by use and number of labels."""
-        for use in (*POOLS, "tuned"):
-            method = "finetune" if use == "tuned" else "probe"
-            for k in PER_CLASS:
-                key = f"{k}_per_class pretrained {method}"
-                kept = results.kept(f"{name}-{use}")
-                yield tables.cell(tables.measured(kept, key, data.metric))
+                cells = [
+                    tables.cell(values)
+                    for use in (*POOLS, "tuned")
+                    for values in tables.scores(results, f"{name}-{use}", data.metric, PER_CLASS)
+                ]
+                yield [str(passes), said, hours, *cells]

@@ -28,8 +28,7 @@ def pretraining(
     *,
     steps: int | Callable[[Results], int],
     seed: int = 0,
-    before: Sequence[str] = (),
-    program: str = "pretrain",
+    program: Sequence[str] = ("pretrain",),
     cost: float = 1.0,
     images: float = 0.0,
     start: Run | None = None,
@@ -45,8 +44,7 @@ def pretraining(
         flags: by their names, over those of the recipe.
         steps: how many, or what tells it from the results of other runs.
         seed: of the run.
-        before: what stands before the recipe, for a program that needs it.
-        program: what trains.
+        program: what trains: a program, and what stands before the recipe.
         cost: of an image, in those of atto at the ratio 0.6.
         images: how many it sees, for the estimate, where the results tell the steps.
         start: the pretraining whose encoder and decoder it begins with, which is not stripped.
@@ -72,9 +70,9 @@ def pretraining(
                 "picture_every": 0,
             },
         }
-        words = (*before, data.recipe, *flags_of(own))
+        first, *before = program
         return [
-            Call(program=program, words=words),
+            Call(program=first, words=(*before, data.recipe, *flags_of(own))),
             Call(program="convert", words=(str(directory), str(weights))),
         ]
 

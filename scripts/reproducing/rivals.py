@@ -97,7 +97,7 @@ class Rivals:
             setting,
             data,
             flags=method.of(data),
-            program=method.program,
+            program=(method.program,),
         )
         timed = [make(name=f"{name}-{steps}-steps", steps=steps) for steps in TIMED]
         yield from timed
@@ -108,24 +108,24 @@ class Rivals:
             after=timed,
         )
         yield start
-        labels = {"fractions": (), "per_class": setting.per_class(*PER_CLASS)}
+        labels = setting.per_class(*PER_CLASS)
         yield frozen(setting, data, f"{name}-frozen", start, labels)
         yield tuned(setting, data, f"{name}-tuned", start, labels, sizes=len(PER_CLASS))
 
     def table(self, results: Results) -> list[str]:
         """For each data set, the methods, and which of them wins where."""
         text = f"pretraining of {BUDGET:g} processor seconds each, fine-tuning over three draws"
-        lines = [tables.caption(NAME, results, text), ""]
+        blocks = list[list[str]]()
         for data in DATA_SETS.values():
             scores = {method.name: self.scores(results, data, method) for method in METHODS}
             if any(map(any, scores.values())):
-                lines += [*self.compared(results, data, scores), ""]
-        return lines[:-1]
+                blocks += self.compared(results, data, scores)
+        return tables.section(NAME, results, text, blocks)
 
     def compared(
         self, results: Results, data: DataSet, scores: Mapping[str, list[list[float]]]
-    ) -> Iterator[str]:
-        """The lines of a data set."""
+    ) -> Iterator[list[str]]:
+        """The blocks of a data set."""
         uses = [f"{use}, {k} labels" for use in ("frozen", "fine-tuned") for k in PER_CLASS]
         rows = []
         for method in METHODS:
@@ -136,27 +136,23 @@ class Rivals:
                 spent = [f"{value:,.0f}" for value in counted]
             rows.append([method.title, *spent, *map(tables.cell, scores[method.name])])
         measure = data.metric.replace("_", " ")
-        yield f"{data.title}, {measure}, {' and '.join(map(str, PER_CLASS))} labels a class:"
-        yield ""
-        yield from tables.table(["method", "steps", "images", "processor s", *uses], rows)
-        yield ""
+        yield [f"{data.title}, {measure}, {' and '.join(map(str, PER_CLASS))} labels a class:"]
+        yield tables.table(["method", "steps", "images", "processor s", *uses], rows)
         winners = []
         for place, use in enumerate(uses):
             known = {m.title: scores[m.name][place] for m in METHODS if scores[m.name][place]}
             if known:
                 winners.append(f"{use}: {max(known, key=lambda title: mean(known[title]))}")
-        yield f"Best: {'; '.join(winners)}."
+        yield [f"Best: {'; '.join(winners)}."]
 
     def scores(self, results: Results, data: DataSet, method: Method) -> list[list[float]]:
         """The values over draws, by use and number of labels."""
-        found = []
-        for use, kind in (("frozen", "probe"), ("tuned", "finetune")):
-            kept = results.kept(f"{data.name}-{method.name}-{use}")
-            found += [
-                tables.measured(kept, f"{k}_per_class pretrained {kind}", data.metric)
-                for k in PER_CLASS
-            ]
-        return found
+        name = f"{data.name}-{method.name}"
+        return [
+            values
+            for use in ("frozen", "tuned")
+            for values in tables.scores(results, f"{name}-{use}", data.metric, PER_CLASS)
+        ]
 
 
 def affordable(results: Results, timed: list[Run]) -> int:

@@ -1,8 +1,8 @@
 """The search for the recipe for few labels: one change at a time, on held-out training groups.
 
-In bfloat16, where a processor that multiplies in it takes 0.6 of the time. The test side is never
-read. A trial is a pretraining, compared by the frozen use that was best at
-its beginning; a use is what is made of the weights of two of them.
+The test side is never read. A trial is a pretraining, compared by the frozen use that was best when
+the search began; a use is what is made of the weights of two of them. All of it computes in
+bfloat16, which takes less time where processors multiply in it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,7 +23,6 @@ NAME = "few_labels"
 VIEWS = 48_000  # that a trial of length 1 encodes: 6 passes over the glyphs, 10 over emoji
 PER_CLASS = (5, 10)
 DRAWS = 2  # of the labels, for fine-tuning
-HELD_OUT = {"report_on": "held_out", "fractions": ()}
 GRID = {"pool": "grid2", "probe_classifier": "ridge"}
 
 
@@ -138,7 +137,7 @@ class Search:
 
     def of(self, setting: Setting, data: DataSet) -> Iterator[Run]:
         """The runs of a data set."""
-        labels = {**HELD_OUT, "per_class": setting.per_class(*PER_CLASS), **BF16}
+        labels = {"report_on": "held_out", **setting.per_class(*PER_CLASS), **BF16}
         starts = dict[str, Run]()
         for trial in TRIALS:
             name = f"{data.name}-{slug(trial.name)}"
@@ -180,19 +179,22 @@ class Search:
 
     def table(self, results: Results) -> list[str]:
         """Trials and uses of each data set that has some, the best of each in bold."""
-        text = "trials on held-out training groups, five draws of the labels, one pretraining each"
-        lines = [tables.caption(NAME, results, text), ""]
+        text = (
+            "trials on held-out training groups, one pretraining each, frozen features over 5 draws"
+            f" of the labels and fine-tuning over {DRAWS}"
+        )
+        blocks = list[list[str]]()
         for data in DATA_SETS.values():
             trials = {t.name: self.scores(results, data, f"{slug(t.name)}-frozen") for t in TRIALS}
             if any(trials.values()):
-                lines += [f"{data.title}; frozen features, 5 and 10 labels a class:", ""]
-                lines += [*self.compared(results, data, trials), ""]
-        return lines[:-1]
+                blocks += self.compared(results, data, trials)
+        return tables.section(NAME, results, text, blocks)
 
     def compared(
         self, results: Results, data: DataSet, trials: Mapping[str, list[list[float]]]
-    ) -> Iterator[str]:
-        """The lines of a data set: its trials, then the uses of the weights of some."""
+    ) -> Iterator[list[str]]:
+        """The blocks of a data set: its trials, then the uses of the weights of some."""
+        yield [f"{data.title}; frozen features, 5 and 10 labels a class:"]
         columns = [f"{k} labels" for k in PER_CLASS]
         figures = ("loss", "rankme", "alpha_req")
         best = chosen(trials)
@@ -202,10 +204,9 @@ class Search:
             kept = results.kept(f"{data.name}-{slug(name)}")
             told = [f"{kept[f]:.3g}" if f in kept else "" for f in figures]
             rows.append([bold(name, best), *(self.cells(scores)), *told])
-        yield from tables.table(["pretraining", *columns, *figures], rows)
+        yield tables.table(["pretraining", *columns, *figures], rows)
         judged = [(results.kept(f"{data.name}-{slug(t)}"), scores) for t, scores in trials.items()]
-        if correlations := ranking(judged):
-            yield from ("", *correlations)
+        yield ranking(judged)
         for kind, uses in (("frozen", FROZEN), ("tuned", TUNED)):
             for trial in USED:
                 prefix = f"{slug(trial)}-{kind}"
@@ -220,18 +221,13 @@ class Search:
                     found["random, recipe"] = self.scores(results, data, name, "random")
                 best = chosen(found)
                 rows = [[bold(name, best), *self.cells(one)] for name, one in found.items()]
-                yield ""
-                yield from tables.table([f"{kind}, of {trial}", *columns], rows)
+                yield tables.table([f"{kind}, of {trial}", *columns], rows)
 
     def scores(
         self, results: Results, data: DataSet, name: str, start: str = "pretrained"
     ) -> list[list[float]]:
         """The values of a use over draws, for each number of labels; empty if it has not run."""
-        kept = results.kept(f"{data.name}-{name}")
-        method = "finetune" if "tuned" in name else "probe"
-        found = [
-            tables.measured(kept, f"{k}_per_class {start} {method}", data.metric) for k in PER_CLASS
-        ]
+        found = tables.scores(results, f"{data.name}-{name}", data.metric, PER_CLASS, start)
         return found if all(found) else []
 
     def cells(self, scores: list[list[float]]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scripts.reproducing.data_sets import DataSet
 
@@ -26,6 +27,7 @@ class Setting:
         """How many repetitions there are, of `whole`."""
         return 1 if self.dry else whole
 
-    def per_class(self, *whole: int) -> tuple[int, ...]:
-        """How many labels of each class are learned from: 1, 2 and so on in a dry run."""
-        return tuple(range(1, 1 + len(whole))) if self.dry else whole
+    def per_class(self, *whole: int) -> dict[str, Any]:
+        """The flags for so many labels of each class: 1, 2 and so on in a dry run."""
+        counts = tuple(range(1, 1 + len(whole))) if self.dry else whole
+        return {"fractions": (), "per_class": counts}

@@ -1,6 +1,6 @@
 """Tables of the page of results: cells over seeds, and the place between the marks of a set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,45 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]
     ]
 
 
-def caption(name: str, results: Results, text: str) -> str:
-    """The line above a table: its command, what it is of, and its hours."""
-    return f"`fcmae reproduce --sets {name}`: {text}, {results.hours:.1f} h:"
+def section(name: str, results: Results, text: str, blocks: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a set: its command with its hours, then blocks of lines.
+
+    Args:
+        name: of the set.
+        results: of the set.
+        text: what it is of.
+        blocks: its tables, and what is said of them; those without lines are left out.
+    """
+    lines = [f"`fcmae reproduce --sets {name}`: {text}, {results.hours:.1f} h:"]
+    for block in filter(None, blocks):
+        lines += ["", *block]
+    return lines
 
 
 def measured(kept: dict[str, Any], key: str, metric: str) -> list[float]:
     """The values of a measure in what is kept of a use, one a draw; none if it is not there."""
     return kept.get(key, {}).get(metric, [])
+
+
+def scores(
+    results: Results,
+    name: str,
+    metric: str,
+    per_class: Sequence[int],
+    start: str = "pretrained",
+) -> list[list[float]]:
+    """The values of a use over draws, for each number of labels; none of a use that has not run.
+
+    Args:
+        results: of the set.
+        name: of its run; in that of a fine-tuning is `tuned`.
+        metric: the measure.
+        per_class: numbers of labels of each class.
+        start: what it begins with.
+    """
+    kept = results.kept(name)
+    method = "finetune" if "tuned" in name else "probe"
+    return [measured(kept, f"{k}_per_class {start} {method}", metric) for k in per_class]
 
 
 def between_marks(page: str, name: str, lines: Sequence[str]) -> str:

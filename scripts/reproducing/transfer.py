@@ -12,7 +12,7 @@ from scripts.reproducing.pretraining import pretraining
 from scripts.reproducing.results import Results
 from scripts.reproducing.runs import Run
 from scripts.reproducing.setting import Setting
-from scripts.reproducing.uses import FROZEN_PER_S, TUNED_BATCH, TUNED_PER_S, use
+from scripts.reproducing.uses import tuned_seconds, use
 
 BASELINES = ("resnet18", "vit_tiny_patch16_224", "convnext_atto")
 SEEDS = 3
@@ -26,6 +26,8 @@ class Transfer:
 
     data: DataSet
     """What it is about."""
+    image_size: int
+    """Side in pixels of the images for the networks of timm."""
     pretraining: int
     """Steps of the pretraining."""
     steps: int
@@ -35,12 +37,11 @@ class Transfer:
 
     def runs(self, setting: Setting) -> list[Run]:
         """The pretraining, and what is made of its weights and of each baseline."""
-        data = setting.data.get(self.data.name, self.data)
+        data = setting.data[self.data.name]
         start = pretraining(setting, data, "pretrain", {}, steps=self.pretraining)
-        each = self.steps * TUNED_BATCH / TUNED_PER_S + data.unseen / FROZEN_PER_S
+        each = tuned_seconds(data, self.steps)
         flags = {"fractions": FRACTION, "optim.steps": setting.steps(self.steps)}
-        images = {"image_size": data.size, "in_chans": data.in_chans}
-        images |= {"mean": data.mean, "std": data.std}
+        images = {"image_size": self.image_size, **data.pixels()}
         ours = use(
             setting, data, "fcmae", start, flags, draws=SEEDS, estimate=2 * SEEDS * (each + 20)
         )
@@ -63,11 +64,8 @@ class Transfer:
         rows = list(self.rows(results))
         names = ["AUC" if m == "auc" else m.replace("_", " ") for m in self.metrics]
         text = f"{self.data.title}, {100 * FRACTION:g} % of the training labels, {self.steps} steps"
-        return [
-            tables.caption(self.data.name, results, f"{text}, {SEEDS} seeds"),
-            "",
-            *tables.table(["model", "method", *names], rows),
-        ]
+        made = tables.table(["model", "method", *names], rows)
+        return tables.section(self.data.name, results, f"{text}, {SEEDS} seeds", [made])
 
     def rows(self, results: Results) -> Iterator[list[str]]:
         """The rows of what has all its seeds."""
@@ -86,12 +84,14 @@ class Transfer:
 
 OF_EMOJI = Transfer(
     data=EMOJI,
+    image_size=64,
     pretraining=4000,
     steps=600,
     metrics=("accuracy", "balanced_accuracy", "auc"),
 )
 OF_ELPV = Transfer(
     data=ELPV,
+    image_size=128,
     pretraining=6175,  # 100 passes
     steps=200,
     metrics=("balanced_accuracy", "auc"),

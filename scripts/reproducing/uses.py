@@ -13,10 +13,11 @@ from scripts.reproducing.data_sets import DataSet
 from scripts.reproducing.runs import Call, Run
 from scripts.reproducing.setting import Setting
 
+FEW_SHOT = ("few-shot",)
 RECIPE = "scripts/recipes/finetune/small.yaml"
 FROZEN_PER_S = 300.0  # whole images on two cores, atto at 32 px
 TUNED_PER_S = 50.0
-TUNED_BATCH = 16  # of the recipe
+BATCH = 16  # of the recipe
 STEPS = 300  # of a fine-tuning on tens to hundreds of labels
 CELL = re.compile(r"(?P<size>.+)-seed(?P<seed>\d+)-(?P<start>.+)-(?P<method>probe|finetune)\.json")
 
@@ -46,8 +47,7 @@ def tuned(
     sizes: int,
     draws: int = 3,
     steps: int = STEPS,
-    program: str = "few-shot",
-    before: Sequence[str] = (),
+    program: Sequence[str] = FEW_SHOT,
 ) -> Run:
     """A fine-tuning, see `use`.
 
@@ -55,7 +55,6 @@ def tuned(
         sizes: how many numbers of labels there are, for the estimate.
         steps: of each fine-tuning.
     """
-    each = steps * TUNED_BATCH / TUNED_PER_S + data.unseen / FROZEN_PER_S
     changes = {
         "methods": "finetune",
         "starts": "pretrained",
@@ -63,7 +62,7 @@ def tuned(
         **flags,
     }
     starts = 1 if isinstance(changes["starts"], str) else len(changes["starts"])
-    estimate = 15 + sizes * draws * starts * each
+    estimate = 15 + sizes * draws * starts * tuned_seconds(data, steps)
     return use(
         setting,
         data,
@@ -73,8 +72,12 @@ def tuned(
         draws=draws,
         estimate=estimate,
         program=program,
-        before=before,
     )
+
+
+def tuned_seconds(data: DataSet, steps: int) -> float:
+    """Seconds of a fine-tuning and its test, on two cores."""
+    return steps * BATCH / TUNED_PER_S + data.unseen / FROZEN_PER_S
 
 
 def use(
@@ -86,8 +89,7 @@ def use(
     *,
     draws: int,
     estimate: float,
-    program: str = "few-shot",
-    before: Sequence[str] = (),
+    program: Sequence[str] = FEW_SHOT,
 ) -> Run:
     """Learning from few labels by `finetune.few_shot`.
 
@@ -99,8 +101,7 @@ def use(
         flags: by their names, over those of the recipe.
         draws: of the labels, the same for all runs.
         estimate: seconds on two cores.
-        program: what learns.
-        before: what stands before the recipe, for a program that needs it.
+        program: what learns: a program, and what stands before the recipe.
     """
     out = setting.folder / f"{name}.json"
     own = {
@@ -112,7 +113,8 @@ def use(
         **flags,
         "out": out,
     }
-    call = Call(program=program, words=(*before, RECIPE, *flags_of(own)))
+    first, *before = program
+    call = Call(program=first, words=(*before, RECIPE, *flags_of(own)))
     return Run(
         name=name,
         folder=setting.folder,

@@ -114,8 +114,10 @@ def test_a_set_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 
 def all_runs(tmp_path: Path, name: SetName) -> list[Run]:
-    """The runs of a set on all data sets."""
-    setting = Setting(folder=tmp_path / name, data=DATA_SETS)
+    """The runs of a set on all data sets, of which ELPV is a few samples in place of a download."""
+    train, test = write_colours(tmp_path, "train", 6), write_colours(tmp_path, "test", 3)
+    elpv = replace(DATA_SETS["elpv"], train=train, test=test)
+    setting = Setting(folder=tmp_path / name, data={**DATA_SETS, "elpv": elpv})
     return [*with_needs(SETS[name].runs(setting))]
 
 
@@ -194,6 +196,13 @@ def test_a_dry_run_has_a_few_images_of_each_class_and_of_several_groups(tmp_path
     samples = [read_sample(shard, place) for place in range(shard.samples)]
     assert Counter(sample["cls"] for sample in samples) == dict.fromkeys((b"0", b"1", b"2"), 8)
     assert len({json.loads(sample["json"])["object"] for sample in samples}) >= 4
+
+
+def test_numbers_of_a_data_set_are_those_of_its_shards_and_its_recipe() -> None:
+    emoji = DATA_SETS["emoji"]
+    assert (emoji.images, emoji.unseen) == (4886, 1164)  # as the page says
+    assert (emoji.batch, emoji.base_lr) == (32, 1.6e-2)
+    assert emoji.pixels() == {"in_chans": 3, "mean": [0.5], "std": [0.25]}  # 3 by default
 
 
 def test_rates_are_peaks_whatever_the_batch_is() -> None:

@@ -60,7 +60,7 @@ def colours(folder: Path) -> DataSet:
     """A small data set."""
     (folder / "classes.json").write_text('["red", "green", "blue"]')
     train, test = write_colours(folder, "train", 24), write_colours(folder, "test", 9)
-    return replace(EMOJI, train=train, test=test, group="object", images=24, unseen=9)
+    return replace(EMOJI, train=train, test=test, group="object")
 
 
 @pytest.mark.slow
