@@ -2,25 +2,23 @@
 
     altered zeros pretrain scripts/recipes/demo.yaml --run.dir DIR
 
-It is the command as it is, loop and all, but for what it makes its encoder of.
+It is the command as it is, loop and all: PyTorch tells of each part that a model gets, and takes
+another one in its place.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.utils.hooks import RemovableHandle
 
-import fcmae.model
-from fcmae.architecture import Architecture
+from fcmae import FCMAE
 from fcmae.cli import start
-from fcmae.encoders import make_encoder
-from fcmae.layers import initialise
-from fcmae.visible_encoder import VisibleEncoder
-from finetune.models import classifier
+from fcmae.encoder import Encoder
+from fcmae.sparse.grn_mlp import GlobalResponseNorm
 from scripts.reproducing.dense_encoder import DenseEncoder
 
 KINDS = ("zeros", "tokens", "no_grn")
@@ -39,51 +37,42 @@ def main(argv: Sequence[str]) -> Any:
         return start(command, words)
 
 
-@contextmanager
-def altered(kind: str) -> Iterator[None]:
-    """Let models have an altered encoder in the body.
+def altered(kind: str) -> RemovableHandle:
+    """Let models that are made in the context of the result have an altered encoder.
+
+    Its initial weights are those of the unaltered one.
 
     Args:
         kind: zeros or tokens, what a dense encoder sees at hidden patches; or no_grn.
     """
-    with ExitStack() as changes:
-        changes.enter_context(
-            patch.object(fcmae.model, "make_encoder", partial(altered_encoder, kind))
-        )
-        if kind == "no_grn":  # of the fine-tuned network, too
-            changes.enter_context(patch.object(classifier, "create", created_without_grn))
-        yield
+    return register_module_module_registration_hook(partial(in_place_of, kind))
 
 
-def altered_encoder(
-    kind: str, architecture: Architecture, sparse: str, generator: torch.Generator | None = None
-) -> VisibleEncoder:
-    """Make an encoder, with the initial weights of the unaltered one; see `make_encoder`."""
-    if kind == "no_grn":
-        encoder = make_encoder(architecture, sparse, generator)
-        hold_grn(encoder)
-        return encoder
-    encoder = DenseEncoder(architecture, tokens=kind == "tokens")
-    initialise(encoder, generator)
-    return encoder
+def in_place_of(kind: str, model: nn.Module, name: str, part: nn.Module) -> Any:
+    """What a model gets in place of a part: None for the part itself.
+
+    Args:
+        kind: see `altered`.
+        model: that gets the part.
+        name: of the part in it.
+        part: an encoder that is pretrained, or GRN of the network that is fine-tuned.
+    """
+    if isinstance(model, FCMAE) and isinstance(part, Encoder):
+        if kind != "no_grn":
+            return DenseEncoder(part, tokens=kind == "tokens")
+        for module in part.modules():
+            if isinstance(module, GlobalResponseNorm):
+                hold(module)
+    elif kind == "no_grn" and name == "grn" and not isinstance(part, GlobalResponseNorm):
+        hold(part)  # timm's; of ours, the decoder keeps the one that it has
+    return None
 
 
-CREATE = classifier.create
-
-
-def created_without_grn(*args: Any, **options: Any) -> Any:
-    """Make the model of a task, whose GRN stays what it is; see `classifier.create`."""
-    model, metadata = CREATE(*args, **options)
-    hold_grn(model)
-    return model, metadata
-
-
-def hold_grn(model: nn.Module) -> None:
+def hold(norm: nn.Module) -> None:
     """Keep GRN at the zeros that it begins with, at which it passes its input on unchanged.
 
     GRN(x) = gamma N(x) x + beta + x (ConvNeXt V2, equation 3), so that gamma = beta = 0 is a
     network without it, under the same names.
     """
-    for name, parameter in model.named_parameters():
-        if ".grn." in name:
-            parameter.register_hook(torch.zeros_like)
+    for parameter in norm.parameters():
+        parameter.register_hook(torch.zeros_like)

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
 from fcmae.masking import grid_of
 from fcmae.sparse.reference import Reference
+from fcmae.visible_encoder import VisibleEncoder
 
 
 class Unmasked(Reference):
@@ -21,22 +21,37 @@ class Unmasked(Reference):
         return x
 
 
-class DenseEncoder(Encoder):
+class DenseEncoder(VisibleEncoder):
     """ConvNeXt V2 or V1 on whole images, in which a value stands for what is hidden.
 
     The value stands behind the stem, which sees each patch alone, so that hidden pixels change no
     feature.
 
     Args:
-        architecture: see `Encoder`.
+        encoder: whose stem and stages it has.
         tokens: whether the value is learned, as SimMIM's (arXiv 2111.09886); otherwise it is zero.
     """
 
-    def __init__(self, architecture: Architecture, *, tokens: bool) -> None:
-        super().__init__(architecture)
+    def __init__(self, encoder: Encoder, *, tokens: bool) -> None:
+        super().__init__()
+        self.patch_size = encoder.patch_size
+        self.dim = encoder.dim
+        self.stem = encoder.stem
+        self.stages = encoder.stages
         self.mask_token = None  # the converter drops a tensor of this name
         if tokens:
-            self.mask_token = nn.Parameter(torch.zeros(architecture.size.widths[0]))
+            conv, _ = encoder.stem
+            assert isinstance(conv, nn.Conv2d)
+            self.mask_token = nn.Parameter(torch.zeros(conv.out_channels))
+
+    def forward(
+        self,
+        images: Float[Tensor, "b c h w"],
+        visible: Bool[Tensor, "b n"],
+        count: int | None = None,
+    ) -> Float[Tensor, "b v d"]:
+        """Compute the features of the visible patches in raster order, as `Encoder.forward`."""
+        return self.scales(images, visible, count)[-1][:, :, 0, 0]
 
     def scales(
         self,

@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fcmae import draw_visible
+from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
 from fcmae.layers import initialise
+from finetune.models import classifier
+from finetune.models.config import BackboneConfig, RandomConfig
 from scripts.reproducing import rivals
 from scripts.reproducing.ablations import BASE, VARIANTS, Ablations
+from scripts.reproducing.altered import KINDS, altered
 from scripts.reproducing.data_sets import EMOJI, DataSet
 from scripts.reproducing.dense_encoder import DenseEncoder
 from scripts.reproducing.programs import start
@@ -34,10 +38,9 @@ def results(tmp_path: Path) -> Results:
 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_hidden_pixels_never_reach_the_dense_encoder_and_hidden_sites_do(tokens: bool) -> None:
-    encoder = DenseEncoder(ATTO, tokens=tokens)
-    initialise(encoder, generator(0))
     sparse = Encoder(ATTO)
-    sparse.load_state_dict(encoder.state_dict(), strict=False)
+    initialise(sparse, generator(0))
+    encoder = DenseEncoder(sparse, tokens=tokens)
     images = torch.randn(2, 3, 32, 32, generator=generator(1))
     visible = draw_visible(2, 16, 0.6, generator=generator(2))
     with torch.no_grad():
@@ -54,6 +57,38 @@ def test_hidden_pixels_never_reach_the_dense_encoder_and_hidden_sites_do(tokens:
         torch.testing.assert_close(
             encoder(images, everything), sparse(images, everything), rtol=1e-4, atol=1e-5
         )  # other convolution kernels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_altered_model_begins_with_the_weights_of_the_unaltered_one(kind: str) -> None:
+    options: dict[str, Any] = {"image_size": 32, "stem_stride": 1, "decoder_dim": 32}
+    with altered(kind):
+        model = FCMAE(**options, generator=generator(0))
+    unaltered = FCMAE(**options, generator=generator(0))
+    assert type(unaltered.encoder) is Encoder  # nothing is left of it
+    weights = model.state_dict()
+    assert not weights.pop("encoder.mask_token", torch.zeros(40)).any()
+    assert weights.keys() == unaltered.state_dict().keys()
+    assert all(weights[name].equal(one) for name, one in unaltered.state_dict().items())
+    visible = draw_visible(2, 16, 0.6, generator=generator(2))
+    images = torch.randn(2, 3, 32, 32, generator=generator(1))
+    losses = [m(images, visible)[0] for m in (model, unaltered)]
+    assert losses[0].equal(losses[1]) == (kind == "no_grn")
+    losses[0].backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(".grn." in name for name in learned if name.startswith("decoder."))
+    of_encoder = any(".grn." in name for name in learned if name.startswith("encoder."))
+    assert of_encoder == (kind != "no_grn")
+
+
+def test_the_network_that_is_fine_tuned_without_grn_does_not_learn_it() -> None:
+    random = RandomConfig(image_size=32, stem_stride=1)
+    with altered("no_grn"):
+        model, _ = classifier.create(BackboneConfig(weights="none", random=random), 3, 0)
+    model(torch.randn(2, 3, 32, 32, generator=generator(1))).square().sum().backward()
+    learned = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert any(".mlp.fc1." in name for name in learned)
+    assert not [name for name in learned if ".grn." in name]
 
 
 def colours(folder: Path) -> DataSet:
