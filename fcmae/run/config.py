@@ -15,7 +15,7 @@ import tyro
 import yaml
 
 from fcmae.run.ranges import checked
-from fcmae.run.recipes import recipe_of
+from fcmae.run.recipes import RECIPES, names, recipe_of
 from fcmae.run.secrets import public
 from fcmae.run.threads import ThreadsConfig, use_threads
 from fcmae.run.yaml_files import Texts, leaves, parse_yaml, read_yaml
@@ -39,7 +39,8 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
         description: what `--help` says about the program.
 
     Raises:
-        ValueError: a number is out of its range; or see `recipe_flags`.
+        ValueError: a number is out of its range; the first word is neither a flag nor a recipe,
+            where `config` takes words behind flags alone; or see `recipe_flags`.
         OSError: the recipe cannot be read.
         SystemExit: `config` lacks a flag, or a value has the wrong type; tyro prints which.
     """
@@ -47,6 +48,9 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
     recipe = recipe_of(flags[0]) if flags else None
     if recipe is not None:
         flags = recipe_flags(recipe, config) + flags[1:]
+    elif flags and not flags[0].startswith("-") and not takes_words(config):
+        word = public(flags[0])
+        raise ValueError(f"{word!r} is no recipe; {way_out(word, config)}")
 
     def made(args: list[str]) -> T:
         return tyro.cli(
@@ -65,6 +69,49 @@ def parse(config: type[T], argv: Sequence[str], *, description: str) -> T:
     if isinstance(result, ThreadsConfig):
         use_threads(result.threads)
     return result
+
+
+def takes_words(config: type) -> bool:
+    """Whether a program takes words that stand behind no flag, such as `fcmae predict IMAGES`."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    return any(
+        tyro.conf.Positional in getattr(hints[field.name], "__metadata__", ())
+        for field in dataclasses.fields(config)
+    )
+
+
+def way_out(word: str, config: type) -> str:
+    """What may be meant by a first word that is neither a flag nor a recipe.
+
+    Args:
+        word: the word.
+        config: the dataclass of the config.
+
+    Returns:
+        The flag for data of that path; or the nearest of the recipes that `config` can be made of,
+        or all of them.
+    """
+    known = set(field_names(config))
+    if Path(word).exists() and "data.train" in known:
+        same = RECIPES / f"{word}.yaml"
+        recipe = f", and for the recipe of that name {same}" if same.is_file() else ""
+        return f"to learn from what is there, give --data.train {word}{recipe}"
+    fitting = [name for name in names() if recipe_fields(RECIPES / f"{name}.yaml") <= known]
+    last = {Path(name).name: name for name in fitting}  # small: finetune/small
+    close = difflib.get_close_matches(Path(word).name, last, n=1)
+    if close:
+        return f"did you mean {last[close[0]]}?"
+    recipes = f"; recipes are {', '.join(fitting)}" if fitting else ""
+    return f"values stand behind flags, which --help lists{recipes}"
+
+
+def recipe_fields(path: Path) -> set[str]:
+    """The dotted names of the fields that a recipe sets.
+
+    Raises:
+        ValueError, OSError: see `fcmae.run.yaml_files.read_yaml`.
+    """
+    return {key for key, _ in leaves(read_yaml(path, Texts))}
 
 
 def recipe_flags(path: Path, config: type) -> list[str]:

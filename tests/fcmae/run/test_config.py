@@ -1,5 +1,6 @@
 """A recipe is a saved command line, and a config is a recipe again."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,10 +12,12 @@ from fcmae.convnexts import SIZES
 from fcmae.run.config import differences, field_names, flatten, parse, to_tree, to_yaml
 from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, Positive
+from finetune.planning.config import ImagesPlan
 from finetune.training.config import TrainConfig
 from finetune.training.pretraining import PretrainConfig
 
 RECIPES = sorted((Path(__file__).parents[3] / "scripts" / "recipes").glob("*.yaml"))
+DEMO = RECIPES[0].parent / "demo.yaml"
 FINETUNE_RECIPES = sorted((RECIPES[0].parent / "finetune").glob("*.yaml"))
 
 
@@ -160,6 +163,29 @@ def test_a_program_turns_an_expected_error_into_one_line(
 def test_a_recipe_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"recipe nowhere.yaml does not exist; those that"):
         read("nowhere.yaml")
+
+
+def test_a_first_word_that_is_no_recipe_is_told_where_it_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "demo"):
+        Path(name).mkdir()
+    for config, word, message in (
+        (PretrainConfig, "smal", "'smal' is no recipe; did you mean small?"),
+        (PretrainConfig, "photos/", "there, give --data.train photos/"),
+        (PretrainConfig, "demo", f"--data.train demo, and for the recipe of that name {DEMO}"),
+        (TrainConfig, "smal", "did you mean finetune/small?"),
+        (TrainConfig, "photos", "there, give --data.train photos"),
+        (Outer, "smal", "'smal' is no recipe; values stand behind flags, which --help lists"),
+    ):
+        with pytest.raises(ValueError, match=f"{re.escape(message)}$"):
+            parse(config, [word, "--seed", "1"], description="")
+
+
+def test_words_that_a_program_takes_need_not_be_recipes() -> None:
+    config = parse(ImagesPlan, ["photos/", "--hours", "1"], description="")
+    assert config.images == ("photos/",)
 
 
 def test_a_switch_needs_no_value(tmp_path: Path) -> None:
