@@ -15,13 +15,14 @@ from collections.abc import Sequence
 from fcmae.run.config import parse
 from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
-from finetune.training.config import FewShotConfig, run_of
+from finetune.training.config import FewShotConfig, check_side, run_of
 
 
 def main(argv: Sequence[str]) -> None:
     """Run what is missing, and report."""
     config = parse(FewShotConfig, argv, description=str(__doc__))
     directory = run_of(config.out)
+    check_side(config.data, config.report_on)
     if config.task.kind != "class":
         raise ValueError(f"task.kind={config.task.kind}: few-shot learning is of classes")
     # torch and timm take seconds, and a help text needs neither

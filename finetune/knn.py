@@ -27,6 +27,7 @@ class KnnConfig(ProbeConfig):
 def main(argv: Sequence[str]) -> None:
     """Extract features, choose k, test, and report."""
     config = parse(KnnConfig, argv, description=str(KnnConfig.__doc__))
+    config.data.check_test()
     # torch and timm take seconds, and a help text needs neither
     with waiting("importing PyTorch"):
         from fcmae.run.accelerator import LineAccelerator

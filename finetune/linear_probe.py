@@ -36,6 +36,7 @@ class LinearProbeConfig(ProbeConfig):
 def main(argv: Sequence[str]) -> None:
     """Extract features, choose, train, test, and report."""
     config = parse(LinearProbeConfig, argv, description=str(LinearProbeConfig.__doc__))
+    config.data.check_test()
     # torch and timm take seconds, and a help text needs neither
     with waiting("importing PyTorch"):
         from fcmae.run.accelerator import LineAccelerator

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from fcmae.run.config import parse
 from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
-from finetune.training.config import WEIGHTS, SegmentConfig, run_of
+from finetune.training.config import WEIGHTS, SegmentConfig, check_side, run_of
 
 
 def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched, and report."""
     config = parse(SegmentConfig, argv, description=str(__doc__))
     directory = run_of(config.out)
+    check_side(config.data, config.report_on)
     if config.augment.rand_augment:
         raise ValueError(
             f"augment.rand_augment={config.augment.rand_augment} would move pixels away from their"

@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from fcmae.run.config import parse
 from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
-from finetune.training.config import WEIGHTS, TrainConfig, run_of
+from finetune.training.config import WEIGHTS, TrainConfig, check_side, run_of
 
 
 def main(argv: Sequence[str]) -> None:
     """Train, in however many processes were launched, and report."""
     config = parse(TrainConfig, argv, description=str(__doc__))
     directory = run_of(config.out)
+    check_side(config.data, config.report_on)
     # torch and timm take seconds, and a help text needs neither
     with waiting("importing PyTorch"):
         from fcmae.run.lock import sole_writer

@@ -93,13 +93,29 @@ class LabelledData(InferenceConfig):
     train: tuple[str, ...]
     """What to learn from: a folder with a sub-folder for each class, or a table; or shards: paths
     or patterns, such as 'DIR/train-{000000..000003}.tar'."""
-    test: tuple[str, ...]
-    """What to report on, likewise, looked at once."""
+    test: tuple[str, ...] = ()
+    """What to report on, likewise, looked at once. Only a program with --report_on held_out does
+    without."""
     group: str = ""
     """Field of the json member: samples that share its value stay on one side when training data is
     held out. Name it where images are related (one patient, one module); empty: no groups."""
     held_out: ShareInside = 0.2
     """Share of the training data on which hyper-parameters are chosen."""
+
+    def check_test(self, instead: str = "") -> None:
+        """Check that there is something to report on, for a program that reports on the test data.
+
+        Args:
+            instead: another way out, which ends the message.
+
+        Raises:
+            ValueError: there is nothing.
+        """
+        if not self.test:
+            raise ValueError(
+                "data.test is empty, so that there is nothing to report on: give a folder, a table"
+                f" or shards as --data.test{instead}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,6 +181,20 @@ class FewShotConfig(TrainConfig):
             super().__post_init__()
 
 
+def check_side(data: LabelledData, report_on: Side) -> None:
+    """Check that there is something to report on.
+
+    Args:
+        data: what is learned from, and reported on.
+        report_on: held_out needs no test data.
+
+    Raises:
+        ValueError: the test data are to be reported on, and there are none.
+    """
+    if report_on == "test":
+        data.check_test(instead=", or --report_on held_out, for a share of the training data")
+
+
 def run_of(out: Path) -> Path:
     """The directory of the run whose result is written to `out`: the same path without `.json`.
 

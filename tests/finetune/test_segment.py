@@ -448,7 +448,7 @@ def test_a_run_that_lost_its_last_checkpoint_ends_as_it_did(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_held_out_training_data_is_reported_on_by_groups(tmp_path: Path) -> None:
     result = result_of(
-        *(tmp_path, "--report_on", "held_out", "--data.group", "half"),
+        *(tmp_path, "--report_on", "held_out", "--data.test", "--data.group", "half"),
         *("--data.held_out", "0.5", "--optim.steps", "2"),
     )
     assert (result["train_samples"], result["held_out_samples"]) == (8, 8)
