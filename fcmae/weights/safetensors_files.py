@@ -37,6 +37,8 @@ def tensors_of(file: Any) -> dict[str, Tensor]:
 def open_converted(path: Path) -> Generator[tuple[Any, Metadata, dict[str, str]]]:
     """Open a file of weights that were converted to timm's names.
 
+    The programs that call it want a head, too: the errors name what makes files that have one.
+
     Yields:
         The open file, its metadata, and what else its header holds.
 
@@ -46,7 +48,7 @@ def open_converted(path: Path) -> Generator[tuple[Any, Metadata, dict[str, str]]
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"weights {path} do not exist; make them with python -m fcmae.convert"
+            f"weights {path} do not exist; make them with fcmae finetune, or fcmae segment"
         )
     try:
         file: Any = safe_open(path, framework="pt")
@@ -54,8 +56,8 @@ def open_converted(path: Path) -> Generator[tuple[Any, Metadata, dict[str, str]]
         metadata = Metadata.of_json(header[HEADER])
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{path} has no header of converted weights ({error}); make it with"
-            " python -m fcmae.convert SOURCE OUT.safetensors --to timm"
+            f"{path} has no header of fine-tuned weights ({error}); make it with fcmae finetune, or"
+            " fcmae segment"
         ) from error
     with file:
         yield file, metadata, extra_part(header)

@@ -152,6 +152,8 @@ def test_a_link_to_nothing_is_named_and_the_others_answered(tmp_path: Path, caps
         (("{empty}",), "holds no jpg, jpeg, png"),
         (("{folder}", "--top", "0"), "top=0 must be at least 1"),
         (("{folder}", "--weights", "{folder}/x.safetensors"), "x.safetensors do not exist"),
+        (("{folder}", "--weights", "{folder}"), "do not exist; make them with fcmae finetune"),
+        (("{folder}", "--weights", "{folder}/0.png"), "make it with fcmae finetune"),
         (("{folder}", "--weights", "{headless}"), "has no head; fine-tune it with"),
     ],
 )
