@@ -13,7 +13,7 @@ import tyro
 
 from fcmae.run.config import parse
 from fcmae.run.program import run_program
-from fcmae.run.ranges import Count
+from fcmae.run.ranges import Batch, Count
 from fcmae.run.terminal import say
 from fcmae.run.threads import ThreadsConfig
 from fcmae.run.waiting import waiting
@@ -32,6 +32,9 @@ class PredictConfig(ReadingConfig, ThreadsConfig):
     it."""
     top: Count = 5
     """How many classes to name, the most probable ones."""
+    batch_size: Batch = 64
+    """How many images a classifier takes at a time, tiles of pictures among them. A segmenter takes
+    one picture at a time."""
     masks: Path | None = None
     """Directory for the masks of a segmenter, NAME.png for each image: a class number a pixel, 255
     where the model did not look, as beside the centre unless --fit is tiles, pad or squash."""
@@ -50,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
         config.weights / WEIGHTS if config.weights.is_dir() else config.weights,
         top=config.top,
         config=config,
+        batch_size=config.batch_size,
         masks=config.masks,
         as_json=config.json,
     )

@@ -13,19 +13,25 @@ from data.pixel_labels import resize_mask
 from fcmae.run.files import replacing
 from fcmae.weights.metadata import Metadata
 from finetune.labels.inference import open_file, read_image, tiled
-from finetune.models.segmenter import Segmenter
+from finetune.models.compiled import Forward
 
 TILES = 16  # of a picture, which the model takes at a time
 
 
 @torch.no_grad()
 def mask_of(
-    model: Segmenter, metadata: Metadata, path: Path, config: FittedConfig
+    forward: Forward, metadata: Metadata, path: Path, config: FittedConfig
 ) -> UInt8[Tensor, "h0 w0"]:
     """The class of each pixel of a file, and 255 where the model does not look.
 
     With `config.fit` crop, that is all beside the centre. Where tiles overlap, the mean of their
     probabilities counts.
+
+    Args:
+        forward: of a segmenter, from and to the CPU.
+        metadata: how it takes images.
+        path: the image file.
+        config: how the file becomes what the segmenter takes.
 
     Raises:
         OSError: the file cannot be read.
@@ -33,7 +39,7 @@ def mask_of(
     """
     picture = open_file(path, metadata, config)
     size = picture.height, picture.width
-    logits = tiled(model.eval(), read_image(path, metadata, config), TILES)
+    logits = tiled(forward, read_image(path, metadata, config), TILES)
     if not logits.isfinite().all():
         raise ValueError(f"{path}: the answers are not finite")
     return resize_mask(pasted(logits, layout_of(*size, metadata.image_size, config.fit)), size)

@@ -1,29 +1,30 @@
 """What a fine-tuned model says of image files, as lines of JSON or as a table."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from data.config import IMAGE_SUFFIXES, FittedConfig
+from data.config import IMAGE_SUFFIXES
 from data.making.walking import described, find_images
 from fcmae.run.tables import print_table
 from fcmae.run.terminal import say, told_apart
 from fcmae.run.waiting import counted
-from fcmae.weights.metadata import SEGMENTER, Metadata
+from fcmae.weights.metadata import SEGMENTER
 from fcmae.weights.safetensors_files import open_converted
+from finetune.labels.class_prediction import answers_of
 from finetune.labels.config import ReadingConfig
-from finetune.labels.inference import read_image, refuse_not_finite, tiled
 from finetune.labels.mask_prediction import file_of, mask_of, shares_of, write_mask
 from finetune.labels.tasks import Task
+from finetune.labels.unanswered import noting
 from finetune.models import classifier, segmenter
+from finetune.models.accelerated import accelerated
 
-TILES = 64  # of a picture, which the model takes at a time
+Answers = Iterator[tuple[Path, Float[Tensor, " k"]]]  # of the files that have any, in their order
 Row = tuple[Path, list[tuple[str, float]]]  # an image, and the names with the largest answers
 
 
@@ -33,6 +34,7 @@ def predict(
     *,
     top: int,
     config: ReadingConfig,
+    batch_size: int,
     masks: Path | None,
     as_json: bool,
 ) -> list[str]:
@@ -45,6 +47,7 @@ def predict(
         weights: of a fine-tuned model.
         top: how many classes to name.
         config: how pictures become what the model takes.
+        batch_size: images that a classifier takes at a time.
         masks: the directory for the masks of a segmenter, or None.
         as_json: print one JSON object a line in place of a table.
 
@@ -56,40 +59,33 @@ def predict(
         ValueError: the weights have no head, or are damaged; masks of no segmenter, or two that
             would be one file.
     """
-    task, answers_of = loaded(weights, config, masks)
-    measure = "probability" if isinstance(answers_of, partial) else "share of pixels"
+    failures = list[str]()
+    task, measure, answers = loaded(weights, config, batch_size, masks, failures)
     files = files_of(images)
     if masks is not None and len({path.name for path in files}) < len(files):
         raise ValueError("several images have one name, and so would their masks: give one folder")
-    failures = list[str]()
-
-    def rows() -> Iterator[Row]:
-        for path in counted(files, "predicting", len(files), "images"):
-            try:
-                answers = answers_of(path)
-            except ValueError as error:
-                failures.append(str(error))
-                continue
-            except OSError as error:  # such as a link to nothing, or a file that none may read
-                if error.filename is None:  # it is no image's fault: a mask cannot be written
-                    raise
-                failures.append(f"{path}: {error.strerror}")
-                continue
-            yield path, ranked(task, answers, top)
-
+    answered = answers(counted(files, "predicting", len(files), "images"))
+    rows = ((path, ranked(task, row, top)) for path, row in answered)
     if as_json:
-        for line in lines(rows(), task, measure, masks):
+        for line in lines(rows, task, measure, masks):
             say(json.dumps(line), flush=True)
     else:
         head = task.field if task.kind == "value" else f"class ({measure})"
-        print_table("", ["image", head], cells(rows(), task))
+        print_table("", ["image", head], cells(rows, task))
     return failures
 
 
 def loaded(
-    weights: Path, config: ReadingConfig, masks: Path | None
-) -> tuple[Task, Callable[[Path], Float[Tensor, " k"]]]:
-    """What a model answers about a file, and the function that does it and writes its mask.
+    weights: Path,
+    config: ReadingConfig,
+    batch_size: int,
+    masks: Path | None,
+    failures: list[str],
+) -> tuple[Task, str, Callable[[Iterable[Path]], Answers]]:
+    """What a model answers about files, what that is, and the function that does it.
+
+    The function of a segmenter writes the masks, too. Why a file has no answer goes to `failures`;
+    the other arguments are those of `predict`.
 
     Raises:
         OSError, ValueError: see `predict`.
@@ -100,17 +96,28 @@ def loaded(
         if masks is not None:
             raise ValueError(f"masks={masks}, but {weights} is no segmenter: leave --masks out")
         model, metadata, task = classifier.load(weights)
-        return task, partial(answers_to, model, metadata, task, config=config.fitted(metadata))
+        answers = partial(
+            answers_of,
+            accelerated(model),
+            metadata,
+            task,
+            config=config.fitted(metadata),
+            batch_size=batch_size,
+            failures=failures,
+        )
+        return task, "probability", answers
     model, metadata, names = segmenter.load(weights)
-    fitted = config.fitted(metadata)
+    forward, fitted = accelerated(model), config.fitted(metadata)
 
-    def shares(path: Path) -> Float[Tensor, " k"]:
-        mask = mask_of(model, metadata, path, fitted)
-        if masks is not None:
-            write_mask(mask, file_of(path, masks))
-        return shares_of(mask, len(names))
+    def shares(files: Iterable[Path]) -> Answers:
+        for path in files:
+            with noting(failures, path):
+                mask = mask_of(forward, metadata, path, fitted)
+                if masks is not None:
+                    write_mask(mask, file_of(path, masks))
+                yield path, shares_of(mask, len(names))
 
-    return Task(kind="class", field="", names=names), shares
+    return Task(kind="class", field="", names=names), "share of pixels", shares
 
 
 def files_of(paths: Sequence[Path]) -> list[Path]:
@@ -136,21 +143,6 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
         else:
             raise FileNotFoundError(f"{path} does not exist")
     return files
-
-
-@torch.no_grad()
-def answers_to(
-    model: nn.Module, metadata: Metadata, task: Task, path: Path, config: FittedConfig
-) -> Float[Tensor, " k"]:
-    """Probabilities of the classes, or the value, for one file; the mean of those of its tiles.
-
-    Raises:
-        ValueError: it cannot be decoded, or the answers are not finite.
-    """
-    images = read_image(path, metadata, config)
-    answers = task.answers(tiled(model.eval(), images, TILES)).mean(0, keepdim=True)
-    refuse_not_finite(answers, torch.ones(1, dtype=torch.bool), lambda _: str(path))
-    return answers[0]
 
 
 def ranked(task: Task, answers: Float[Tensor, " k"], top: int) -> list[tuple[str, float]]:

@@ -28,9 +28,9 @@ from finetune.frozen.embedding import embed
 from finetune.frozen.feature_file import FeatureTable
 from finetune.frozen.features import labelled_images
 from finetune.frozen.similarity import feature_of
+from finetune.labels.class_prediction import answers_of
 from finetune.labels.config import InferenceConfig, LabelledData
 from finetune.labels.inference import Inference, read_image
-from finetune.labels.prediction import answers_to
 from finetune.labels.tasks import Task
 from finetune.models import classifier
 from finetune.models.backbone import backbone
@@ -169,7 +169,10 @@ def test_predictions_are_the_mean_of_the_answers_of_the_tiles(tmp_path: Path) ->
     model, metadata = classifier.create(BackboneConfig(random=TINY, head_init_scale=9.0), 3, 0)
     (tmp_path / "scan.png").write_bytes(encoded(scan()))
     config = FittedConfig(fit="tiles")
-    found = answers_to(model, metadata, task, tmp_path / "scan.png", config)
+    answered = answers_of(
+        model.eval(), metadata, task, [tmp_path / "scan.png"], config, batch_size=4, failures=[]
+    )
+    ((_, found),) = answered
     with torch.no_grad():
         each = task.answers(model(read_image(tmp_path / "scan.png", metadata, config)))
     assert len(each) == 15

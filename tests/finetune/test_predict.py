@@ -24,6 +24,12 @@ from tests.support.programs import run
 CLASSES = Task(kind="class", field="", names=("a", "b", "c"))
 
 
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are compared more closely than accelerators round, which may use TF32."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+
+
 def save(folder: Path, task: Task = CLASSES) -> Path:
     path = folder / "weights.safetensors"
     config = BackboneConfig(random=TINY, head_init_scale=1.0)
@@ -122,6 +128,33 @@ def test_a_corrupt_image_is_named_and_the_others_answered(tmp_path: Path, capsys
     ]
 
 
+@pytest.mark.parametrize("fit", ["crop", "tiles"])
+def test_batches_answer_in_order_as_one_image_at_a_time_does(
+    tmp_path: Path, capsys, fit: str
+) -> None:
+    weights, folder = save(tmp_path), tmp_path / "images"
+    folder.mkdir()
+    for i in range(10):
+        (folder / f"{i}.png").write_bytes(png(i, (20 + i, 50 - 3 * i)))
+    broken = [folder / "3.png", folder / "7.png"]
+    for path in broken:
+        path.write_bytes(b"nonsense")
+    flags = ("--weights", weights, "--fit", fit, "--json")
+    ones = predict(capsys, *sorted(folder.iterdir()), *flags, "--batch_size", "1")
+    eights = predict(capsys, *sorted(folder.iterdir()), *flags, "--batch_size", "8")
+    assert ones[0] == eights[0] == 1
+    assert ones[2] == eights[2]
+    named = [line.partition(": ")[2].partition(": ")[0] for line in ones[2].splitlines()]
+    assert named == [str(path) for path in broken]
+    lines = [[json.loads(line) for line in out.splitlines()] for _, out, _ in (ones, eights)]
+    assert [Path(line["image"]).stem for line in lines[0]] == list("01245689")
+    for one, eight in zip(*lines, strict=True):
+        assert one["image"] == eight["image"]
+        of_one, of_eight = ({t["class"]: t["probability"] for t in x["top"]} for x in (one, eight))
+        assert of_one == pytest.approx(of_eight, rel=1e-4)  # sums of float32 in another order
+    assert len({line["top"][0]["probability"] for line in lines[0]}) == 8
+
+
 def test_an_image_of_values_far_from_all_others_has_no_answer(tmp_path: Path, capsys) -> None:
     np.save(tmp_path / "huge.npy", np.full((20, 20, 3), 3e38, np.float32))
     np.save(tmp_path / "fine.npy", np.full((20, 20, 3), 0.3, np.float32))
@@ -154,6 +187,7 @@ def test_a_link_to_nothing_is_named_and_the_others_answered(tmp_path: Path, caps
         (("{folder}", "--weights", "{folder}/x.safetensors"), "x.safetensors do not exist"),
         (("{folder}", "--weights", "{folder}"), "do not exist; make them with fcmae finetune"),
         (("{folder}", "--weights", "{folder}/0.png"), "make it with fcmae finetune"),
+        (("{folder}", "--batch_size", "0"), "batch_size=0 must be at least 1"),
         (("{folder}", "--weights", "{headless}"), "has no head; fine-tune it with"),
     ],
 )
