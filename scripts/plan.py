@@ -268,8 +268,18 @@ def write_recipe(config: ImagesPlan) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Write a recipe for images, or print the plan of a recipe."""
-    first = "".join(argv[:1])
+    """Write a recipe for images, or print the plan of a recipe.
+
+    Raises:
+        ValueError: there are no arguments; or see `write_recipe` and `plan`.
+        OSError: see `write_recipe`.
+    """
+    if not argv:
+        raise ValueError(
+            "there is nothing to plan: give images and hours, as in fcmae plan photos/ --hours 4,"
+            " or what a cluster is to run, as in fcmae plan imagenet --gpus 8"
+        )
+    first = argv[0]
     if first in ("-h", "--help") or (first[:1] not in ("", "-") and recipe_of(first) is None):
         write_recipe(parse(ImagesPlan, argv, description=cleandoc(str(ImagesPlan.__doc__))))
         return

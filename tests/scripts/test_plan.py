@@ -348,6 +348,11 @@ def test_each_form_has_a_help_of_its_own(
     assert [name for name in ("--dir ", "--nodes ") if name in told] == [flag]
 
 
+def test_a_plan_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"give images and hours, as in fcmae plan photos/ --hour"):
+        main([])
+
+
 def test_the_program_ends_in_one_line() -> None:
     done = run("scripts/plan.py", "--nodes", "0")
     assert done.returncode == 1

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from fcmae.run.compiling import WORTH
 from fcmae.run.computing import WORKSPACE, settled
+from fcmae.run.config import parse
 from fcmae.run.options import ComputeConfig
+from finetune.training.config import TrainConfig
 
 CPU = torch.device("cpu")
 
@@ -32,6 +35,15 @@ def test_a_cpu_computes_in_fp32_and_as_the_model_is_written() -> None:
 def test_what_a_user_says_stays() -> None:
     said = ComputeConfig(precision="fp16", compile=True)
     assert settled(said, CPU, compiles=False, strict=True) == said
+
+
+def test_the_help_tells_from_how_many_images_on_auto_compiles(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(TrainConfig, ["--help"], description="")
+    told = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"in fine-tuning from {WORTH:,} images on, counted over all epochs" in told
 
 
 @pytest.mark.parametrize("strict", [True, False])
