@@ -38,7 +38,7 @@ DDP overlaps the all-reduce with the last micro-batch's backward pass, except fo
 with the pass that it serves. Latency, stragglers and the optimiser's own time are not in it.
 
 A contrastive term makes two views of an image, which is read once and decoded twice; its projector
-counts as the decoder's, and each process compares the views of all.
+counts as the decoder's, and each process projects and compares the views of all, in fp32.
 
 Data: images/s and bytes/s that a node's loader has to deliver for that T, and the cores that it
 keeps busy.
@@ -148,7 +148,7 @@ def plan(config: PlanConfig) -> dict[str, Numbers]:
     decoder = decoder_part(config.model, micro, v, n, size)
     behind = [
         decoder,
-        *([contrast_part(config.model, micro, world, size)] if contrast.weight else []),
+        *([contrast_part(config.model, micro, world)] if contrast.weight else []),
     ]
     parts = (stem, *stages, *behind)
 

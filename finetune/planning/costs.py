@@ -87,8 +87,8 @@ def decoder_part(model: ModelConfig, b: int, v: int, n: int, size: int) -> Part:
     )
 
 
-def contrast_part(model: ModelConfig, b: int, world: int, size: int) -> Part:
-    """The projector of b views, and the likenesses of the views of all processes, or neighbours.
+def contrast_part(model: ModelConfig, b: int, world: int) -> Part:
+    """The projector of the views of all processes, b of each, and their likenesses, in fp32.
 
     The search for neighbours in the queue, which has no backward pass, is not counted.
     """
@@ -97,12 +97,10 @@ def contrast_part(model: ModelConfig, b: int, world: int, size: int) -> Part:
     weights = d * hidden + hidden * c
     pairs = views**2 // (2 if model.contrast.neighbours else 1)
     return Part(
-        parameters=2 * d + (d + 1) * hidden + (hidden + 1) * c,
-        macs=b * weights + pairs * c,
-        saved=b * (4 * d + size * (d + 2 * hidden) + 4 * c)
-        + (0 if size == 4 else size * weights)
-        + 4 * views * c
-        + 4 * pairs,
+        parameters=weights + 2 * hidden,  # the second norm has no scale and no shift
+        macs=views * weights + pairs * c,
+        # inputs of layers, norms and GELU, statistics of norms, vectors before and after scaling
+        saved=4 * (views * (d + 3 * hidden + 3 * c) + 2 * (hidden + c) + pairs),
     )
 
 
