@@ -15,7 +15,7 @@ from scripts.reproducing.uses import frozen, tuned
 
 NAME = "length"
 PASSES = {"emoji": (2, 10, 40, 120), "glyphs": (2, 8, 25, 75)}
-TERMS = {"fcmae": 0.0, "contrast": 0.1}  # weight of the second term
+TERMS = {"fcmae": 0.0, "contrast": 0.3}  # weight of the second term
 PER_CLASS = (5, 10)
 POOLS = ("last", "grid2")
 

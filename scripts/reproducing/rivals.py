@@ -53,7 +53,7 @@ METHODS = (
     Method(
         name="contrast",
         title="FCMAE with the second term, ConvNeXt V2 atto",
-        flags={"model.contrast.weight": 0.1},
+        flags={"model.contrast.weight": 0.3},
     ),
     Method(
         name="mae",

@@ -84,24 +84,24 @@ TRIALS = (
     *(Trial(name=f"weight {w}", flags=term(w)) for w in (0.1, 0.3, 1.0)),
     Trial(name="after, weight 0.1", flags=term(0.1), length=0.3, start="base"),
     Trial(name="after, weight 0", length=0.3, start="base"),
-    Trial(name="weight 0.1, temperature 0.1", flags=term(0.1, temperature=0.1)),
-    Trial(name="weight 0.1, neighbours", flags=term(0.1, neighbours=1024)),
-    Trial(name="weight 0.1, not flipped", flags={**term(0.1), "data.flip": False}),
+    Trial(name="weight 0.3, temperature 0.1", flags=term(0.3, temperature=0.1)),
+    Trial(name="weight 0.3, neighbours", flags=term(0.3, neighbours=1024)),
+    Trial(name="weight 0.3, not flipped", flags={**term(0.3), "data.flip": False}),
     Trial(
-        name="weight 0.1, turned and jittered",
+        name="weight 0.3, turned and jittered",
         flags={
-            **term(0.1),
+            **term(0.3),
             **{"data.jitter.rotate": 9, "data.jitter.brightness": 0.4, "data.jitter.contrast": 0.4},
         },
     ),
-    Trial(name="weight 0.1, batch halved", flags=term(0.1), batch=0.5),
+    Trial(name="weight 0.3, batch halved", flags=term(0.3), batch=0.5),
     *(Trial(name=f"ratio {r}", flags={"model.ratio": r}) for r in (0.4, 0.75)),
     Trial(name="scale from 0.5", flags={"data.scale": (0.5, 1.0)}),
     Trial(name="rate doubled", rate=2),
     Trial(name="decoder of 128", flags={"model.decoder_dim": 128}),
-    Trial(name="length 4, weight 0.1", flags=term(0.1), length=4.0),
+    Trial(name="length 4, weight 0.3", flags=term(0.3), length=4.0),
 )
-USED = ("base", "weight 0.1")  # whose weights the uses are tried on
+USED = ("base", "weight 0.3")  # whose weights the uses are tried on
 FROZEN = (
     *(
         Use(name=f"{pool}, {classifier}", flags={"pool": pool, "probe_classifier": classifier})
