@@ -35,6 +35,7 @@ from fcmae.cli import start
 from fcmae.masking import draw_visible
 from fcmae.reconstruction import VIEWS
 from fcmae.reconstruction import reconstruct as views_of
+from fcmae.run.computing import accelerator_or_cpu
 from fcmae.run.config import flags_of
 from fcmae.run.metrics import read_metrics
 from fcmae.sheet import sheet
@@ -95,7 +96,7 @@ def features(
     """
     model, metadata = load_timm(source, say=lambda _: None)
     transform = Transform(metadata)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = accelerator_or_cpu()
     assert isinstance(model, TimmModel)
     model.to(device).eval()
     one = isinstance(pictures, str | Path | Image.Image | np.ndarray | Tensor)

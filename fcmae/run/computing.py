@@ -14,6 +14,11 @@ C = TypeVar("C", bound=ComputeConfig)
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"  # of cuBLAS, read with the first product
 
 
+def accelerator_or_cpu() -> torch.device:
+    """The accelerator that torch sees, such as a GPU; where it sees none, the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def settled(config: C, device: torch.device, *, compiles: bool, strict: bool) -> C:
     """Choose what a config leaves to the device, and set PyTorch up for it.
 

@@ -6,7 +6,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Literal
 
-import torch
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from fcmae.run.computing import accelerator_or_cpu
 from fcmae.run.terminal import line_of, say
 from fcmae.run.waiting import waiting
 from fcmae.weights.transform import Transform
@@ -38,7 +38,7 @@ def page(config: ExploreConfig) -> Starlette:
         OSError: The checkpoint or the data cannot be read.
         ValueError: The checkpoint holds no encoder of this project, or the data no images.
     """
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = accelerator_or_cpu()
     with waiting(f"loading {config.checkpoint}"):
         explored = load(config.checkpoint, device, say)
     data = DataImages(config, explored.metadata) if config.data else None

@@ -1,8 +1,8 @@
 """The forward pass of a model on the accelerator where torch sees one, from and to the CPU."""
 
-import torch
 from torch import Tensor, nn
 
+from fcmae.run.computing import accelerator_or_cpu
 from finetune.models.compiled import Forward
 
 
@@ -15,7 +15,7 @@ def accelerated(model: nn.Module) -> Forward:
     Returns:
         A function that takes images on the CPU, and gives the model's outputs on the CPU.
     """
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = accelerator_or_cpu()
     model.to(device).eval()
 
     def forward(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from fcmae import FCMAE
 from fcmae.masking import draw_visible
 from fcmae.model_config import ModelConfig
+from fcmae.run.computing import accelerator_or_cpu
 from fcmae.run.learner import DTYPES
 from fcmae.run.options import Precision
 from fcmae.run.roofline import flops_per_s, name_of
@@ -25,9 +26,7 @@ class Machine:
     """The machine that this process runs on: its device, its cores, and a clock of its steps."""
 
     def __init__(self) -> None:
-        self.device = torch.accelerator.current_accelerator(check_available=True) or torch.device(
-            "cpu"
-        )
+        self.device = accelerator_or_cpu()
         self.cores = cores()
 
     def __str__(self) -> str:

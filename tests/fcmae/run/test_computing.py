@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fcmae.run.compiling import WORTH
-from fcmae.run.computing import WORKSPACE, settled
+from fcmae.run.computing import WORKSPACE, accelerator_or_cpu, settled
 from fcmae.run.config import parse
 from fcmae.run.options import ComputeConfig
 from finetune.training.config import TrainConfig
@@ -23,6 +23,19 @@ def as_before() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
     os.environ.pop(WORKSPACE, None)
     os.environ.update({} if told is None else {WORKSPACE: told})
+
+
+@pytest.mark.parametrize(("seen", "expected"), [(torch.device("meta"), "meta"), (None, "cpu")])
+def test_the_cpu_stands_in_where_torch_sees_no_accelerator(
+    seen: torch.device | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An accelerator that torch was built for, and does not find, is none."""
+
+    def current(*, check_available: bool = False) -> torch.device | None:
+        return seen if check_available else torch.device("cuda")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", current)
+    assert accelerator_or_cpu() == torch.device(expected)
 
 
 def test_a_cpu_computes_in_fp32_and_as_the_model_is_written() -> None:
