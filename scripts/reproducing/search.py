@@ -96,7 +96,7 @@ TRIALS = (
     ),
     Trial(name="weight 0.3, batch halved", flags=term(0.3), batch=0.5),
     *(Trial(name=f"ratio {r}", flags={"model.ratio": r}) for r in (0.4, 0.75)),
-    Trial(name="scale from 0.5", flags={"data.scale": (0.5, 1.0)}),
+    Trial(name="weight 0.3, scale from 0.5", flags={**term(0.3), "data.scale": (0.5, 1.0)}),
     Trial(name="rate doubled", rate=2),
     Trial(name="decoder of 128", flags={"model.decoder_dim": 128}),
     Trial(name="length 4, weight 0.3", flags=term(0.3), length=4.0),
