@@ -15,7 +15,7 @@ import tyro
 import yaml
 
 from fcmae.run.ranges import checked
-from fcmae.run.recipes import RECIPES, names, recipe_of
+from fcmae.run.recipes import RECIPES, name_of, names, recipe_of
 from fcmae.run.secrets import public
 from fcmae.run.threads import ThreadsConfig, use_threads
 from fcmae.run.yaml_files import Texts, leaves, parse_yaml, read_yaml
@@ -91,12 +91,11 @@ def way_out(word: str, config: type) -> str:
         The flag for data of that path; or the nearest of the recipes that `config` can be made of,
         or all of them.
     """
-    known = set(field_names(config))
-    if Path(word).exists() and "data.train" in known:
+    if Path(word).exists() and "data.train" in field_names(config):
         same = RECIPES / f"{word}.yaml"
         recipe = f", and for the recipe of that name {same}" if same.is_file() else ""
         return f"to learn from what is there, give --data.train {word}{recipe}"
-    fitting = [name for name in names() if recipe_fields(RECIPES / f"{name}.yaml") <= known]
+    fitting = fitting_recipes(config)
     last = {Path(name).name: name for name in fitting}  # small: finetune/small
     close = difflib.get_close_matches(Path(word).name, last, n=1)
     if close:
@@ -105,13 +104,11 @@ def way_out(word: str, config: type) -> str:
     return f"values stand behind flags, which --help lists{recipes}"
 
 
-def recipe_fields(path: Path) -> set[str]:
-    """The dotted names of the fields that a recipe sets.
-
-    Raises:
-        ValueError, OSError: see `fcmae.run.yaml_files.read_yaml`.
-    """
-    return {key for key, _ in leaves(read_yaml(path, Texts))}
+def fitting_recipes(config: type) -> list[str]:
+    """The names of the recipes that come with the programs and that `config` can be made of."""
+    known = set(field_names(config))
+    trees = {name: read_yaml(RECIPES / f"{name}.yaml", Texts) for name in names()}
+    return [name for name, tree in trees.items() if flatten(tree).keys() <= known]
 
 
 def recipe_flags(path: Path, config: type) -> list[str]:
@@ -119,12 +116,16 @@ def recipe_flags(path: Path, config: type) -> list[str]:
 
     Raises:
         ValueError: the recipe is no mapping, or has a key twice or one that `config` lacks, or a
-            value that a command line cannot hold.
+            value that a command line cannot hold; or it comes with the programs, for another one.
         OSError: the recipe cannot be read.
     """
     known = {name: kind for name, kind, _ in fields(config)}
     flags: dict[str, list[str]] = {}
-    for key, value in leaves(read_yaml(path, Texts)):
+    lines = list(leaves(read_yaml(path, Texts)))
+    foreign = [key for key, _ in lines if key not in known]
+    if foreign and (name := name_of(path)):
+        raise ValueError(for_another_program(name, foreign, config))
+    for key, value in lines:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
@@ -134,6 +135,29 @@ def recipe_flags(path: Path, config: type) -> list[str]:
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
         flags[key] = [text_of(text, known[key], f"{path}: {key}") for text in values]
     return [word for key, values in flags.items() for word in (f"--{key}", *values)]
+
+
+def for_another_program(recipe: str, foreign: Sequence[str], config: type) -> str:
+    """Tell that a recipe that comes with the programs is for another one.
+
+    Args:
+        recipe: its name.
+        foreign: the fields that it sets and `config` lacks.
+        config: the dataclass of the config.
+
+    Returns:
+        A line with the recipe of the same last name that `config` can be made of, or with all.
+    """
+    fitting = fitting_recipes(config)
+    same = [name for name in fitting if Path(name).name == Path(recipe).name]
+    if same:
+        hint = f"did you mean {same[0]}?"
+    elif fitting:
+        hint = f"recipes for this one are {', '.join(fitting)}"
+    else:
+        hint = "this one has none, and --help lists its flags"
+    told = ", ".join(foreign[:3])
+    return f"recipe {recipe} is for another program, with fields such as {told}; {hint}"
 
 
 def flags_of(changes: Mapping[str, Any]) -> list[str]:

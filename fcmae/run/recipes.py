@@ -38,6 +38,15 @@ def recipe_of(word: str) -> Path | None:
     raise FileNotFoundError(f"recipe {word} does not exist; {brought}")
 
 
+def name_of(path: Path) -> str | None:
+    """The name of a recipe that comes with the programs; None for another file.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    return next((name for name in names() if (RECIPES / f"{name}.yaml").samefile(path)), None)
+
+
 def names() -> list[str]:
     """The names of all recipes that come with the programs."""
     files = sorted(RECIPES.rglob("*.yaml"))

@@ -183,6 +183,35 @@ def test_a_first_word_that_is_no_recipe_is_told_where_it_belongs(
             parse(config, [word, "--seed", "1"], description="")
 
 
+@pytest.mark.parametrize(
+    ("config", "word", "fields", "hint"),
+    [
+        (TrainConfig, "small", "data.mean, data.std, model.name", "did you mean finetune/small?"),
+        (TrainConfig, "demo", "data.mean", "recipes for this one are finetune/atto, finetune/base"),
+        (PretrainConfig, "finetune/small", "augment.scale", "did you mean small?"),
+        (PretrainConfig, "finetune/atto", "drop_path", "recipes for this one are convmae, demo"),
+        (Outer, "small", "data.mean", "this one has none, and --help lists its flags"),
+    ],
+)
+def test_a_recipe_for_another_program_is_called_so(
+    config: type, word: str, fields: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for named in (word, str(DEMO.parent / f"{word}.yaml")):
+        with pytest.raises(ValueError, match=r"^recipe") as error:
+            parse(config, [named, "--out", "a"], description="")
+        told, _, way_out = str(error.value).partition("; ")
+        begin = f"recipe {word} is for another program, with fields such as {fields}"
+        assert told.startswith(begin)
+        assert way_out.startswith(hint)
+
+
+def test_a_copy_of_a_recipe_for_another_program_is_a_file_of_the_user(tmp_path: Path) -> None:
+    copy = recipe(tmp_path, DEMO.with_name("small.yaml").read_text())
+    with pytest.raises(ValueError, match=f"^{re.escape(copy)}: no field is called data.mean; did"):
+        parse(TrainConfig, [copy], description="")
+
+
 def test_words_that_a_program_takes_need_not_be_recipes() -> None:
     config = parse(ImagesPlan, ["photos/", "--hours", "1"], description="")
     assert config.images == ("photos/",)
