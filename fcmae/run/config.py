@@ -6,6 +6,7 @@ one parser and one set of messages serve both, and a flag wins over the recipe.
 
 import dataclasses
 import difflib
+import shlex
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -91,12 +92,13 @@ def way_out(word: str, config: type) -> str:
         The flag for data of that path; or the nearest of the recipes that `config` can be made of,
         or all of them.
     """
-    if Path(word).exists() and "data.train" in field_names(config):
-        same = RECIPES / f"{word}.yaml"
-        recipe = f", and for the recipe of that name {same}" if same.is_file() else ""
-        return f"to learn from what is there, give --data.train {word}{recipe}"
     fitting = fitting_recipes(config)
     last = {Path(name).name: name for name in fitting}  # small: finetune/small
+    # Path("") would be this folder
+    if word and Path(word).exists() and "data.train" in field_names(config):
+        same = last.get(Path(word).name)
+        recipe = f", and for the recipe of that name {RECIPES / same}.yaml" if same else ""
+        return f"to learn from what is there, give --data.train {shlex.quote(word)}{recipe}"
     close = difflib.get_close_matches(Path(word).name, last, n=1)
     if close:
         return f"did you mean {last[close[0]]}?"

@@ -169,12 +169,15 @@ def test_a_first_word_that_is_no_recipe_is_told_where_it_belongs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("photos", "demo"):
+    for name in ("photos", "my photos", "demo", "small"):
         Path(name).mkdir()
     for config, word, message in (
         (PretrainConfig, "smal", "'smal' is no recipe; did you mean small?"),
         (PretrainConfig, "photos/", "there, give --data.train photos/"),
+        (PretrainConfig, "my photos", "there, give --data.train 'my photos'"),
+        (PretrainConfig, "", "imagenet, mae_vit, small"),  # no folder, though Path("") is one
         (PretrainConfig, "demo", f"--data.train demo, and for the recipe of that name {DEMO}"),
+        (TrainConfig, "small", f"recipe of that name {DEMO.with_name('finetune')}/small.yaml"),
         (TrainConfig, "smal", "did you mean finetune/small?"),
         (TrainConfig, "photos", "there, give --data.train photos"),
         (Outer, "smal", "'smal' is no recipe; values stand behind flags, which --help lists"),
