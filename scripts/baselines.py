@@ -156,31 +156,52 @@ def classify(train: Features, test: Features, kind: str) -> dict[str, float]:
     return {"accuracy": float(accuracy), "held_out": float(scores[best]), "C": best}
 
 
-def on_few_labels(train: Features, test: Features, args: Baselines) -> Curves:
-    """Measure the accuracy of ridge regression on few labels of each class, over draws of these.
+def draws(labels: np.ndarray, args: Baselines) -> list[tuple[int, np.ndarray]]:
+    """Draw few labels of each class: their number, and their places among all.
 
     Args:
-        train: features to learn from.
-        test: features to measure the accuracy on.
+        labels: the classes of the training images.
         args: the flags.
 
     Raises:
         ValueError: a class has fewer samples.
     """
+    if not args.per_class:
+        return []
+    import torch
+
+    from finetune.training.few_labels import draw
+
+    of_all = torch.from_numpy(labels)
+    names = [str(label) for label in range(int(labels.max()) + 1)]
+    drawn = []
+    for size, seed in product(args.per_class, range(args.seeds)):
+        generator = torch.Generator().manual_seed(seed)
+        drawn.append((size, draw(of_all, names, size, generator, instead="").numpy()))
+    return drawn
+
+
+def on_few_labels(
+    train: Features, test: Features, drawn: Sequence[tuple[int, np.ndarray]]
+) -> Curves:
+    """Measure the accuracy of ridge regression on few labels of each class.
+
+    Args:
+        train: features to learn from.
+        test: features to measure the accuracy on.
+        drawn: see `draws`.
+    """
     import torch
 
     from finetune.frozen.few import ridge
     from finetune.frozen.whitening import standardise
-    from finetune.training.few_labels import draw
 
     curves = Curves("accuracy")
     labels = torch.from_numpy(train.labels)
     classes = int(train.labels.max()) + 1
-    names = [str(label) for label in range(classes)]
     for kind, title in TITLES.items():
         x, unseen = standardise(*(torch.from_numpy(getattr(side, kind)) for side in (train, test)))
-        for size, seed in product(args.per_class, range(args.seeds)):
-            chosen = draw(labels, names, size, torch.Generator().manual_seed(seed))
+        for size, chosen in drawn:
             answers = ridge(x[chosen], labels[chosen], classes, unseen, RIDGE).argmax(1).numpy()
             accuracy = float(np.mean(answers == test.labels))
             curves.add(f"{size} per class", title, len(chosen), {"accuracy": accuracy})
@@ -206,7 +227,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         ModuleNotFoundError: a package of the extra `demo` is missing.
         OSError: a shard cannot be read, or the JSON file cannot be written.
-        ValueError: the shards have no labels, or a single class or group.
+        ValueError: the shards have no labels, or a single class or group; or see `draws`.
     """
     args = checked(tyro.cli(Baselines, description=__doc__, args=list(argv)))
     check_packages()
@@ -216,6 +237,7 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(
             f"{args.train!r} has a single class or group; there is nothing to classify"
         )
+    drawn = draws(train.labels, args)  # before what takes long: a class may have too few samples
     commonest = Counter(train.labels.tolist()).most_common(1)[0][0]
     results = dict[str, dict[str, float]]()
     for kind in counted(("raw_pixels", "hog"), "fitting classifiers", 2, "kinds of features"):
@@ -226,8 +248,8 @@ def main(argv: Sequence[str]) -> None:
         sizes = {"train_images": len(train.labels), "test_images": len(test.labels)}
         write_json(args.out, accuracies | sizes | {"details": results})
     print_table("", ["baseline", "test accuracy"], accuracies.items())
-    if args.per_class:
-        curves = on_few_labels(train, test, args)
+    if drawn:
+        curves = on_few_labels(train, test, drawn)
         curves.print_table(f"accuracy on few labels, {args.seeds} draws")
         if args.out is not None:
             write_json(args.out.with_stem(f"{args.out.stem}-few_labels"), curves.content())

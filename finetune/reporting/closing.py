@@ -6,12 +6,10 @@ from typing import Any
 
 from fcmae.run.tables import print_table
 from fcmae.run.terminal import say
-from finetune.reporting.entries import Point, found_beside
+from finetune.reporting.entries import BASELINES, Point, found_beside
 from finetune.reporting.health import verdict_on
 from finetune.reporting.record import RunRecord, is_number
 from finetune.reporting.result_tables import name_of
-
-BASELINES = {"raw_pixels": "raw pixels", "hog": "HOG", "majority": "most frequent class"}
 
 
 def print_closing(runs: Sequence[RunRecord], out: Path) -> None:

@@ -113,6 +113,7 @@ def draw(
     names: Sequence[str],
     size: float | int,
     generator: torch.Generator,
+    instead: str = ", or shares, --fractions",
 ) -> Int[Tensor, " k"]:
     """Draw a part of each class.
 
@@ -121,6 +122,7 @@ def draw(
         names: of the classes.
         size: a share of each class, as a float, or a number of samples of each, as an int.
         generator: what is drawn with.
+        instead: another way out where a class has fewer samples, which ends the message.
 
     Returns:
         The places of the samples among `labels`.
@@ -137,7 +139,7 @@ def draw(
         if not 1 <= wanted <= len(places):
             raise ValueError(
                 f"per_class has {wanted}, but class {names[c]} has {len(places)} training samples:"
-                " give fewer, or shares, --fractions"
+                f" give fewer{instead}"
             )
         chosen.append(places[torch.randperm(len(places), generator=generator)[:wanted]])
     return torch.cat(chosen)

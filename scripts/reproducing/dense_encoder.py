@@ -5,11 +5,13 @@ of visible patches mix with those of hidden ones, and whose GRN counts all sites
 """
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fcmae.encoder import Encoder
 from fcmae.masking import grid_of
+from fcmae.patches import patch_grid
 from fcmae.sparse.reference import Reference
 from fcmae.visible_encoder import VisibleEncoder
 
@@ -80,3 +82,14 @@ class DenseEncoder(VisibleEncoder):
             x = stage(x, whole)
             scales.append(whole.sites(x))
         return scales
+
+    def maps(self, images: Float[Tensor, "b c h w"]) -> list[Float[Tensor, "b _ _ _"]]:
+        """Compute the maps of the four stages of whole images, and that of the features."""
+        height, width = images.shape[2:]
+        rows, columns = patch_grid(height, width, self.patch_size)
+        visible = torch.ones(len(images), rows * columns, dtype=torch.bool, device=images.device)
+        maps = [
+            rearrange(x, "b (gh gw) s t d -> b d (gh s) (gw t)", gh=rows)
+            for x in self.scales(images, visible, rows * columns)
+        ]
+        return [*maps, maps[-1]]

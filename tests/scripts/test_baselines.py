@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from data.sets import demo
 from data.shards.writing import write_shards
+from scripts.baselines import Baselines, draws
 from tests.support.programs import run
 
 
@@ -56,6 +57,13 @@ def test_hog_tells_stripes_apart_and_results_are_written(tmp_path):
     assert result["details"]["hog"]["C"] > 0
     for name in ("raw_pixels", "hog", "majority"):
         assert f"{name:<10}  {result[name]:>13.4f}\n" in done.stdout
+
+
+def test_more_labels_than_a_class_has_are_refused_with_the_way_out_that_there_is():
+    args = Baselines(train="", test="", per_class=(2, 5))
+    message = r"^per_class has 5, but class 1 has 3 training samples: give fewer$"
+    with pytest.raises(ValueError, match=message):
+        draws(np.array([0] * 9 + [1] * 3), args)
 
 
 def test_shards_without_labels_are_refused(tmp_path):

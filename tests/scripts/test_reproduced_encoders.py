@@ -12,6 +12,7 @@ from fcmae import FCMAE, draw_visible
 from fcmae.architecture import Architecture
 from fcmae.encoder import Encoder
 from fcmae.layers import initialise
+from fcmae.responses import respond
 from finetune.models import classifier
 from finetune.models.config import BackboneConfig, RandomConfig
 from scripts.reproducing import rivals
@@ -57,6 +58,20 @@ def test_hidden_pixels_never_reach_the_dense_encoder_and_hidden_sites_do(tokens:
         torch.testing.assert_close(
             encoder(images, everything), sparse(images, everything), rtol=1e-4, atol=1e-5
         )  # other convolution kernels
+
+
+def test_a_look_at_whole_images_sees_of_the_dense_encoder_what_it_sees_of_the_sparse_one() -> None:
+    sparse = Encoder(ATTO)
+    initialise(sparse, generator(0))
+    images = torch.randn(2, 3, 32, 64, generator=generator(1))
+    expected, found = (respond(one, images) for one in (sparse, DenseEncoder(sparse, tokens=True)))
+    torch.testing.assert_close(found.features, expected.features, rtol=1e-4, atol=1e-5)
+    assert found.strides == expected.strides
+    for one, other in zip(found.stages, expected.stages, strict=True):
+        torch.testing.assert_close(one.values, other.values, rtol=1e-4, atol=1e-5)
+        assert torch.equal(one.channels, other.channels)
+        assert torch.equal(one.rows, other.rows)
+        assert torch.equal(one.columns, other.columns)
 
 
 @pytest.mark.parametrize("kind", KINDS)
