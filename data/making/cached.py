@@ -15,6 +15,7 @@ from data.making.make import MakeShards, make
 from data.making.tables.rows import READERS
 from data.shards.cache import locked
 from data.shards.index import made_of
+from data.shards.reading import open_shards
 from fcmae.run.files import text_sha256
 from fcmae.run.terminal import say
 from fcmae.run.waiting import counted, waiting
@@ -76,6 +77,12 @@ def made(path: Path, source: SourceConfig, stored: StoredConfig, max_broken: flo
             say(f"{path}: {len(entries)} images become shards, once, in {out}", flush=True)
             encoding = Encoding(**asdict(stored))
             make(MakeShards(source=path, out_dir=out, encoding=encoding, max_broken=max_broken))
+    broken = len(entries) - sum(shard.samples for shard in open_shards(f"{out}/train-*.tar"))
+    if broken > max_broken * len(entries):  # they were made where more was allowed
+        raise ValueError(
+            f"{broken} of {len(entries)} images of {path} cannot be decoded, more than the share"
+            f" --data.max_bad_fraction {max_broken}; repair or remove them, or raise the share"
+        )
     return out
 
 

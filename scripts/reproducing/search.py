@@ -107,6 +107,7 @@ FROZEN = (
         Use(name=f"{pool}, {classifier}", flags={"pool": pool, "probe_classifier": classifier})
         for pool in ("last", "grid2")
         for classifier in ("linear", "ridge", "nearest")
+        if (pool, classifier) != tuple(GRID.values())  # which all trials have
     ),
     *(
         Use(name=f"{pool}, ridge", flags={"pool": pool, "probe_classifier": "ridge"})
@@ -196,12 +197,14 @@ class Search:
         """The blocks of a data set: its trials, then the uses of the weights of some."""
         yield [f"{data.title}; frozen features, 5 and 10 labels a class:"]
         columns = [f"{k} labels" for k in PER_CLASS]
-        figures = ("loss", "rankme", "alpha_req")
+        figures = ("reconstruction", "rankme", "alpha_req")
         best = chosen(trials)
         rows = []
         random = self.scores(results, data, "random-frozen", "random")
         for name, scores in {"random": random, **trials}.items():
             kept = results.kept(f"{data.name}-{slug(name)}")
+            if "loss" in kept:
+                kept = {"reconstruction": kept["loss"], **kept}  # which is all of the loss, or not
             told = [f"{kept[f]:.3g}" if f in kept else "" for f in figures]
             rows.append([bold(name, best), *(self.cells(scores)), *told])
         yield tables.table(["pretraining", *columns, *figures], rows)
@@ -216,6 +219,8 @@ class Search:
                 }
                 if not any(found.values()):
                     continue
+                if kind == "frozen":
+                    found["grid2, ridge"] = self.scores(results, data, prefix)
                 if kind == "tuned":
                     name = "random-tuned-recipe"
                     found["random, recipe"] = self.scores(results, data, name, "random")

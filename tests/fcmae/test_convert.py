@@ -26,7 +26,8 @@ from tests.support.programs import run
         ("convnextv2_atto", 4, 3),
         ("convnextv2_atto", 2, 13),
         ("convnextv2_atto", 1, 1),
-        ("convnextv2_tiny", 4, 3),  # timm's larger models hold linear layers, the smaller 1x1s
+        # timm's larger models hold linear layers, the smaller 1x1s
+        pytest.param("convnextv2_tiny", 4, 3, marks=pytest.mark.slow),
         ("convnext_atto", 4, 3),
         ("convnext_atto", 2, 3),
     ],

@@ -18,7 +18,9 @@ from tests.support.twins import (
 
 
 @every_shape
-@pytest.mark.parametrize("name", ["convnextv2_atto", "convnext_atto"])
+@pytest.mark.parametrize(
+    "name", ["convnextv2_atto", pytest.param("convnext_atto", marks=pytest.mark.slow)]
+)
 def test_gathered_equals_reference_in_values_and_every_gradient(
     name: str, ratio: float, height: int, width: int, in_chans: int, stem_stride: int, b: int
 ) -> None:
@@ -38,7 +40,10 @@ def test_gathered_equals_reference_in_float32() -> None:
 
 
 @pytest.mark.parametrize("sparse", ["gathered", "reference"])
-@pytest.mark.parametrize("name", ["convnextv2_atto", "convnext_atto", "convnext_tiny"])
+@pytest.mark.parametrize(
+    "name",
+    ["convnextv2_atto", "convnext_atto", pytest.param("convnext_tiny", marks=pytest.mark.slow)],
+)
 def test_features_equal_timm_when_every_patch_is_visible(name: str, sparse: str) -> None:
     theirs = timm.create_model(name, num_classes=0).double().eval()
     randomise(theirs)
@@ -96,6 +101,7 @@ def test_features_come_in_raster_order() -> None:
     assert distance.argmin(dim=1).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", convnexts.NAMES)
 def test_every_size_has_the_parameters_of_its_timm_model(name: str) -> None:
     architecture = Architecture(name=name)

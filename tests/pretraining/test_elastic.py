@@ -90,6 +90,7 @@ def test_shards_go_on_from_one_process_and_one_process_from_shards(
     assert files == {path.name for path in newest(alone).iterdir()}
 
 
+@pytest.mark.slow
 def test_the_average_converts_as_the_weights_do(alone: Path, tmp_path: Path) -> None:
     averages = load_file(newest(alone) / checkpoint.EMA)
     convert(newest(alone) / checkpoint.EMA, tmp_path / "ema.safetensors", to="timm")

@@ -113,6 +113,7 @@ def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(
     assert_same_bits(run, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)]
 )

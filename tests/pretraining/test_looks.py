@@ -219,6 +219,7 @@ def test_many_bands_of_16_bits_are_watched_as_the_model_takes_them(tmp_path: Pat
     assert found["pasted"].shape == (8, 3, 32, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize(
     "env", [{}, pytest.param({"ACCELERATE_USE_FSDP": "true"}, marks=pytest.mark.slow)]

@@ -38,6 +38,7 @@ def statistics(path: Path) -> dict[str, torch.Tensor]:
     return {name: t for name, t in load_file(path).items() if ".running_" in name}
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_processes_have_the_statistics_of_their_visible_sites_in_common(

@@ -57,6 +57,7 @@ def waits(directory: Path, steps: int, *flags: str) -> dict[str, int]:
     return json.loads(line.removeprefix("WAITS "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [

@@ -29,6 +29,7 @@ def benchmark(*flags: str) -> subprocess.CompletedProcess[str]:
     return run("scripts/benchmark.py", *flags)
 
 
+@pytest.mark.slow
 def test_masked_dense_computes_what_gathered_computes() -> None:
     model = model_of("convnextv2_atto", image_size=64)
     rival = dense(model_of("convnextv2_atto", image_size=64))

@@ -196,6 +196,7 @@ def test_any_number_of_workers_makes_the_same_bytes(labelled, tmp_path):
     assert indexes[0] == indexes[1]
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_a_killed_run_goes_on_with_the_shards_that_are_missing(tmp_path):
     root = tmp_path / "many"
@@ -343,7 +344,7 @@ def test_statistics_are_those_of_all_pixels(tmp_path):
     mean, std = statistics(shards)
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6)
     np.testing.assert_allclose(std, pixels.std(0), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"000000\.tar has no statistics; run python -m"):
+    with pytest.raises(ValueError, match=r"000000\.tar has no statistics; run fcmae shards"):
         statistics([index_shard(Path(shards[0].url))])
 
 

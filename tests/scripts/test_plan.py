@@ -114,6 +114,7 @@ def test_parameters_are_those_of_the_model(name: str, in_chans: int, stem_stride
         assert found[f"{part}_parameters"] == counted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", [OFF, TERM])
 @pytest.mark.parametrize("stem_stride", [4, 1])
 @pytest.mark.parametrize("name", FAMILIES)

@@ -211,6 +211,7 @@ def test_sites_are_put_on_the_grid_where_they_were_taken() -> None:
     assert torch.equal(back, torch.where(seen, dense, elsewhere))
 
 
+@pytest.mark.slow
 def test_the_step_of_a_batch_is_that_of_its_parts() -> None:
     model = model_of().double()
     images, visible, _ = batch_of(model, b=4)

@@ -138,6 +138,7 @@ def test_pooling_counts_visible_sites() -> None:
     torch.testing.assert_close(averaged.masked_select(mask), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "told"),
     [

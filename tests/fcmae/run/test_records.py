@@ -42,6 +42,7 @@ def restart(run: Path, config: Config | None = None) -> list[str]:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, *NONE])
 @pytest.mark.parametrize("name", ["config.yaml", "environment.json", "data.json", "metrics.jsonl"])
 def test_a_restart_mends_or_names_each_record(

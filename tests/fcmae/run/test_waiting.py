@@ -166,6 +166,7 @@ def test_verifying_shows_a_bar_for_its_shards() -> None:
     assert any("verifying shards" in line and BAR in line for line in lines_of(told))
 
 
+@pytest.mark.slow
 def test_embedding_shows_how_far_it_is(tmp_path: Path) -> None:
     shards = write_colours(tmp_path, "train", 64)
     flags = ["--weights", "none", "--random.image_size", "16", "--random.stem_stride", "1"]
@@ -178,6 +179,7 @@ def test_embedding_shows_how_far_it_is(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in done.stdout.splitlines()][-1] == "next"
 
 
+@pytest.mark.slow
 def test_pretraining_shows_its_steps_and_loss(tmp_path: Path) -> None:
     flags = ["--data.train", TEST, "--data.workers", "0", "--optim.batch_size", "8"]
     flags += ["--optim.steps", "12", "--optim.warmup_epochs", "None"]

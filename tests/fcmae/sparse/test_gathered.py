@@ -139,7 +139,7 @@ def sites(b: int, side: int, d: int, grid: tuple[int, int]) -> tuple[Tensor, Ten
 
 
 @pytest.mark.parametrize("side", [8, 4, 2, 1])
-@pytest.mark.parametrize("d", [5, 16])
+@pytest.mark.parametrize("d", [5, pytest.param(16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_tap_loops_equal_convolution_in_values_and_every_gradient(
     side: int, d: int, threads: int
@@ -248,6 +248,7 @@ def test_the_path_without_numba_gives_the_same_step() -> None:
     assert F.l1_loss(model(images, visible)[0], with_numba) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [False, True])
 def test_compiled_loops_need_no_usual_place_on_disk(taken: bool) -> None:
     code = "import fcmae.sparse.grn_mlp_cpu as m; print(m.loops(8)[0].stats.cache_path)"
@@ -263,6 +264,7 @@ def test_compiled_loops_need_no_usual_place_on_disk(taken: bool) -> None:
     assert done.stdout.startswith("/mnt/fcmae-0/numba/") != taken
 
 
+@pytest.mark.slow
 def test_each_file_of_compiled_loops_lists_one_code(tmp_path: Path) -> None:
     # Numba writes the list and the codes one by one: two processes that add to a list at once
     # may be handed loops for another width, which write where they must not

@@ -43,7 +43,9 @@ installed = pytest.mark.skipif(bool(MISSING), reason=MISSING)
     ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["f64", "f32"]
 )
 @every_shape
-@pytest.mark.parametrize("name", ["convnextv2_atto", "convnext_atto"])
+@pytest.mark.parametrize(
+    "name", ["convnextv2_atto", pytest.param("convnext_atto", marks=pytest.mark.slow)]
+)
 def test_minkowski_equals_reference_in_values_and_every_gradient(
     name: str,
     ratio: float,
@@ -118,6 +120,7 @@ def test_features_of_an_image_do_not_depend_on_its_batch() -> None:
     torch.testing.assert_close(together[:1], alone, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @installed
 def test_loss_and_prediction_equal_those_of_gathered() -> None:
     images = torch.randn(2, 3, 64, 96, generator=generator(1))

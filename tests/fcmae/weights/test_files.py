@@ -156,7 +156,7 @@ def assert_equal(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
     [
         ("convnextv2_atto", 4, 3),
         ("convnextv2_atto", 1, 1),
-        ("convnextv2_nano", 2, 5),
+        pytest.param("convnextv2_nano", 2, 5, marks=pytest.mark.slow),
         ("convnext_atto", 4, 3),
     ],
 )
@@ -178,7 +178,12 @@ def test_official_files_hold_the_encoder(
 
 @pytest.mark.parametrize("kind", ["dense", "sparse", "sparse stem"])
 @pytest.mark.parametrize(
-    ("name", "stem_stride"), [("convnextv2_atto", 4), ("convnextv2_tiny", 2), ("convnext_atto", 1)]
+    ("name", "stem_stride"),
+    [
+        ("convnextv2_atto", 4),
+        pytest.param("convnextv2_tiny", 2, marks=pytest.mark.slow),
+        ("convnext_atto", 1),
+    ],
 )
 def test_timm_computes_the_features_of_the_official_file(
     tmp_path: Path, name: str, stem_stride: int, kind: Kind

@@ -43,6 +43,7 @@ def seen(page: "Page") -> int:
     return page.locator("#patches button[aria-pressed=true]").count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_everyone_can_use_it(width: int, dark: bool, url: str, pages: Pages) -> None:

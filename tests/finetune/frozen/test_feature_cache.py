@@ -68,6 +68,7 @@ def as_a_directory(file: Path) -> None:
     (file / "inner").mkdir(parents=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

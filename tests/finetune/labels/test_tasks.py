@@ -266,6 +266,7 @@ def test_the_confusion_matrix_is_a_picture(tmp_path: Path) -> None:
         assert min(picture.size) > 300
 
 
+@pytest.mark.slow
 def test_of_many_classes_those_that_are_confused_most_are_drawn(tmp_path: Path) -> None:
     names = [f"class {i}" for i in range(1000)]
     p = torch.eye(1000).roll(1, 1)  # each is taken for the next
@@ -286,6 +287,7 @@ def little_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system limits memory alike")
 def test_a_thousand_classes_are_measured_in_little_memory_as_programs_run(tmp_path: Path) -> None:
     names, labels = tuple(map(str, range(1000))), torch.arange(1000).repeat(2)

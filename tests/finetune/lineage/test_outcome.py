@@ -159,6 +159,7 @@ def opened(pages: Pages, config: LineageConfig, **options: object) -> "Page":
     return opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(400, False), (1400, True)])
 def test_everyone_can_use_the_page(
     width: int, dark: bool, pages: Pages, config: LineageConfig

@@ -65,6 +65,7 @@ def test_systems_are_chosen_by_their_keys_in_their_order() -> None:
         chosen(("resnet",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", PUBLISHED)
 def test_flops_are_those_that_are_published(key: str) -> None:
     with torch.random.fork_rng():

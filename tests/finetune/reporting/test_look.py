@@ -58,6 +58,7 @@ def changed(page: "Page", before: list[str]) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_everyone_can_use_it(width: int, dark: bool, pages: Pages, url: str) -> None:

@@ -99,6 +99,7 @@ def test_the_terms_of_the_loss_have_curves_where_a_run_has_them(tmp_path: Path) 
     assert "Contrastive term" in html
 
 
+@pytest.mark.slow
 def test_a_long_run_stays_small_and_keeps_its_mean(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / name, 3000, total=3000) for name in ("a", "b", "c")]
     records = read_runs(runs)

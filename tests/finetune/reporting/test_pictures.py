@@ -48,6 +48,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
+@pytest.mark.slow
 def test_the_slider_changes_the_pictures(pages: Pages, report: str) -> None:
     shown = pages.open(report)
     film = shown.locator(".film").first
@@ -102,6 +103,7 @@ def test_a_point_shows_its_image_and_its_names_as_text(pages: Pages, report: str
     assert "<b>cat</b>" in told.inner_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (400, True)])
 def test_everything_is_shown_and_can_be_used(
     width: int, dark: bool, pages: Pages, report: str

@@ -55,6 +55,19 @@ def test_a_changed_or_new_image_makes_other_shards(tmp_path: Path, source: Sourc
     assert open_shards(third)[0].samples == 5
 
 
+def test_shards_that_lack_more_images_than_are_allowed_are_refused(
+    tmp_path: Path, source: SourceConfig
+) -> None:
+    folder = photos(tmp_path / "photos")
+    (folder / "c0/0.png").write_bytes(b"none")
+    lax = as_shards(str(folder), source, max_broken=0.3)
+    with pytest.raises(
+        ValueError, match=r"1 of 4 images of .* share --data\.max_bad_fraction 0\.1"
+    ):
+        as_shards(str(folder), source, max_broken=0.1)
+    assert as_shards(str(folder), source, max_broken=0.3) == lax
+
+
 def test_a_table_becomes_shards(tmp_path: Path, source: SourceConfig) -> None:
     photos(tmp_path / "photos")
     table = tmp_path / "list.csv"

@@ -118,6 +118,7 @@ def test_a_pause_that_the_server_asks_for_is_kept(server: Server, source: Source
     assert time.monotonic() - began > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("read", ["shard", "range"])
 @pytest.mark.parametrize(
     ("fault", "words"),

@@ -43,7 +43,9 @@ def test_all_holes_of_a_pattern_are_named_in_one_error(tmp_path: Path) -> None:
 def test_one_missing_shard_is_named_with_the_way_out(tmp_path: Path) -> None:
     write_shards([{"__key__": "a", "png": b"1"}], tmp_path, "train", 2)
     spec = f"{tmp_path}/train-{{000000..000001}}.tar"
-    with pytest.raises(FileNotFoundError, match=r"train-000001\.tar does not exist; .*make_shards"):
+    with pytest.raises(
+        FileNotFoundError, match=r"train-000001\.tar does not exist; .*fcmae shards"
+    ):
         open_shards(spec)
 
 

@@ -139,6 +139,7 @@ class HubHandler(Handler):
         super().end_headers()
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_is_fetched_or_refused_in_one_line(tmp_path):
     name = "data/train-00000-of-00001.parquet"
     hub = tmp_path / "hub"
