@@ -1,6 +1,8 @@
 """The loaders: they read samples of a dataset in a given order, and make batches of tensors."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -18,6 +20,8 @@ from data.values import Statistics
 from data.worker_signals import outlive_signals
 from fcmae.run.terminal import LOST_WORKER
 from fcmae.run.threads import cores
+
+A_MOMENT = 1.0  # seconds, for the signal of a worker's end to come
 
 
 def train_loader(
@@ -96,6 +100,8 @@ def naming_the_lost(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any
     except (EOFError, ConnectionError, FileNotFoundError) as error:
         if LOST_WORKER in str(error):  # the worker lives, and tells of an error of its own
             raise
+        with suppress(RuntimeError):  # torch raises it a moment later, wherever the program is then
+            time.sleep(A_MOMENT)
         raise RuntimeError(f"{LOST_WORKER} was lost with its batch") from error
 
 

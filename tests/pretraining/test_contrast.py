@@ -24,6 +24,8 @@ from tests.support.runs import (
     pretrain,
 )
 
+pytestmark = pytest.mark.slow
+
 TERM = ("--model.contrast.weight", "1", "--model.contrast.neighbours", "24")
 TERM += ("--model.contrast.hidden", "64", "--model.contrast.dim", "16")
 FSDP = {"ACCELERATE_USE_FSDP": "true"}
@@ -94,7 +96,6 @@ def test_processes_compare_the_samples_of_all_of_them(
         assert [line[name] for line in a] == pytest.approx([line[name] for line in b], rel=1e-2)
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_by_bit_its_queue_included(alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kill_and_resume(run, *TERM, "--watch.collapse_every", "1", when=logged(run, 3))

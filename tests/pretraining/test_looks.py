@@ -25,6 +25,8 @@ from tests.support.images import encoded
 from tests.support.programs import ROOT
 from tests.support.runs import assert_same_bits, newest, pretrain
 
+pytestmark = pytest.mark.slow
+
 CHANGES = {
     "data.train": str(ROOT / "data/demo/train-000000.tar.gz"),
     "data.workers": 0,
@@ -124,7 +126,6 @@ def test_a_killed_run_makes_again_what_it_lacks_and_nothing_twice(
     assert again == whole
 
 
-@pytest.mark.slow
 def test_a_run_keeps_its_images_whatever_the_flag_says_later(watched: Path, tmp_path: Path) -> None:
     run = shutil.copytree(watched, tmp_path / "run")
     train(run, optim={"steps": 400, "batch_size": 4, "base_lr": 0.0}, dry_run=True)
@@ -191,7 +192,6 @@ def test_labels_that_are_no_class_are_none() -> None:
     ]
 
 
-@pytest.mark.slow
 def test_many_bands_of_16_bits_are_watched_as_the_model_takes_them(tmp_path: Path) -> None:
     tiles = np.random.default_rng(0).integers(0, 9000, (12, 5, 40, 40)).astype(np.uint16)
 
@@ -219,7 +219,6 @@ def test_many_bands_of_16_bits_are_watched_as_the_model_takes_them(tmp_path: Pat
     assert found["pasted"].shape == (8, 3, 32, 32)
 
 
-@pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize(
     "env", [{}, pytest.param({"ACCELERATE_USE_FSDP": "true"}, marks=pytest.mark.slow)]

@@ -23,6 +23,8 @@ from tests.support.generators import generator
 from tests.support.programs import ROOT
 from tests.support.runs import assert_same_bits, losses, newest, pretrain
 
+pytestmark = pytest.mark.slow
+
 CHANGES: dict[str, Any] = {
     "data": {"train": str(ROOT / "data/demo/train-000000.tar.gz"), "workers": 0},
     "model": {"decoder": "unet", "decoder_dim": 32},
@@ -57,14 +59,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(finished: Path, tmp_path: Path) 
     assert_same_bits(train(tmp_path / "run", **{"optim.ema": 0.9}), finished)
 
 
-@pytest.mark.slow
 def test_accumulation_changes_memory_not_the_step(finished: Path, tmp_path: Path) -> None:
     run = train(tmp_path / "run", **{"optim.ema": 0.9, "optim.accumulate": 4})
     assert_same_steps(run, finished)
 
 
 @pytest.mark.dist
-@pytest.mark.slow
 @pytest.mark.parametrize("env", [{}, {"ACCELERATE_USE_FSDP": "true"}], ids=["ddp", "fsdp2"])
 def test_two_processes_take_the_steps_of_one(
     env: dict[str, str], finished: Path, tmp_path: Path

@@ -15,6 +15,8 @@ from finetune.models import classifier
 from tests.support.programs import lines_of, run
 from tests.support.runs import assert_same_bits, kill_and_resume, newest, pretrain
 
+pytestmark = pytest.mark.slow
+
 VIT = ("--model.name", "mae_vit_tiny", "--model.stem_stride", "2", "--model.decoder_depth", "1")
 DEMO = (
     "--data.train",
@@ -44,7 +46,6 @@ def test_a_run_learns_draws_and_looks(finished: Path) -> None:
     assert looks["stage4.rows"].max() < 4
 
 
-@pytest.mark.slow
 def test_a_run_that_was_killed_equals_one_that_was_not(finished: Path, tmp_path: Path) -> None:
     saved = tmp_path / "run" / "step_0000002"
     kill_and_resume(tmp_path / "run", *VIT, when=saved.exists)
@@ -52,7 +53,6 @@ def test_a_run_that_was_killed_equals_one_that_was_not(finished: Path, tmp_path:
 
 
 @pytest.mark.dist
-@pytest.mark.slow
 def test_two_processes_see_what_one_sees(finished: Path, tmp_path: Path) -> None:
     result = pretrain(tmp_path / "run", *VIT, world=2)
     assert result.returncode == 0, result.stderr
@@ -65,7 +65,6 @@ def test_two_processes_see_what_one_sees(finished: Path, tmp_path: Path) -> None
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in b)
 
 
-@pytest.mark.slow
 def test_its_weights_are_probed_tuned_and_used(finished: Path, tmp_path: Path) -> None:
     weights = tmp_path / "vit.safetensors"
     convert(finished, weights)

@@ -25,6 +25,8 @@ from finetune.models.backbone import backbone
 from finetune.models.config import RandomConfig
 from tests.support.models import saved_run, timm_features, trained
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"hidden_sizes": [40, 80, 160, 320], "depths": [2, 2, 6, 2]}
 
 

@@ -12,6 +12,8 @@ from tests.support.browser import Pages, faults, overflow
 from tests.support.exploring import CLASSES, TEST, explored, fine_tuned, pretrained
 from tests.support.images import png
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -43,7 +45,6 @@ def seen(page: "Page") -> int:
     return page.locator("#patches button[aria-pressed=true]").count()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_everyone_can_use_it(width: int, dark: bool, url: str, pages: Pages) -> None:

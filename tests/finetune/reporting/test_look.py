@@ -13,6 +13,8 @@ from finetune.reporting.record import read_runs
 from tests.support.browser import Pages, faults, overflow
 from tests.support.records import write_bad_samples, write_run
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
@@ -58,7 +60,6 @@ def changed(page: "Page", before: list[str]) -> bool:
     return False
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1400])
 def test_everyone_can_use_it(width: int, dark: bool, pages: Pages, url: str) -> None:

@@ -11,6 +11,8 @@ from finetune.reporting.record import read_runs
 from tests.support.browser import Pages, faults, overflow
 from tests.support.watched import peaks, photographs, views, write_images, write_step
 
+pytestmark = pytest.mark.slow
+
 STEPS = (0, 4, 9)
 KEYS = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "</script>", "{{ 7 * 7 }}"]
 CLASSES = ["<b>cat</b>", "dog & cow", "datum.key", "\u202eevil"]
@@ -48,7 +50,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
-@pytest.mark.slow
 def test_the_slider_changes_the_pictures(pages: Pages, report: str) -> None:
     shown = pages.open(report)
     film = shown.locator(".film").first
@@ -103,7 +104,6 @@ def test_a_point_shows_its_image_and_its_names_as_text(pages: Pages, report: str
     assert "<b>cat</b>" in told.inner_text()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (400, True)])
 def test_everything_is_shown_and_can_be_used(
     width: int, dark: bool, pages: Pages, report: str

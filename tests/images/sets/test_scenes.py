@@ -15,6 +15,8 @@ from data.shards.__main__ import main as shards_main
 from data.shards.index import Shard
 from data.shards.reading import open_shards, read_sample
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
