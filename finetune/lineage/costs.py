@@ -28,6 +28,7 @@ from finetune.lineage.config import LineageConfig
 from finetune.lineage.systems import System
 from finetune.models.classifier import create
 from finetune.models.config import BackboneConfig, RandomConfig
+from finetune.models.convnext_cpu import quicken
 
 RATIO = 0.6  # of the masked steps
 BATCH = 4  # images of the steps that are timed against the size
@@ -111,6 +112,7 @@ def dense(system: System, size: int, in_chans: int, stem_stride: int) -> nn.Modu
         random = replace(random, stem_stride=stem_stride)
     config = BackboneConfig(backbone=system.backbone or None, random=random)
     model, _ = create(config, outputs=0, seed=0, say=lambda _: None)
+    quicken(model)
     return model
 
 

@@ -31,6 +31,7 @@ from fcmae.weights.metadata import Metadata
 from finetune.labels.config import reading_of, resolved
 from finetune.labels.labelled import Chosen
 from finetune.models.backbone import to_device
+from finetune.models.convnext_cpu import quicken
 from finetune.models.layer_decay import below_head, parameter_groups
 from finetune.training.augment import Mix, erase, seeded
 from finetune.training.batches import batches_left, names_of_step
@@ -89,6 +90,7 @@ def fit(
         newest=newest,
     )
     to_device(model, device)
+    quicken(model)
     learner = make_learner(model, config, accelerator, samples=len(images))
     resume(learner, directory, newest)
     batches = batches_left(Order([len(images)], config.seed, window=1), learner, processes)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,15 @@ from fcmae.decoders.plain import Decoder
 from fcmae.encoder import Encoder
 from fcmae.encoders.masked_convnet import MaskedConvNet
 from fcmae.model_config import Implementation
+from fcmae.networks import STEM_STRIDE, make_network
 from fcmae.sparse.gathered import Gathered
 from fcmae.sparse.grn_mlp import GlobalResponseNorm
+from finetune.models.convnext_cpu import quicken
 from scripts.bench.rivals import MaskedDense, Products, mae_of, minkowski_modules
 from scripts.bench.timing import Work
+
+Context = Callable[[], AbstractContextManager[Any]]
+BF16: Context = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
 
 
 def model_of(name: str, sparse: Implementation = "gathered", **options: Any) -> FCMAE:
@@ -39,7 +45,7 @@ def step(
     model: torch.nn.Module,
     images: Tensor,
     visible: Tensor,
-    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    context: Context = nullcontext,
 ) -> None:
     """Forward, loss, backward of a whole model, or of an encoder alone."""
     model.zero_grad()
@@ -125,6 +131,16 @@ def against_whole_images(name: str, b: int) -> tuple[Work, Work]:
     return partial(step, dense, *batch), partial(step, model.encoder, *batch)
 
 
+def timms_blocks(name: str, b: int, context: Context = nullcontext) -> tuple[Work, Work]:
+    """A step on whole images by timm's ConvNeXt, and with the loops that fine-tuning gives it."""
+    theirs = WholeImages(make_network(name, STEM_STRIDE).to(memory_format=torch.channels_last))
+    ours = deepcopy(theirs)
+    quicken(ours)
+    images, visible = batch_of(b, 224, 1, 0)
+    batch = (images.contiguous(memory_format=torch.channels_last), visible)
+    return partial(step, theirs, *batch, context), partial(step, ours, *batch, context)
+
+
 def against_products(name: str, b: int) -> tuple[Work, Work]:
     """Of a step, its matrix products alone; and the whole step."""
     model = model_of(name)
@@ -142,10 +158,9 @@ def against_no_numba(name: str, b: int) -> tuple[Work, Work]:
 
 def half_precision(name: str, b: int) -> tuple[Work, Work]:
     """A step under bf16 autocast, and one in fp32."""
-    bf16 = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     model = model_of(name)
     batch = batch_of(b, 224, model.n, model.ratio)
-    return partial(step, model, *batch, bf16), partial(step, model, *batch)
+    return partial(step, model, *batch, BF16), partial(step, model, *batch)
 
 
 # key -> what makes (numerator, denominator), and the ratio that is aimed at
@@ -184,6 +199,14 @@ TIMES: dict[str, tuple[Callable[[], tuple[Work, Work]], str]] = {
     ),
     "mae_vit_s_over_fcmae_tiny_step_b8": (partial(against_mae, "convnextv2_tiny", 8), ">= 2.2"),
     "convmae_small_over_mae_vit_small_step_b8": (partial(convmae_against_mae, 8), "<= 1.25"),
+    "timm_over_ours_fine_tuning_step_atto_b32": (
+        partial(timms_blocks, "convnextv2_atto", 32),
+        "> 1",
+    ),
+    "timm_over_ours_fine_tuning_step_atto_bf16_b32": (
+        partial(timms_blocks, "convnextv2_atto", 32, BF16),
+        "> 1",
+    ),
     "floor_over_gathered_step_atto_b32": (
         partial(against_products, "convnextv2_atto", 32),
         ">= 0.55",
