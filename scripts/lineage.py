@@ -35,13 +35,16 @@ def main(argv: Sequence[str]) -> None:
     with waiting("importing PyTorch"):
         from fcmae.cli import start as program
         from fcmae.run.pieces import attempt
-        from finetune.lineage import costs, outcome, runs
+        from finetune.lineage import costs, outcome, rows, runs
 
     runs.check_protocol(config)
     failed = list[str]()
     for system in systems:
         attempt(system.name, partial(costs.measure, config, system), failed)
+    told = rows.kept(config) if config.results_page else {}
     for start in runs.starts(config, systems):
+        if rows.has(told, start):
+            continue
         name = f"{start.system.name}, {start.origin}"
         attempt(name, partial(runs.make, start, program), failed)
     outcome.write(config)

@@ -51,7 +51,7 @@ class LineageConfig(ThreadsConfig):
     """Length of each training on labels in passes over the data."""
     batch_size: Batch = 32
     """Images a step, of pretraining too."""
-    rates: tuple[NotNegative, ...] = (1e-3, 4e-3)
+    rates: tuple[NotNegative, ...] = (2e-3, 1.6e-2)
     """Peak learning rates for a batch of 256. Each start of each system takes the one that is best
     on held-out training data, in a run of its own for each; a single rate needs none."""
     pretrain_steps: Count = 2000
@@ -67,7 +67,8 @@ class LineageConfig(ThreadsConfig):
     workers: WorkerCount = 2
     """Processes that decode images."""
     results_page: bool = False
-    """Write the table and the picture into the page of results of this checkout, too."""
+    """Write the table and the picture into the page of results of this checkout, too, and the
+    numbers beside it. What is there already, of this protocol, is not made again."""
 
     def __post_init__(self) -> None:
         if bool(self.train) != bool(self.test):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from fcmae.run.extras import extra
 from fcmae.run.files import replacing, write_json, write_text
@@ -10,7 +9,7 @@ from fcmae.run.recipes import RECIPES
 from fcmae.run.tables import print_table
 from fcmae.run.terminal import beside, say
 from finetune.lineage.config import LineageConfig
-from finetune.lineage.rows import Row, rows_of
+from finetune.lineage.rows import Row, keep, kept, numbers, rows_of
 from finetune.lineage.systems import SYSTEMS
 from finetune.lineage.tables import HEADS, PICTURE, cells, with_tables
 
@@ -23,7 +22,7 @@ def write(config: LineageConfig) -> None:
         ValueError: a result is damaged, or the page of results has no place for the table.
         ModuleNotFoundError: the packages of the page are not installed.
     """
-    rows = rows_of(config)
+    rows = rows_of(config, kept(config) if config.results_page else None)
     missing = [key for key in SYSTEMS if key not in {row.system.key for row in rows}]
     if missing:
         say(f"not in the table, since they have not been run: {', '.join(missing)}")
@@ -41,22 +40,14 @@ def write(config: LineageConfig) -> None:
     say(f"written: {config.out / 'lineage.json'}, {picture} and {config.out / 'report.html'}")
 
 
-def numbers(row: Row) -> dict[str, Any]:
-    """All numbers of a system."""
-    scores = {
-        origin: {**vars(score), "mean": score.mean, "std": score.std}
-        for origin, score in row.scores.items()
-    }
-    return {"name": row.system.name, **row.costs, **scores}
-
-
 def to_results_page(config: LineageConfig, rows: Sequence[Row]) -> None:
-    """Put the tables and the picture into the page of results, between their marks.
+    """Put the tables and the picture into the page of results, and the numbers beside it.
 
     Raises:
         OSError: it cannot be read or written.
         ValueError: it has no place for them.
     """
+    keep(config, rows)
     page = RECIPES / "README.md"
     with replacing(RECIPES / PICTURE) as partial:
         draw(rows, partial)

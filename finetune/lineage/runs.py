@@ -20,6 +20,7 @@ from finetune.lineage.config import MAY_CHANGE, LineageConfig
 from finetune.lineage.systems import System
 
 Origin = Literal["scratch", "pretrained"]
+ORIGINS: tuple[Origin, ...] = ("scratch", "pretrained")
 Program = Callable[[str, Sequence[str]], object]
 SECONDS = "seconds.json"  # how long each run of a system has taken, over all calls
 PROTOCOL = "protocol.json"  # the config that all runs share

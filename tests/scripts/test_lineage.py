@@ -32,11 +32,11 @@ def words(folder: Path, out: str, *more: str) -> list[str]:
 def test_a_killed_line_goes_on_and_ends_as_one_that_was_not(tmp_path: Path) -> None:
     systems = ("--systems", "lenet5", "convnextv2")
     killed = start("scripts/lineage.py", *words(tmp_path, "killed", *systems))
-    wait_for((tmp_path / "killed/lenet5/scratch-rate0.001.json").is_file, killed)
+    wait_for((tmp_path / "killed/lenet5/scratch-rate0.002.json").is_file, killed)
     kill(killed)
     main(words(tmp_path, "killed", *systems))
     main(words(tmp_path, "whole", "--systems", "lenet5"))
-    for result in ("scratch-rate0.004", "scratch-seed0"):
+    for result in ("scratch-rate0.016", "scratch-seed0"):
         one, other = (
             json.loads((tmp_path / out / "lenet5" / f"{result}.json").read_text())
             for out in ("killed", "whole")
@@ -69,7 +69,7 @@ def test_a_system_that_fails_is_named_and_the_others_go_on(
         costs = {"asked": asked, "parameters": 1, "flops": 1, "trained_per_s": None}
         write_json(tmp_path / f"out/{key}/costs.json", {**costs, "growth": growth})
     folder = tmp_path / "out/lenet5"
-    for name in ("rate0.001", "rate0.004", "seed0"):
+    for name in ("rate0.002", "rate0.016", "seed0"):
         write_json(folder / f"scratch-{name}.json", {"accuracy": 0.5})
     write_json(folder / "seconds.json", {"scratch-seed0": 1})
     with pytest.raises(ValueError, match=r"1 failed, the others are written: AlexNet, scratch: .*"):

@@ -10,7 +10,7 @@ from fcmae.run.files import write_json
 from finetune.lineage import charts, tables
 from finetune.lineage.config import LineageConfig
 from finetune.lineage.page import page
-from finetune.lineage.rows import rows_of
+from finetune.lineage.rows import has, keep, kept, rows_of
 from finetune.lineage.runs import Start, accuracy_of, check_protocol, starts, training_flags
 from finetune.lineage.systems import SYSTEMS
 from tests.support.browser import Pages, faults, overflow
@@ -75,6 +75,32 @@ def test_a_start_without_all_its_runs_is_not_in_the_table(config: LineageConfig)
     row = next(row for row in rows_of(config) if row.system.key == "resnet18")
     assert row.cell("scratch") == "not run"
     assert set(row.scores) == {"pretrained"}
+
+
+def test_runs_of_several_checkouts_make_one_page(config: LineageConfig, tmp_path: Path) -> None:
+    """One has made LeNet-5 and ResNet-18 from scratch, another goes on with the rest."""
+    file = tmp_path / "lineage.json"
+    lenet, resnet = SYSTEMS["lenet5"], SYSTEMS["resnet18"]
+    begun = Start(config=config, system=resnet, origin="pretrained")
+    begun.final(2).unlink()
+    done = [row for row in rows_of(config) if row.system in (lenet, resnet)]
+    keep(config, done, file)
+    told = kept(config, file)
+    assert list(told.values()) == done
+    assert has(told, Start(config=config, system=resnet, origin="scratch"))
+    assert not has(told, begun)
+    more = Start(config=config_of(tmp_path, seeds=4), system=lenet, origin="scratch")
+    assert not has(told, more)
+    assert kept(config_of(tmp_path, epochs=20.0), file) == {}
+
+    other = config_of(tmp_path / "other", seeds=2)
+    leave_results(other, ("resnet18",))
+    for path in (tmp_path / "other/resnet18").glob("scratch-*.json"):
+        path.unlink()
+    first, second = rows_of(other, told)
+    assert first == done[0]
+    assert second.scores["scratch"] == done[1].scores["scratch"]
+    assert len(second.scores["pretrained"].accuracies) == 2
 
 
 def test_the_rate_is_the_better_one_on_held_out_data(config: LineageConfig) -> None:
