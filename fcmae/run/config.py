@@ -94,8 +94,7 @@ def way_out(word: str, config: type) -> str:
     """
     fitting = fitting_recipes(config)
     last = {Path(name).name: name for name in fitting}  # small: finetune/small
-    # Path("") would be this folder
-    if word and Path(word).exists() and "data.train" in field_names(config):
+    if names_data(word) and "data.train" in field_names(config):
         same = last.get(Path(word).name)
         recipe = f", and for the recipe of that name {RECIPES / same}.yaml" if same else ""
         return f"to learn from what is there, give --data.train {shlex.quote(word)}{recipe}"
@@ -104,6 +103,16 @@ def way_out(word: str, config: type) -> str:
         return f"did you mean {last[close[0]]}?"
     recipes = f"; recipes are {', '.join(fitting)}" if fitting else ""
     return f"values stand behind flags, which --help lists{recipes}"
+
+
+def names_data(word: str) -> bool:
+    """Whether a word looks like images or shards: a place that exists, a pattern, or a URL."""
+    if "://" in word or any(sign in word for sign in "{*?["):
+        return True
+    try:
+        return bool(word) and Path(word).exists()  # Path("") would be this folder
+    except OSError:  # too long for a name
+        return False
 
 
 def fitting_recipes(config: type) -> list[str]:

@@ -26,8 +26,8 @@ def recipe_of(word: str) -> Path | None:
     if word.startswith("-"):
         return None
     if not word.endswith(SUFFIXES):
-        path = RECIPES / f"{word}.yaml"
-        return path if path.is_file() and not Path(word).exists() else None
+        named = word in names() and not Path(word).exists()
+        return RECIPES / f"{word}.yaml" if named else None
     if Path(word).is_file():
         return Path(word)
     known = names()
