@@ -39,7 +39,8 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Augmentations of fine-tuning; the defaults are the paper's for the small models."""
+    """Augmentations of fine-tuning; by default those of the paper for the small models, and with
+    few labels, where these hide too much, gentle ones."""
 
     scale: tuple[ShareAbove0, ShareAbove0] = (0.08, 1.0)
     """Share of the image's area that a random crop keeps: from, to."""
@@ -148,6 +149,9 @@ class FewShotConfig(TrainConfig):
     """Learning from few labels."""
 
     optim: FitOptimConfig = field(default_factory=lambda: FitOptimConfig(steps=300))
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(scale=(0.4, 1.0), rand_augment="", erasing=0.0)
+    )
     fractions: tuple[ShareAbove0, ...] = (0.01, 0.05, 0.1)
     """Shares of the training data, at least one sample of each class."""
     per_class: tuple[Count, ...] = ()

@@ -102,6 +102,7 @@ TRIALS = (
     Trial(name="length 4, weight 0.3", flags=term(0.3), length=4.0),
 )
 USED = ("base", "weight 0.3")  # whose weights the uses are tried on
+RANDOM = "random"  # the start without pretraining
 FROZEN = (
     *(
         Use(name=f"{pool}, {classifier}", flags={"pool": pool, "probe_classifier": classifier})
@@ -119,6 +120,11 @@ TUNED = (
     Use(name="recipe"),
     Use(name="grid2", flags={"pool": "grid2"}),
     Use(name="rate times 4", flags={"optim.base_lr": 1.6e-2}),
+    Use(name="not flipped", flags={"augment.flip": False}),
+    Use(
+        name="grid2, rate times 4, not flipped",
+        flags={"pool": "grid2", "optim.base_lr": 1.6e-2, "augment.flip": False},
+    ),
     Use(name="layer decay 1", flags={"optim.layer_decay": 1.0}),
     Use(name="frozen at first", flags={"optim.frozen_steps": 100}),
 )
@@ -166,11 +172,12 @@ class Search:
             for use in TUNED:
                 name = f"{start.name}-tuned-{slug(use.name)}"
                 yield self.tuned(setting, data, name, start, {**use.flags, **labels})
-        random = {"starts": "random", **labels}
+        random = {"starts": RANDOM, **labels}
         base = starts["base"]  # whose model it has
-        yield frozen(setting, data, f"{data.name}-random-frozen", base, {**GRID, **random})
-        name = f"{data.name}-random-tuned-recipe"
-        yield self.tuned(setting, data, name, base, random)
+        yield frozen(setting, data, f"{data.name}-{RANDOM}-frozen", base, {**GRID, **random})
+        for use in TUNED:
+            name = f"{data.name}-{RANDOM}-tuned-{slug(use.name)}"
+            yield self.tuned(setting, data, name, base, {**use.flags, **random})
 
     def tuned(
         self, setting: Setting, data: DataSet, name: str, start: Run, flags: Mapping[str, Any]
@@ -210,23 +217,23 @@ class Search:
         yield tables.table(["pretraining", *columns, *figures], rows)
         judged = [(results.kept(f"{data.name}-{slug(t)}"), scores) for t, scores in trials.items()]
         yield ranking(judged)
-        for kind, uses in (("frozen", FROZEN), ("tuned", TUNED)):
-            for trial in USED:
-                prefix = f"{slug(trial)}-{kind}"
-                found = {
-                    use.name: self.scores(results, data, f"{prefix}-{slug(use.name)}")
-                    for use in uses
-                }
-                if not any(found.values()):
-                    continue
-                if kind == "frozen":
-                    found["grid2, ridge"] = self.scores(results, data, prefix)
-                if kind == "tuned":
-                    name = "random-tuned-recipe"
-                    found["random, recipe"] = self.scores(results, data, name, "random")
-                best = chosen(found)
-                rows = [[bold(name, best), *self.cells(one)] for name, one in found.items()]
-                yield tables.table([f"{kind}, of {trial}", *columns], rows)
+        for trial, kind, uses in (
+            *((trial, "frozen", FROZEN) for trial in USED),
+            *((trial, "tuned", TUNED) for trial in (*USED, RANDOM)),
+        ):
+            prefix = f"{slug(trial)}-{kind}"
+            origin = "random" if trial == RANDOM else "pretrained"
+            found = {
+                use.name: self.scores(results, data, f"{prefix}-{slug(use.name)}", origin)
+                for use in uses
+            }
+            if not any(found.values()):
+                continue
+            if kind == "frozen":
+                found["grid2, ridge"] = self.scores(results, data, prefix)
+            best = chosen(found)
+            rows = [[bold(name, best), *self.cells(one)] for name, one in found.items()]
+            yield tables.table([f"{kind}, of {trial}", *columns], rows)
 
     def scores(
         self, results: Results, data: DataSet, name: str, start: str = "pretrained"
