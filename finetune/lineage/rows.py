@@ -100,8 +100,9 @@ def keep(config: LineageConfig, rows: Sequence[Row], path: Path = RESULTS) -> No
     Raises:
         OSError: the file cannot be written.
     """
+    protocol = {key: value for key, value in to_tree(config).items() if key not in MAY_CHANGE}
     systems = {row.system.key: numbers(row) for row in rows}
-    write_json(path, {"protocol": to_tree(config), "systems": systems})
+    write_json(path, {"protocol": protocol, "systems": systems})
 
 
 def kept(config: LineageConfig, path: Path = RESULTS) -> dict[str, Row]:

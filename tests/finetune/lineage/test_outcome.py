@@ -85,6 +85,7 @@ def test_runs_of_several_checkouts_make_one_page(config: LineageConfig, tmp_path
     begun.final(2).unlink()
     done = [row for row in rows_of(config) if row.system in (lenet, resnet)]
     keep(config, done, file)
+    assert str(tmp_path) not in file.read_text()
     told = kept(config, file)
     assert list(told.values()) == done
     assert has(told, Start(config=config, system=resnet, origin="scratch"))
