@@ -6,6 +6,7 @@ from fcmae.run.recipes import RECIPES
 from finetune.lineage.code_places import place_of
 from finetune.lineage.config import LineageConfig
 from finetune.lineage.rows import Row
+from finetune.lineage.systems import SYSTEMS
 
 HEADS = ("system", "year", "parameters", "GFLOPs", "trained/s", "from scratch", "pretrained", "h")
 PICTURE = "lineage.png"  # beside the page of results
@@ -39,8 +40,9 @@ def with_tables(page: str, config: LineageConfig, rows: Sequence[Row]) -> str:
     if not (opened and closed):
         raise ValueError(f"{RECIPES}/README.md lacks the lines {begin} and {end}, for the tables")
     hours = sum(row.hours for row in rows)
+    part = f"{len(rows)} of {len(SYSTEMS)} systems so far, " if len(rows) < len(SYSTEMS) else ""
     lines = [
-        f"{config.image_size} px, {config.epochs:g} passes, {config.seeds} seeds,"
+        f"{part}{config.image_size} px, {config.epochs:g} passes, {config.seeds} seeds,"
         f" {config.precision}, {hours:.1f} h in all:",
         "",
         *markdown(HEADS, cells(rows)),
