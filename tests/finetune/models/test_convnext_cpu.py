@@ -39,7 +39,14 @@ def images_of(*shape: int) -> Tensor:
 # atto has 1 x 1 convolutions in its MLP, tiny linear layers. Maps of 22 x 33 have a common divisor
 # of 11, those after them of 1, so that patches of all sizes come up.
 @pytest.mark.parametrize("name", ["convnextv2_atto", "convnextv2_tiny", "convnext_atto"])
-@pytest.mark.parametrize("sides", [(64, 64), (96, 32), (88, 132)])
+@pytest.mark.parametrize(
+    "sides",
+    [
+        (64, 64),
+        pytest.param((96, 32), marks=pytest.mark.slow),  # loops are compiled for each size
+        pytest.param((88, 132), marks=pytest.mark.slow),
+    ],
+)
 def test_values_and_gradients_are_timms(name: str, sides: tuple[int, int]) -> None:
     quick, plain = quick_and_plain(name)
     images = images_of(3, 3, *sides)
