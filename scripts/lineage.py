@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
             continue
         name = f"{start.system.name}, {start.origin}"
         attempt(name, partial(runs.make, start, program), failed)
-    outcome.write(config)
+    outcome.write(config, told)
     if failed:
         raise ValueError(f"{len(failed)} failed, the others are written: {'; '.join(failed)}")
 

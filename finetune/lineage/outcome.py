@@ -1,6 +1,6 @@
 """What the lineage leaves: tables on the terminal and in the page of results, a picture, a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fcmae.run.extras import extra
@@ -9,20 +9,24 @@ from fcmae.run.recipes import RECIPES
 from fcmae.run.tables import print_table
 from fcmae.run.terminal import beside, say
 from finetune.lineage.config import LineageConfig
-from finetune.lineage.rows import Row, keep, kept, numbers, rows_of
+from finetune.lineage.rows import Row, keep, numbers, rows_of
 from finetune.lineage.systems import SYSTEMS
 from finetune.lineage.tables import HEADS, PICTURE, cells, with_tables
 
 
-def write(config: LineageConfig) -> None:
+def write(config: LineageConfig, told: Mapping[str, Row]) -> None:
     """Print the table, and write the picture, the numbers and the page.
+
+    Args:
+        config: of the command.
+        told: what is known from elsewhere, see `rows_of`.
 
     Raises:
         OSError: a file cannot be written.
         ValueError: a result is damaged, or the page of results has no place for the table.
         ModuleNotFoundError: the packages of the page are not installed.
     """
-    rows = rows_of(config, kept(config) if config.results_page else None)
+    rows = rows_of(config, told)
     missing = [key for key in SYSTEMS if key not in {row.system.key for row in rows}]
     if missing:
         say(f"not in the table, since they have not been run: {', '.join(missing)}")

@@ -10,10 +10,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from fcmae.run.config import parse
 from fcmae.weights.timm_models import save_timm
 from finetune.few_shot import main
 from finetune.models.backbone import backbone
 from finetune.train import main as train
+from finetune.training.config import FewShotConfig
 from finetune.training.few_labels import draw
 from tests.support.generators import generator
 from tests.support.models import TINY, TINY_FLAGS
@@ -43,6 +45,16 @@ def test_what_is_drawn_is_a_function_of_the_seed() -> None:
     a, b, c = (draw(LABELS, NAMES, 0.1, generator(seed)) for seed in (0, 0, 1))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+def test_few_labels_are_augmented_as_by_their_recipe() -> None:
+    needed = ["--data.train", "a.tar", "--out", "a.json"]
+    plain, small = (
+        parse(FewShotConfig, [*recipe, *needed], description="")
+        for recipe in ([], ["finetune/small"])
+    )
+    assert plain.augment == small.augment
+    assert plain.augment.scale == (0.4, 1.0)
 
 
 @pytest.mark.parametrize(
