@@ -100,8 +100,7 @@ def train(config: PretrainConfig, run: PretrainRun, processes: "Processes") -> N
         return
     end = min(learner.total, dry_run.STEPS) if config.dry_run else learner.total
     batches = batches_left(order, learner, processes, end)
-    if config.compile:
-        start.compile_model(config, model, learner)
+    start.prepare_passes(config, model, learner)
     loader = start.make_loader(config, model, shards, batches)
     normalise = Normalise(config.data.mean, config.data.std, config.model.in_chans).to(device)
     session = Session(

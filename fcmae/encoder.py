@@ -11,24 +11,52 @@ from fcmae.sparse import Sparse, implementation
 from fcmae.visible_encoder import VisibleEncoder
 
 
+class Stem(nn.Sequential):
+    """A convolution with a kernel as large as its stride, and LayerNorm."""
+
+    compiled_whole = True
+
+    def __init__(self, in_chans: int, dim: int, stride: int) -> None:
+        conv = nn.Conv2d(in_chans, dim, kernel_size=stride, stride=stride)
+        super().__init__(conv, nn.LayerNorm(dim, eps=EPS))
+
+    def forward(  # type: ignore[override]  # a Sequential takes one argument
+        self, images: Float[Tensor, "b c h w"], sparse: Sparse
+    ) -> Float[Tensor, "b *s d"]:
+        conv, norm = self
+        assert isinstance(conv, nn.Conv2d)
+        return norm(sparse.stem(images, conv))
+
+
+class Downsample(nn.Sequential):
+    """LayerNorm, and a 2 x 2 convolution with stride 2."""
+
+    compiled_whole = True
+
+    def __init__(self, dim_in: int, dim: int) -> None:
+        conv = nn.Conv2d(dim_in, dim, kernel_size=2, stride=2)
+        super().__init__(nn.LayerNorm(dim_in, eps=EPS), conv)
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "b *s c"], sparse: Sparse
+    ) -> Float[Tensor, "b *t d"]:
+        norm, conv = self
+        assert isinstance(conv, nn.Conv2d)
+        return sparse.downsample(norm(x), conv)
+
+
 class Stage(nn.Module):
     """One stage: a 2x2 downsampling of `dim_in` channels, if there are any, and `depth` blocks."""
 
     def __init__(self, dim_in: int | None, dim: int, depth: int, *, grn: bool) -> None:
         super().__init__()
-        self.downsample = nn.Identity()
-        if dim_in is not None:
-            self.downsample = nn.Sequential(
-                nn.LayerNorm(dim_in, eps=EPS), nn.Conv2d(dim_in, dim, kernel_size=2, stride=2)
-            )
+        self.downsample = nn.Identity() if dim_in is None else Downsample(dim_in, dim)
         self.blocks = nn.ModuleList(Block(dim, grn=grn) for _ in range(depth))
         self.recompute = False  # keep the input alone, and compute the rest again in backward
 
     def forward(self, x: Float[Tensor, "b *s c"], sparse: Sparse) -> Float[Tensor, "b *t d"]:
-        if isinstance(self.downsample, nn.Sequential):
-            norm, conv = self.downsample
-            assert isinstance(conv, nn.Conv2d)
-            x = sparse.downsample(norm(x), conv)
+        if isinstance(self.downsample, Downsample):
+            x = self.downsample(x, sparse)
         for block in self.blocks:
             x = block(x, sparse)
         return x
@@ -54,15 +82,7 @@ class Encoder(VisibleEncoder):
         self.patch_size = architecture.patch_size
         self.dim = architecture.dim
         self.sparse = implementation(sparse)
-        self.stem = nn.Sequential(
-            nn.Conv2d(
-                architecture.in_chans,
-                widths[0],
-                kernel_size=architecture.stem_stride,
-                stride=architecture.stem_stride,
-            ),
-            nn.LayerNorm(widths[0], eps=EPS),
-        )
+        self.stem = Stem(architecture.in_chans, widths[0], architecture.stem_stride)
         self.stages = nn.ModuleList(
             Stage(dim_in, dim, depth, grn=architecture.has_grn)
             for dim_in, dim, depth in zip(
@@ -109,9 +129,7 @@ class Encoder(VisibleEncoder):
         """
         grid = grid_of(images, visible, self.patch_size)
         sparse = self.sparse(visible, grid, count)
-        conv, norm = self.stem
-        assert isinstance(conv, nn.Conv2d)
-        x = norm(sparse.stem(images, conv))
+        x = self.stem(images, sparse)
         scales: list[Tensor] = []  # the compiler of torch knows no `list[Tensor]()`
         for stage in self.stages:
             if stage.recompute:  # gradient checkpointing, Chen et al. 2016; nothing is random

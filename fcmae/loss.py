@@ -3,7 +3,7 @@
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fcmae.masking import indices, patchify
@@ -47,3 +47,26 @@ def reconstruction_loss(
     target = hidden_patches(images, visible, p, prediction.shape[1])
     mean, std = statistics(target)
     return F.mse_loss(prediction.to(images.dtype), (target - mean) / std)
+
+
+class ReconstructionLoss(nn.Module):
+    """`reconstruction_loss` as a part of a model, which is compiled as one.
+
+    Args:
+        p: side of a patch in pixels.
+    """
+
+    compiled_whole = True
+
+    def __init__(self, p: int) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(
+        self,
+        prediction: Float[Tensor, "b k ppc"],
+        images: Float[Tensor, "b c h w"],
+        visible: Bool[Tensor, "b n"],
+    ) -> Float[Tensor, ""]:
+        """Compute `reconstruction_loss` of these."""
+        return reconstruction_loss(prediction, images, visible, self.p)

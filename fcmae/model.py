@@ -9,7 +9,7 @@ from fcmae.contrast_config import ContrastConfig
 from fcmae.decoders import make_decoder
 from fcmae.decoders.unet import UNet
 from fcmae.encoders import make_encoder
-from fcmae.loss import reconstruction_loss
+from fcmae.loss import ReconstructionLoss
 from fcmae.model_config import DecoderKind, Implementation, ModelConfig
 
 
@@ -82,6 +82,7 @@ class FCMAE(nn.Module):
         self.v = config.visible_patches
         self.encoder = make_encoder(config, sparse, generator)
         self.decoder = make_decoder(config, generator)
+        self.loss = ReconstructionLoss(self.patch_size)
         self.contrast = Contrast(config.dim, contrast, generator) if contrast.weight else None
 
     @classmethod
@@ -127,7 +128,7 @@ class FCMAE(nn.Module):
             )
         latent = self.encode(images, visible)
         prediction = self.decoder(latent, visible, self.grid)
-        reconstruction = reconstruction_loss(prediction, images, visible, self.patch_size)
+        reconstruction = self.loss(prediction, images, visible)
         if self.contrast is None or not self.training:
             return reconstruction, prediction
         contrast, figures = self.contrast(pooled(latent))

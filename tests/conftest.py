@@ -6,6 +6,7 @@ rest anew in each process, 15 seconds long.
 """
 
 import gc
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from shutil import rmtree
@@ -18,6 +19,10 @@ pytest_plugins = ["tests.support.browser"]
 def pytest_configure(config: pytest.Config) -> None:
     """Import others' packages, but for a process that only hands tests to others."""
     if not config.getoption("numprocesses", None):
+        import torch  # here: the process that hands out tests does without
+
+        if not torch.cuda.is_available():  # then Triton interprets kernels, if it is told before
+            os.environ["TRITON_INTERPRET"] = "1"
         for name in ("tests.support.preloaded", "beartype"):
             import_module(name)
         gc.disable()  # until ours and the tests are imported, too
@@ -44,7 +49,7 @@ def _ambient_state() -> None:
     Layers that are made without a generator start from torch's own, and a comparison within a
     tolerance would fail in one run of many. Programs allow deterministic operations alone.
     """
-    import torch  # here: the process that hands out tests does without
+    import torch
 
     torch.manual_seed(0)
     torch.use_deterministic_algorithms(False)

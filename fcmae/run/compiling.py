@@ -7,7 +7,7 @@ nothing is compiled in the middle of a run, and a failure leaves the model as it
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -100,7 +100,9 @@ def parts_of(model: nn.Module, granularity: Granularity = GRANULARITY) -> list[n
 
 
 def members(root: nn.Module, *, outermost: bool) -> Iterator[nn.Module]:
-    """Iterate over the blocks, or the stages, of a network: the members of lists of modules.
+    """Iterate over the parts of a network: the blocks, or the stages, and what goes with them.
+
+    These are the members of lists of modules, and modules whose class says `compiled_whole`.
 
     Args:
         root: the network.
@@ -115,10 +117,11 @@ def members(root: nn.Module, *, outermost: bool) -> Iterator[nn.Module]:
 
 
 def is_part(parent: nn.Module, child: nn.Module) -> bool:
-    """Whether a module is a member of a list, and more than a layer."""
+    """Whether a module is a member of a list, and more than a layer, or says that it is a part."""
     of_torch = type(child).__module__.startswith("torch.nn.")
     in_list = isinstance(parent, nn.Sequential | nn.ModuleList)
-    return in_list and not of_torch and any(True for _ in child.children())
+    more = in_list and not of_torch and any(True for _ in child.children())
+    return more or getattr(child, "compiled_whole", False)
 
 
 def rehearse(
@@ -127,15 +130,27 @@ def rehearse(
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> None:
     """Run a forward and a backward pass in training mode that leave no trace in the model."""
-    model.train()
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    on_gpu = [x.device for x in inputs[:1] if x.is_cuda]
-    with torch.random.fork_rng(on_gpu):
+    with unchanged(model, inputs):
         with autocast():
             outputs = model(*inputs)
         first = outputs[0] if isinstance(outputs, tuple) else outputs
         torch.autograd.grad(first, weights, torch.ones_like(first), allow_unused=True)
+
+
+@contextmanager
+def unchanged(model: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[None]:
+    """Put buffers and random numbers back at the end; within, the model is in training mode.
+
+    Args:
+        model: on its device.
+        inputs: on the same one.
+    """
+    model.train()
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    on_gpu = [x.device for x in inputs[:1] if x.is_cuda]
+    with torch.random.fork_rng(on_gpu):
+        yield
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)

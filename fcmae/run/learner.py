@@ -28,6 +28,7 @@ from fcmae.run import checkpoint
 from fcmae.run.checkpoint import Files, TrainState
 from fcmae.run.compiling import compiled
 from fcmae.run.ema import Ema
+from fcmae.run.graphs import own_gradients, replayed
 from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.run.options import Precision
 
@@ -73,6 +74,7 @@ class Learner:
         self.samples = samples
         self.precision: Precision = precision
         self.compiled = False
+        self.replayed = False
         self.accelerator = accelerator
         self.device = accelerator.device
         self.total = total_steps(config, samples)
@@ -138,6 +140,15 @@ class Learner:
         say = self.accelerator.print
         self.compiled = compiled(model, inputs, self.autocast, say, deterministic=deterministic)
 
+    def replay(self, model: nn.Module, *inputs: Tensor) -> None:
+        """Have a GPU replay the model's passes in training, see `fcmae.run.graphs.replayed`.
+
+        Args:
+            model: what `trained` calls, on the one process of the run; compiled, if it is to be.
+            inputs: a micro-batch, with any values.
+        """
+        self.replayed = replayed(model, inputs, self.autocast, self.accelerator.print)
+
     def begin(self, step: int) -> None:
         """Begin a step, counted from 0: set its learning rate, and forget the loss before."""
         self.lr = lr_at(
@@ -187,6 +198,8 @@ class Learner:
             terms: what the loss is made of, by names, or else is measured; none have a gradient.
         """
         self.scaler.scale(loss / self.config.accumulate).backward()
+        if self.replayed and self.config.accumulate > 1:
+            own_gradients(self.model)
         self.loss += loss.detach() / self.config.accumulate
         for name, value in (terms or {}).items():
             self.terms[name] = self.terms.get(name, 0) + value / self.config.accumulate

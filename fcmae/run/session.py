@@ -118,7 +118,8 @@ class Session:
         sharded = isinstance(learner.trained, FSDPModule)
         if accelerator.is_main_process:
             facts: dict[str, Any] = {"world_size": world, "device": str(accelerator.device)}
-            facts |= {"fsdp": sharded, "compiled": learner.compiled, "changed": list(changed)}
+            facts |= {"fsdp": sharded, "compiled": learner.compiled}
+            facts |= {"replayed": learner.replayed, "changed": list(changed)}
             directory.begin(run, config, learner.state.step, facts, shards)
         accelerator.wait_for_everyone()
         self.trackers = Trackers(accelerator, options.trackers, run, config)
@@ -129,6 +130,7 @@ class Session:
             f" on {world} x {accelerator.device.type}{' (FSDP2)' if sharded else ''}"
             f" with {torch.get_num_threads()} threads,"
             f" in {learner.precision}{', compiled' if learner.compiled else ''}"
+            f"{', as CUDA graphs' if learner.replayed else ''}"
         )
         self.writer = Writer(run, options.keep, options.keep_every)
         self.stop = Stop(options.timeout)

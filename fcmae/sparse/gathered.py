@@ -1,10 +1,12 @@
 """The gathered layout: visible patches only, `[b, v, s, s, d]`, channels last.
 
 Pointwise layers and downsampling are dense operations on b v s s rows, and no hidden pixel is ever
-read. Only the depthwise convolution needs neighbours. On a CPU it is compiled loops over visible
-sites; elsewhere the sites are scattered to the dense grid, convolved, and gathered again.
+read. Only the depthwise convolution needs neighbours. On CPUs it is compiled loops over visible
+sites, on GPUs kernels of the same kind; elsewhere the sites are scattered to the dense grid,
+convolved, and gathered again.
 """
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -22,6 +24,11 @@ try:
 except ImportError:  # no Numba for this platform: the same numbers, slower
     depthwise_cpu = None
 
+depthwise_gpu = None
+if torch.cuda.is_available():  # or every start on a CPU would import Triton
+    with suppress(ImportError):  # no Triton for this platform: the same numbers, slower
+        from fcmae.sparse import depthwise_gpu
+
 COMPILED = depthwise_cpu is not None
 
 
@@ -32,7 +39,8 @@ class Gathered:
         visible: True where the encoder sees the patch, the same number of True in every row.
         grid: rows and columns of patches.
         count: the number of visible patches of an image, if the caller knows it.
-        compiled: whether loops compiled by Numba run on a CPU; by default, if it is installed.
+        compiled: whether this project's loops run, those of Numba on a CPU and those of Triton on a
+            GPU, where they are installed.
     """
 
     def __init__(
@@ -41,12 +49,15 @@ class Gathered:
         grid: tuple[int, int],
         count: int | None = None,
         *,
-        compiled: bool = COMPILED,
+        compiled: bool = True,
     ) -> None:
         self.chosen = visible
         self.visible = indices(visible, count)
         self.grid = grid
         self.compiled = compiled
+        self.slots = (
+            slots(visible).int() if compiled and depthwise_gpu and visible.is_cuda else None
+        )
         self.runs: dict[int, Runs] = {}
 
     def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b v s s d"]:
@@ -65,13 +76,17 @@ class Gathered:
         weight = conv.weight
         bias = conv.bias
         assert bias is not None
-        if self.compiled and x.device.type == "cpu":  # in float32 under autocast too
+        if self.compiled and depthwise_cpu and x.device.type == "cpu":  # in float32 always
             x = x.to(torch.promote_types(x.dtype, torch.float32))
             return TapLoops.apply(x, weight, bias, self.visible, self.grid)
+        dtype = x.dtype
         if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
             dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight, bias = (tensor.to(dtype) for tensor in (x, weight, bias))
-        return ScatterConvolve.apply(x, weight, bias, *self.runs_of(x.shape[2]), self.grid)
+        if depthwise_gpu and self.slots is not None:  # which take the weight in float32
+            where = (self.visible, self.slots, self.grid[1])
+            return depthwise_gpu.Depthwise.apply(x.to(dtype), weight, bias, *where)
+        tensors = (tensor.to(dtype) for tensor in (x, weight, bias))
+        return ScatterConvolve.apply(*tensors, *self.runs_of(x.shape[2]), self.grid)
 
     def grn_mlp(self, x: Float[Tensor, "b v s s d"], mlp: Layers) -> Float[Tensor, "b v s s d"]:
         return fused(x.flatten(1, 3), mlp, compiled=self.compiled).view(x.shape)

@@ -10,7 +10,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -49,15 +49,6 @@ class Layers(nn.Module):
         self.fc2 = nn.Linear(4 * dim, dim)
 
 
-@runtime_checkable
-class MlpWithGrn(Protocol):
-    """Any module with the layers of `Layers`."""
-
-    fc1: Any
-    grn: Any
-    fc2: Any
-
-
 def plain(
     x: Float[Tensor, "b *s d"], mlp: Layers, spatial_norm: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "b *s d"]:
@@ -82,7 +73,7 @@ def expanded(
     return torch.addcmul(mlp.grn.bias.to(a.dtype), a, factor.to(a.dtype))
 
 
-def fused(x: Float[Tensor, "b r d"], mlp: MlpWithGrn, *, compiled: bool) -> Float[Tensor, "b r d"]:
+def fused(x: Float[Tensor, "b r d"], mlp: nn.Module, *, compiled: bool) -> Float[Tensor, "b r d"]:
     """Compute the MLP with GRN on the r visible sites of each image, with its own backward pass.
 
     On a CPU it takes a few images at a time, so that the passes over the wide activation find it in
@@ -91,13 +82,15 @@ def fused(x: Float[Tensor, "b r d"], mlp: MlpWithGrn, *, compiled: bool) -> Floa
 
     Args:
         x: the visible sites of each image.
-        mlp: its layers; the linear ones may be 1 x 1 convolutions, which are the same products.
+        mlp: a module with the layers of `Layers`; the linear ones may be 1 x 1 convolutions, which
+            are the same products.
         compiled: whether loops compiled by Numba may run, as they do in bfloat16 on a CPU.
     """
     dtype = x.dtype
     if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
         dtype = torch.get_autocast_dtype(x.device.type)
-    fc1, grn, fc2 = mlp.fc1, mlp.grn, mlp.fc2
+    layers: Any = mlp
+    fc1, grn, fc2 = layers.fc1, layers.grn, layers.fc2
     first = (fc1.weight.flatten(1), fc1.bias)
     second = (fc2.weight.flatten(1), fc2.bias)
     return FusedGrnMlp.apply(x.to(dtype), *first, grn.weight, grn.bias, *second, compiled)

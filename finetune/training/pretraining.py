@@ -27,6 +27,10 @@ class PretrainRun(RunConfig):
     """Directory of the run: config, metrics, checkpoints, pictures."""
     picture_every: CountFrom0 = 500
     """Steps between reconstruction grids, also drawn at the end; 0 draws none."""
+    cuda_graphs: bool = False
+    """Have a GPU replay the passes of a step as two CUDA graphs, of the kernels that it would run
+    anyway: for one process, where the host launches more slowly than the device computes. What a
+    step holds in memory is kept for good."""
     recompute: tuple[Stage, ...] = ()
     """Stages (0 to 3) whose activations are computed again in the backward pass: a third more work
     there for less memory. The first stages are the large ones."""

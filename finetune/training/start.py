@@ -57,6 +57,15 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
     sharded = fsdp.is_wanted(accelerator.num_processes)
     if sharded and (config.precision == "fp16" or config.compile is True):
         raise ValueError("FSDP2 goes with neither precision=fp16 (take bf16) nor compile=True")
+    if config.run.cuda_graphs and (where := accelerator.device.type) != "cuda":
+        raise ValueError(
+            f"run.cuda_graphs=True needs a GPU of CUDA, and this run is on {where}: leave it out"
+        )
+    if config.run.cuda_graphs and accelerator.num_processes > 1:
+        raise ValueError(
+            "run.cuda_graphs=True is for one process, and there are"
+            f" {accelerator.num_processes}: leave it out"
+        )
     optim, weight = config.optim, config.model.contrast.weight
     if weight and optim.batch_size < 2 * optim.accumulate:
         raise ValueError(
@@ -130,18 +139,25 @@ def make_learner(
     )
 
 
-def compile_model(config: PretrainConfig, model: FCMAE, learner: Learner) -> None:
-    """Compile the model in place for the batches of the run, or say why it stays eager.
+def prepare_passes(config: PretrainConfig, model: FCMAE, learner: Learner) -> None:
+    """Compile the model in place for the batches of the run, and record it, as the config says.
+
+    If one of them fails, a line says why, and the model runs without it.
 
     Args:
         config: of the run.
         model: on its device.
         learner: of the model.
     """
+    if not (config.compile or config.run.cuda_graphs):
+        return
     b = config.model.contrast.views * learner.micro_batch
     images = torch.zeros(b, config.model.in_chans, *model.image_size, device=learner.device)
     visible = draw_visible(b, model.n, model.ratio, generator=torch.Generator()).to(learner.device)
-    learner.compile(model, images, visible, deterministic=config.deterministic)
+    if config.compile:
+        learner.compile(model, images, visible, deterministic=config.deterministic)
+    if config.run.cuda_graphs:
+        learner.replay(model, images, visible)
 
 
 def make_loader(

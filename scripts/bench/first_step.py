@@ -17,7 +17,7 @@ from pathlib import Path
 from fcmae.run.compiling import GRANULARITY
 from fcmae.run.program import run_program
 from fcmae.run.terminal import say
-from scripts.bench.lab import DENSE, MAE, OURS, SIZES, Lab, Size, deterministic, telling
+from scripts.bench.lab import CUDNN, DENSE, MAE, OURS, SIZES, Lab, Size, deterministic, telling
 
 ROOT = Path(__file__).parents[2]
 
@@ -86,7 +86,7 @@ def fill(lab: Lab, cache: Path, jobs: int, steps: Iterable[tuple[str, ...]]) -> 
 def main(argv: Sequence[str]) -> None:
     """Take one step, and print its seconds."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument("side", choices=(OURS, DENSE, MAE))
+    parser.add_argument("side", choices=(OURS, CUDNN, DENSE, MAE))
     parser.add_argument("size", choices=SIZES)
     parser.add_argument("--dry", action="store_true")
     parser.add_argument("--scope", default=GRANULARITY)

@@ -6,7 +6,7 @@ are in bf16 autocast and without the optimiser, but for profiles, which have it.
 
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,19 @@ from fcmae.run.roofline import flops_per_s, name_of
 from fcmae.run.terminal import say
 from scripts.bench.feeding import loader_share
 from scripts.bench.first_step import fill, first_step
-from scripts.bench.lab import DENSE, MAE, OURS, SIZES, Lab, Size, Timed, deterministic, telling
+from scripts.bench.lab import (
+    CUDNN,
+    DENSE,
+    GRAPHS,
+    MAE,
+    OURS,
+    SIZES,
+    Lab,
+    Size,
+    Timed,
+    deterministic,
+    telling,
+)
 from scripts.bench.layers import STAGE, depthwise
 from scripts.bench.profiling import show_profile
 from scripts.bench.rivals import Products
@@ -27,6 +39,8 @@ from scripts.bench.timing import Work, in_turn
 
 Key = Callable[[Lab], float]
 COLD = "gpu_first_step_seconds_cold"
+# parts of keys' names, and what they need compiled
+RIVALS = {"": OURS, "mae_vit_s": MAE, "cudnn_over_gathered": CUDNN, "masked_dense": DENSE}
 
 
 def ratio(lab: Lab, key: str, above: Work, below: Work) -> float:
@@ -76,28 +90,17 @@ def determined(size: Size, lab: Lab) -> float:
 
 
 def one_graph(size: Size, lab: Lab) -> float:
-    """The time of a step that the device replays as one CUDA graph over that of launches.
+    """The time of a step that the device replays as CUDA graphs over that of launches.
 
     What it is below 1 is what the host's launches cost.
 
     Raises:
-        ValueError: there is no CUDA.
+        RuntimeError: it cannot be recorded, as on a CPU.
     """
-    if lab.dry:
-        raise ValueError("a CPU has no CUDA graphs")
-    ours = lab.best(OURS, size)
-    whole = partial(step, ours.model, ours.images, ours.visible, lab.autocast)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            whole()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    ours.model.zero_grad()
-    with torch.cuda.graph(graph):
-        whole()
-    return ratio(lab, f"one CUDA graph / {ours.mode}", lab.synced(graph.replay), ours.work)
+    modes = {timed.mode: timed for timed in lab.modes(OURS, size)}
+    if GRAPHS not in modes or "compiled" not in modes:
+        raise RuntimeError(f"only {', '.join(modes)} run")
+    return ratio(lab, f"{GRAPHS} / compiled", modes[GRAPHS].work, modes["compiled"].work)
 
 
 def layer(rival: str, side: int, lab: Lab) -> float:
@@ -128,19 +131,21 @@ def keys(cache: Path) -> dict[str, Key]:
         if size == "tiny":
             found[f"gpu_mae_vit_s_over_fcmae_tiny_step_b{b}"] = partial(over_ours, MAE, size)
             found["gpu_deterministic_over_gathered_step_tiny"] = partial(determined, size)
+        found[f"gpu_graph_over_launches_step_{size}"] = partial(one_graph, size)
+        found[f"gpu_cudnn_over_gathered_step_{of}"] = partial(over_ours, CUDNN, size)
         if size == "atto":
             found["gpu_loader_share"] = loader_share
     for side in STAGE:
         for rival in ("cudnn", "warpconvnet"):
             found[f"gpu_depthwise_{rival}_over_ours_{side}"] = partial(layer, rival, side)
     found["gpu_first_step_seconds_warm"] = partial(seconds_of_first_step, cold)
-    for size in ("atto", "tiny"):  # last: where a device refuses, it may refuse the rest
-        found[f"gpu_graph_over_launches_step_{size}"] = partial(one_graph, size)
     return found
 
 
 def size_of(key: str) -> Size | None:
     """The size of the models that a key is about, or None for those that need none of them."""
+    if key == "gpu_loader_share":
+        return "atto"
     return next((size for size in SIZES if f"_{size}" in key and "first" not in key), None)
 
 
@@ -162,7 +167,7 @@ def with_optimiser(lab: Lab, timed: Timed) -> Work:
     optimizer = torch.optim.AdamW(timed.model.parameters(), lr=0.0, fused=True)
 
     def work() -> None:
-        step(timed.model, timed.images, timed.visible, lab.autocast)
+        step(timed.called, timed.images, timed.visible, lab.autocast)
         optimizer.step()
 
     return lab.synced(work)
@@ -181,14 +186,18 @@ def speed_of_light(lab: Lab) -> dict[str, Any]:
     }
 
 
-def to_compile() -> list[tuple[str, ...]]:
-    """What is compiled for the keys: side, size and flags, the dense ones late, apart from others.
-
-    Gathered tiny comes with the cold first step.
-    """
-    ours = [(OURS, "atto"), (OURS, "base"), (MAE, "tiny")]
-    ours += [(OURS, size, "--deterministic") for size in ("tiny", "atto")]  # atto: for pretrain.py
-    return [*ours, *((DENSE, size) for size in SIZES)]
+def to_compile(keys: Iterable[str]) -> list[tuple[str, ...]]:
+    """What is compiled for keys: side, size and flags, the dense ones late, apart from others."""
+    found = list[tuple[str, ...]]()
+    for word, side in RIVALS.items():
+        for size in SIZES:
+            if any(size_of(key) == size and word in key for key in keys):
+                found.append((side, size))
+    if any("deterministic" in key for key in keys):
+        found.append((OURS, "tiny", "--deterministic"))
+    if "gpu_loader_share" in keys:  # pretrain.py is deterministic
+        found.append((OURS, "atto", "--deterministic"))
+    return found
 
 
 def measure(lab: Lab, *, only: str, cache: Path, profile: bool, jobs: int = 1) -> dict[str, Any]:
@@ -220,7 +229,7 @@ def measure(lab: Lab, *, only: str, cache: Path, profile: bool, jobs: int = 1) -
     try:
         for key, work in wanted.items():
             if key != COLD and jobs > 1:
-                fill(lab, cache, jobs, to_compile())
+                fill(lab, cache, jobs, to_compile(wanted))
                 jobs = 1
             if profile and lab.left > 0 and (size := size_of(key)) is not None:
                 with telling(f"the profile of {size}"):

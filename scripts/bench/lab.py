@@ -1,4 +1,4 @@
-"""One device, and the training steps that are timed on it: each side eager and compiled."""
+"""One device, and the training steps that are timed on it: each side in all its modes."""
 
 import gc
 import signal
@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from fcmae.run.compiling import MOST, Granularity, parts_of
 from fcmae.run.computing import only_deterministic
+from fcmae.run.graphs import recorded
 from fcmae.run.terminal import line_of, say
 from scripts.bench.rivals import mae_of
-from scripts.bench.steps import batch_of, dense, high_water, model_of, step
+from scripts.bench.steps import batch_of, dense, high_water, model_of, same, step, without_kernels
 from scripts.bench.timing import Work, in_turn
 
 Size = Literal["atto", "tiny", "base"]
@@ -26,7 +27,8 @@ SIZES: dict[Size, tuple[str, int]] = {
     "atto": ("convnextv2_atto", 512),
     "base": ("convnextv2_base", 128),
 }
-OURS, DENSE, MAE = "gathered", "masked dense", "MAE ViT-S"
+OURS, CUDNN, DENSE, MAE = "gathered", "gathered with cuDNN", "masked dense", "MAE ViT-S"
+GRAPHS = "compiled, as CUDA graphs"
 AGAIN = 30.0  # seconds after which a library that has swallowed an alarm hears the next one
 
 
@@ -36,6 +38,8 @@ class Timed:
 
     mode: str
     model: nn.Module
+    called: nn.Module
+    """The model, or what replays it."""
     images: Tensor
     visible: Tensor
     work: Work
@@ -130,7 +134,7 @@ class Lab:
         else:
             depths = (1, 1, 1, 1) if self.dry else None
             model = model_of(self.name(size), image_size=self.side, depths=depths)
-            model = dense(model) if side == DENSE else model
+            model = {OURS: same, CUDNN: without_kernels, DENSE: dense}[side](model)
         batch = batch_of(self.batch(size), self.side, model.n, model.ratio)
         images, visible = (tensor.to(self.device) for tensor in batch)
         return model.to(self.device), images, visible
@@ -149,12 +153,44 @@ class Lab:
 
         Raises:
             TimeoutError: it took too long.
+            RuntimeError: it cannot be recorded.
         """
+        if mode == GRAPHS:
+            return self.record(self.time(side, size, "compiled"))
         before = self.allocated()
         model, images, visible = self.make(side, size)
         if mode == "compiled":
             self.compile(model)
-        work = self.synced(partial(step, model, images, visible, self.autocast))
+        return self.of(mode, model, model, images, visible, before)
+
+    def record(self, timed: Timed) -> Timed:
+        """Time a model that was timed before as CUDA graphs, which leave it as it is.
+
+        Raises:
+            RuntimeError: it cannot be recorded.
+        """
+        if self.dry:
+            raise RuntimeError("a CPU has no CUDA graphs")
+        model = timed.model
+        model.zero_grad()
+        before = self.allocated() - sum(p.nbytes for p in model.parameters())
+        self.reset_peak()
+        called = recorded(model, (timed.images, timed.visible), self.autocast)
+        peak = torch.cuda.max_memory_allocated() - before  # graphs keep what they need from now on
+        made = self.of(GRAPHS, model, called, timed.images, timed.visible, before)
+        return replace(made, peak=max(peak, made.peak))
+
+    def of(
+        self,
+        mode: str,
+        model: nn.Module,
+        called: nn.Module,
+        images: Tensor,
+        visible: Tensor,
+        before: int,
+    ) -> Timed:
+        """Time the step of a model in a mode, with the bytes that were in use without it."""
+        work = self.synced(partial(step, called, images, visible, self.autocast))
         began = time.perf_counter()
         with within(min(self.patience, max(self.left, 1.0)), f"compiling for {mode} steps"):
             work()
@@ -165,6 +201,7 @@ class Lab:
         return Timed(
             mode=mode,
             model=model,
+            called=called,
             images=images,
             visible=visible,
             work=work,
@@ -184,10 +221,14 @@ class Lab:
             self.at = size
         if (side, size) not in self.timed:
             found = list[Timed]()
-            for mode in ("eager", "compiled"):
+            for mode in ("eager", "compiled", GRAPHS):
                 title = f"{side} {size} b{self.batch(size)} {mode}"
                 with telling(title):
-                    timed = self.time(side, size, mode)
+                    last = found[-1] if found else None
+                    if mode == GRAPHS and last is not None and last.mode == "compiled":
+                        timed = self.record(last)
+                    else:
+                        timed = self.time(side, size, mode)
                     self.numbers.setdefault(f"{side} {size} {mode}", timed.numbers())
                     numbers = ", ".join(f"{k} {v:g}" for k, v in timed.numbers().items())
                     say(f"  {title}: {numbers}", flush=True)

@@ -62,6 +62,19 @@ def dense(model: FCMAE) -> FCMAE:
     return model
 
 
+def same(model: FCMAE) -> FCMAE:
+    """Return a model as it is."""
+    return model
+
+
+def without_kernels(model: FCMAE) -> FCMAE:
+    """Make a model compute by PyTorch's operations alone, and return it."""
+    for part in (model.encoder, model.decoder):
+        assert isinstance(part, Encoder | Decoder)
+        part.sparse = partial(Gathered, compiled=False)
+    return model
+
+
 def against_minkowski_modules(name: str, b: int) -> tuple[Work, Work]:
     """MinkowskiEngine with its own depthwise module, and gathered."""
     rival = model_of(name)
@@ -149,11 +162,7 @@ def against_products(name: str, b: int) -> tuple[Work, Work]:
 
 def against_no_numba(name: str, b: int) -> tuple[Work, Work]:
     """A step without compiled loops, and one with them."""
-    rival = model_of(name)
-    for part in (rival.encoder, rival.decoder):
-        assert isinstance(part, Encoder | Decoder)
-        part.sparse = partial(Gathered, compiled=False)
-    return steps(rival, name, b)
+    return steps(without_kernels(model_of(name)), name, b)
 
 
 def half_precision(name: str, b: int) -> tuple[Work, Work]:

@@ -2,13 +2,18 @@
 
 import json
 import shutil
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from data.transforms import Normalise
 from fcmae import FCMAE, draw_visible
+from fcmae.contrast_config import ContrastConfig
+from fcmae.run.graphs import own_gradients, replayed
 from tests.support.programs import Program
 from tests.support.runs import assert_same_bits, newest, start_pretraining
 
@@ -34,6 +39,7 @@ def test_a_step_on_the_gpu_equals_that_on_the_cpu() -> None:
         torch.testing.assert_close(p.grad.cpu(), gradient, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_step_in_bf16_never_waits_for_the_device() -> None:
     model = FCMAE(image_size=64).cuda()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -56,6 +62,47 @@ def test_a_step_in_bf16_never_waits_for_the_device() -> None:
     assert torch.stack(losses).isfinite().all()
 
 
+RECORDED: dict[str, dict[str, Any]] = {
+    "V2": {},
+    "V1": {"name": "convnext_atto"},
+    "SparK's decoder": {"decoder": "unet"},
+    "a contrastive term with a queue": {"contrast": ContrastConfig(weight=0.3, neighbours=16)},
+    "MAE": {"name": "mae_vit_tiny"},
+    "ConvMAE": {"name": "convmae_small"},
+}
+
+
+@pytest.mark.parametrize("options", RECORDED.values(), ids=list(RECORDED))
+def test_replayed_steps_are_those_of_the_model(options: dict[str, Any]) -> None:
+    """Losses, predictions and gradients, over micro-batches too; evaluation runs as before."""
+    model = FCMAE(image_size=64, **options, generator=torch.Generator().manual_seed(0)).cuda()
+    plain = deepcopy(model)
+    autocast = partial(torch.autocast, "cuda", dtype=torch.bfloat16)
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+        visible = draw_visible(4, model.n, model.ratio)
+        return torch.randn(4, 3, 64, 64).cuda(), visible.cuda()
+
+    told = list[str]()
+    assert replayed(model, batch(), autocast, told.append), told
+    for _ in range(2):
+        model.zero_grad()
+        plain.zero_grad()
+        for _ in range(2):
+            inputs = batch()
+            for each in (model, plain):
+                with autocast():
+                    each.outputs = each(*inputs)
+                each.outputs[0].backward()
+            own_gradients(model)
+            torch.testing.assert_close(model.outputs, plain.outputs, rtol=1e-2, atol=1e-3)
+        for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-2, atol=1e-4)
+    inputs = batch()
+    with torch.no_grad(), autocast():
+        torch.testing.assert_close(model.eval()(*inputs), plain.eval()(*inputs))
+
+
 def finished(*programs: Program) -> list[str]:
     """What programs have printed that end well."""
     told = [program.communicate(timeout=120)[0] for program in programs]
@@ -64,7 +111,11 @@ def finished(*programs: Program) -> list[str]:
 
 
 def test_two_runs_and_a_resumed_one_are_equal_to_the_last_bit(tmp_path: Path) -> None:
-    modes = {"eager": ("--compile", "False"), "compiled": ()}
+    modes = {
+        "eager": ("--compile", "False"),
+        "compiled": (),
+        "replayed": ("--run.cuda_graphs", "True"),
+    }
 
     def begin(mode: str, run: str) -> Program:
         cache = ("--run.compile_cache", str(tmp_path / f"{run}.compile"))
@@ -83,5 +134,6 @@ def test_two_runs_and_a_resumed_one_are_equal_to_the_last_bit(tmp_path: Path) ->
         assert_same_bits(tmp_path / mode / "resumed", tmp_path / mode / "one")
     assert ", in bf16\n" in told[0]
     assert ", in bf16, compiled\n" in told[1]
-    starts = json.loads((tmp_path / "compiled" / "resumed" / "environment.json").read_text())
-    assert [start["compiled"] for start in starts] == [True, True]
+    assert ", in bf16, compiled, as CUDA graphs\n" in told[2]
+    starts = json.loads((tmp_path / "replayed" / "resumed" / "environment.json").read_text())
+    assert [(start["compiled"], start["replayed"]) for start in starts] == [(True, True)] * 2

@@ -16,7 +16,11 @@ from fcmae.run.compiling import CACHE, Granularity, keep_code, parts_of, rehears
 
 @pytest.mark.parametrize(
     ("granularity", "kinds"),
-    [("block", {"Block": 13}), ("stage", {"Stage": 4, "Block": 1}), ("model", {"FCMAE": 1})],
+    [
+        ("block", {"Stem": 1, "Block": 13, "Downsample": 3, "ReconstructionLoss": 1}),
+        ("stage", {"Stem": 1, "Stage": 4, "Block": 1, "ReconstructionLoss": 1}),
+        ("model", {"FCMAE": 1}),
+    ],
 )
 def test_blocks_stages_or_the_model_are_compiled(
     granularity: Granularity, kinds: dict[str, int]

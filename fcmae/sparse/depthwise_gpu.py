@@ -1,0 +1,356 @@
+"""The submanifold depthwise convolution in Triton, on visible sites alone, for GPUs.
+
+    y[q] = bias + sum over taps t of weight[t] x[q + t]     x is zero at hidden sites
+    dL/dweight[t] = sum over visible sites q of dL/dy[q] x[q + t]
+
+A table tells where the patches of the grid lie in the gathered layout, so that nothing is
+scattered. A program has some patches and some channels. It reads each row of sites around them
+once, and adds a site to all sums that it belongs to: those of the outputs of its row, or those of
+the taps. Sums are in float32 or better, in an order that is always the same, without atomics.
+"""
+
+# pyright: reportGeneralTypeIssues=false
+# (to Python, static_range of Triton is no iterator)
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PROGRAMS = 2048  # of the weight's gradient, about: some for each multiprocessor of a large GPU
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Make a kernel of a function, without the wrapper that checks shapes in tests."""
+    return triton.jit(inspect.unwrap(function))
+
+
+# A program has these, in so many warps: measured on an H200 at the sizes of atto and tiny, by the
+# side of a patch in sites.
+CHANNELS = 32
+WARPS = 4
+PATCHES = {8: 2, 4: 4, 2: 16, 1: 32}
+PATCHES_OF_GRADIENT = {8: 2, 4: 4, 2: 8, 1: 32}
+
+
+@torch.library.custom_op(  # torch.compile sees one operator
+    "fcmae::depthwise_gpu",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor bias, Tensor visible, Tensor slots, int gw,"
+    " bool flipped) -> Tensor",
+)
+def depthwise(
+    x: Float[Tensor, "b v s s d"],
+    weight: Float[Tensor, "d 1 k k"],
+    bias: Float[Tensor, " d"],
+    visible: Int[Tensor, "b v"],
+    slots: Int[Tensor, "b n"],
+    gw: int,
+    flipped: bool,
+) -> Float[Tensor, "b v s s d"]:
+    """Convolve the visible sites depthwise, on a grid of patches.
+
+    Args:
+        x: the visible sites, s x s in each patch: 1, 2, 4 or 8.
+        weight: one k x k kernel for each channel; k is odd.
+        bias: one value for each channel; with `flipped` there is none.
+        visible: raster indices of the visible patches of each image.
+        slots: for each patch of the grid its number among the visible ones; -1 if it is hidden.
+        gw: columns of patches.
+        flipped: whether the kernel is turned by half a turn, as in the gradient for x.
+    """
+    x = x.contiguous()
+    b, v, s, _, d = x.shape
+    k = weight.shape[-1]
+    p = PATCHES[s]
+    out = torch.empty_like(x)
+    convolve[triton.cdiv(b * v, p), triton.cdiv(d, CHANNELS)](
+        x,
+        taps_of(weight),
+        bias,
+        out,
+        visible.contiguous(),
+        slots.contiguous(),
+        b * v,
+        v,
+        slots.shape[1] // gw,
+        gw,
+        D=d,
+        S=s,
+        K=k,
+        FLIPPED=flipped,
+        SUM=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        P=p,
+        C=CHANNELS,
+        num_warps=WARPS,
+    )
+    return out
+
+
+@torch.library.custom_op(
+    "fcmae::depthwise_gpu_gradients",
+    mutates_args=(),
+    schema="(Tensor x, Tensor grad, Tensor visible, Tensor slots, int gw, int k)"
+    " -> (Tensor, Tensor)",
+)
+def gradients(
+    x: Float[Tensor, "b v s s d"],
+    grad: Float[Tensor, "b v s s d"],
+    visible: Int[Tensor, "b v"],
+    slots: Int[Tensor, "b n"],
+    gw: int,
+    k: int,
+) -> tuple[Float[Tensor, "d 1 k k"], Float[Tensor, " d"]]:
+    """Compute the gradients for weight and bias of `depthwise` from that for its output.
+
+    They are in float32 or better.
+
+    Args:
+        x: see `depthwise`.
+        grad: the gradient for its output.
+        visible: see `depthwise`.
+        slots: see `depthwise`.
+        gw: see `depthwise`.
+        k: side of the kernel.
+    """
+    x, grad = x.contiguous(), grad.contiguous()
+    b, v, s, _, d = x.shape
+    p = PATCHES_OF_GRADIENT[s]
+    blocks = triton.cdiv(b * v, p)
+    width = triton.cdiv(d, CHANNELS)
+    turns = triton.cdiv(blocks, max(1, PROGRAMS // (width * k)))
+    chunks = triton.cdiv(blocks, turns)
+    partial = x.new_empty(chunks, k * k + 1, d, dtype=sums_of(x))
+    correlate[chunks, width, k](
+        x,
+        grad,
+        partial,
+        visible.contiguous(),
+        slots.contiguous(),
+        b * v,
+        v,
+        slots.shape[1] // gw,
+        gw,
+        turns,
+        D=d,
+        S=s,
+        K=k,
+        SUM=tl.float64 if x.dtype == torch.float64 else tl.float32,
+        P=p,
+        C=CHANNELS,
+        num_warps=WARPS,
+    )
+    sums = partial.sum(0)
+    return sums[:-1].T.contiguous().view(d, 1, k, k), sums[-1].clone()
+
+
+@depthwise.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Tensor, visible: Tensor, slots: Tensor, gw: int, flipped: bool
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@gradients.register_fake
+def _(
+    x: Tensor, grad: Tensor, visible: Tensor, slots: Tensor, gw: int, k: int
+) -> tuple[Tensor, Tensor]:
+    d = x.shape[-1]
+    return x.new_empty(d, 1, k, k, dtype=sums_of(x)), x.new_empty(d, dtype=sums_of(x))
+
+
+def sums_of(x: Tensor) -> torch.dtype:
+    """The type in which numbers of x are summed up."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def taps_of(weight: Float[Tensor, "d 1 k k"]) -> Float[Tensor, "kk d"]:
+    """The taps of all channels, one row each."""
+    return weight.flatten(1).T.contiguous()
+
+
+class Depthwise(torch.autograd.Function):
+    """The submanifold depthwise convolution by these kernels.
+
+    It maps visible sites to visible sites, so its gradient for x is the same operation with the
+    kernel flipped.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        visible: Tensor,
+        slots: Tensor,
+        gw: int,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, visible, slots)
+        ctx.gw = gw  # type: ignore[attr-defined]
+        return torch.ops.fcmae.depthwise_gpu(x, weight, bias, visible, slots, gw, False)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):  # type: ignore[override]
+        x, weight, bias, *where = ctx.saved_tensors
+        grad_x = torch.ops.fcmae.depthwise_gpu(grads[0], weight, bias, *where, ctx.gw, True)
+        grad_weight, grad_bias = torch.ops.fcmae.depthwise_gpu_gradients(
+            x, grads[0], *where, ctx.gw, weight.shape[-1]
+        )
+        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None, None, None
+
+
+@kernel
+def put(values, place: tl.constexpr, value):  # type: ignore[no-untyped-def]
+    """Replace an entry of a tuple."""
+    return values[:place] + (value,) + values[place + 1 :]  # noqa: RUF005  # Triton knows no star
+
+
+@kernel
+def convolve(  # type: ignore[no-untyped-def]
+    x,
+    taps,
+    bias,
+    out,
+    visible,
+    slots,
+    patches,
+    v,
+    gh,
+    gw,
+    D: tl.constexpr,
+    S: tl.constexpr,
+    K: tl.constexpr,
+    FLIPPED: tl.constexpr,
+    SUM: tl.constexpr,
+    P: tl.constexpr,
+    C: tl.constexpr,
+):
+    """Compute P patches of C channels: a lane is a row of a patch, with a sum for each column."""
+    R: tl.constexpr = K // 2
+    REACH: tl.constexpr = (K // 2 + S - 1) // S  # patches to each side that taps reach
+    lane = tl.arange(0, P * S)
+    patch = tl.program_id(0) * P + lane // S
+    channel = tl.program_id(1) * C + tl.arange(0, C)
+    real = channel < D
+    there = patch < patches
+    image = patch // v
+    place = tl.load(visible + patch, mask=there, other=0).to(tl.int32)
+    start = tl.zeros((P * S, C), SUM)
+    if not FLIPPED:
+        start += tl.load(bias + channel, mask=real, other=0).to(SUM)[None, :]
+    sums = (start,) * S
+    for i in range(K):
+        y = place // gw * S + lane % S + i - R
+        on_grid = there & (y >= 0) & (y < gh * S)
+        for step in tl.static_range(2 * REACH + 1):
+            column = place % gw + (step - REACH)
+            seen = on_grid & (column >= 0) & (column < gw)
+            slot = tl.load(slots + (image * gh + y // S) * gw + column, mask=seen, other=-1)
+            seen = seen & (slot >= 0)
+            row = (((image * v + slot) * S + y % S) * S).to(tl.int64) * D
+            for site in tl.static_range(S):
+                if site + (step - REACH) * S >= -R and site + (step - REACH) * S < S + R:
+                    value = tl.load(
+                        x + (row + site * D)[:, None] + channel[None, :],
+                        mask=seen[:, None] & real[None, :],
+                        other=0,
+                    ).to(SUM)
+                    for o in tl.static_range(S):
+                        if (
+                            site + (step - REACH) * S - o + R >= 0
+                            and site + (step - REACH) * S - o + R < K
+                        ):
+                            tap = i * K + site + (step - REACH) * S - o + R
+                            if FLIPPED:
+                                tap = K * K - 1 - tap
+                            w = tl.load(taps + tap * D + channel, mask=real, other=0).to(SUM)
+                            sums = put(sums, o, sums[o] + value * w[None, :])
+    first = (patch * S + lane % S).to(tl.int64) * S * D
+    for o in tl.static_range(S):
+        tl.store(
+            out + (first + o * D)[:, None] + channel[None, :],
+            sums[o].to(out.dtype.element_ty),
+            mask=there[:, None] & real[None, :],
+        )
+
+
+@kernel
+def correlate(  # type: ignore[no-untyped-def]
+    x,
+    grad,
+    partial,
+    visible,
+    slots,
+    patches,
+    v,
+    gh,
+    gw,
+    turns,
+    D: tl.constexpr,
+    S: tl.constexpr,
+    K: tl.constexpr,
+    SUM: tl.constexpr,
+    P: tl.constexpr,
+    C: tl.constexpr,
+):
+    """Sum up one row of taps, and with the first one the bias, over `turns` times P patches."""
+    R: tl.constexpr = K // 2
+    REACH: tl.constexpr = (K // 2 + S - 1) // S
+    i = tl.program_id(2)
+    lane = tl.arange(0, P * S)
+    channel = tl.program_id(1) * C + tl.arange(0, C)
+    real = channel < D
+    start = tl.zeros((P * S, C), SUM)
+    sums = (start,) * K
+    whole = start
+    for turn in range(turns):
+        patch = (tl.program_id(0) * turns + turn) * P + lane // S
+        there = patch < patches
+        image = patch // v
+        place = tl.load(visible + patch, mask=there, other=0).to(tl.int32)
+        first = (patch * S + lane % S).to(tl.int64) * S * D
+        slopes = ()
+        for o in tl.static_range(S):
+            slope = tl.load(
+                grad + (first + o * D)[:, None] + channel[None, :],
+                mask=there[:, None] & real[None, :],
+                other=0,
+            ).to(SUM)
+            slopes = slopes + (slope,)  # noqa: RUF005
+            whole += slope
+        y = place // gw * S + lane % S + i - R
+        on_grid = there & (y >= 0) & (y < gh * S)
+        for step in tl.static_range(2 * REACH + 1):
+            column = place % gw + (step - REACH)
+            seen = on_grid & (column >= 0) & (column < gw)
+            slot = tl.load(slots + (image * gh + y // S) * gw + column, mask=seen, other=-1)
+            seen = seen & (slot >= 0)
+            row = (((image * v + slot) * S + y % S) * S).to(tl.int64) * D
+            for site in tl.static_range(S):
+                if site + (step - REACH) * S >= -R and site + (step - REACH) * S < S + R:
+                    value = tl.load(
+                        x + (row + site * D)[:, None] + channel[None, :],
+                        mask=seen[:, None] & real[None, :],
+                        other=0,
+                    ).to(SUM)
+                    for o in tl.static_range(S):
+                        if (
+                            site + (step - REACH) * S - o + R >= 0
+                            and site + (step - REACH) * S - o + R < K
+                        ):
+                            sums = put(
+                                sums,
+                                site + (step - REACH) * S - o + R,
+                                sums[site + (step - REACH) * S - o + R] + value * slopes[o],
+                            )
+    chunk = partial + tl.program_id(0).to(tl.int64) * (K * K + 1) * D + channel
+    for j in tl.static_range(K):
+        tl.store(chunk + (i * K + j) * D, tl.sum(sums[j], 0), mask=real)
+    if i == 0:
+        tl.store(chunk + K * K * D, tl.sum(whole, 0), mask=real)
