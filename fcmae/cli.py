@@ -74,6 +74,7 @@ COMMANDS = {
         "scripts.lineage", "LineageConfig", "train, measure, explain LeNet-5 to ConvNeXt V2"
     ),
     "benchmark": Command("scripts.benchmark", "Benchmark", "measure speed against rivals"),
+    "parts": Command("data.sets.parts", "PartsConfig", "make pictures of recurring parts"),
     "scenes": Command("data.sets.scenes", "ScenesConfig", "make synthetic scenes with masks"),
     "elpv": Command("data.sets.elpv", "Elpv", "make shards of photographed solar cells"),
 }

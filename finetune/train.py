@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from fcmae.run.config import parse
 from fcmae.run.program import run_program
 from fcmae.run.waiting import waiting
-from finetune.training.config import WEIGHTS, TrainConfig, check_side, run_of
+from finetune.training.config import WEIGHTS, AugmentConfig, TrainConfig, check_side, run_of
+
+FEW = 5000  # labelled images, with which strong augmentations hide too much
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,6 +45,11 @@ def main(argv: Sequence[str]) -> None:
             verify=config.run.verify,
         )
         chosen, validation = sides(labelled.groups, config.report_on, data.held_out, config.seed)
+        if len(chosen) < FEW and config.augment == AugmentConfig():
+            accelerator.print(
+                f"{len(chosen)} labelled images with the augmentations for many: those of the"
+                " recipe finetune/small suit few"
+            )
         result, draw = train(config, labelled, chosen, validation, processes, accelerator)
         if accelerator.is_main_process:
             then = f"fcmae predict IMAGES --weights {directory / WEIGHTS}"

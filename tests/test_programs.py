@@ -13,6 +13,7 @@ LIGHT = [
     "data/demo/__main__.py",
     "data/elpv.py",
     "data/glyphs/__main__.py",
+    "data/parts.py",
     "data/scenes.py",
     "data/shards/__main__.py",
     "fcmae/convert.py",

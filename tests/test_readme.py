@@ -62,6 +62,7 @@ def test_its_table_names_commands_of_every_kind() -> None:
         "reproduce",
         "benchmark",
         "lineage",
+        "parts",
         "scenes",
         "elpv",
     }

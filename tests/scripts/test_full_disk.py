@@ -53,6 +53,7 @@ CASES: dict[str, tuple[str, list[str], str]] = {
         ["{images}", "{full}/made", "--workers", "1"],
         "made/.train.plan/plan.json",
     ),
+    "parts": ("data.parts", ["{full}/parts"], "parts/train-000000.tar"),
     "scenes": ("data.scenes", ["{full}/scenes"], "scenes/train-000000.tar"),
     "index": ("data.shards", ["index", "{full}/here-000000.tar"], "index.json"),
 }

@@ -68,7 +68,7 @@ def test_every_number_of_every_program_has_a_range_and_no_nan(config: type) -> N
 
 
 def test_command_lines_are_checked_where_they_are_parsed() -> None:
-    for program in (*LIGHT, "data/sets/elpv.py", "data/sets/scenes.py"):
+    for program in (*LIGHT, "data/sets/elpv.py", "data/sets/parts.py", "data/sets/scenes.py"):
         for call in ast.walk(ast.parse((ROOT / program).read_text())):
             if isinstance(call, ast.Call) and ast.unparse(call.func) in PARSERS - {"parse"}:
                 assert f"checked({ast.unparse(call)})" in ast.unparse(
