@@ -12,8 +12,9 @@ step; P parameters; S = 4 P bytes of fp32 gradients; k, M and G are powers of 10
 
 FLOPs: 2 a multiply-add of convolutions and linear layers; backward costs twice the forward pass,
 but the images need no gradient. Layers run on visible sites alone, the depthwise convolution on the
-whole grid, as GPUs compute it (`fcmae.sparse.gathered`). Norms, GELU and GRN are not counted: their
-time shows in `--tflops`, a rate over whole steps.
+whole grid, which is an upper bound: where its kernels for GPUs run, it takes visible sites alone,
+too (`fcmae.sparse.gathered`). Norms, GELU and GRN are not counted: their time shows in `--tflops`,
+a rate over whole steps.
 
 Memory: bytes saved for backward, and fp32 weights, gradients and AdamW's two moments (16 P). DDP
 holds gradients twice (4 P of buckets); FSDP2 has a W-th of all. `recomputing` is with gradient

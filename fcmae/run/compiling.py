@@ -149,11 +149,13 @@ def unchanged(model: nn.Module, inputs: tuple[Tensor, ...]) -> Iterator[None]:
     model.train()
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     on_gpu = [x.device for x in inputs[:1] if x.is_cuda]
-    with torch.random.fork_rng(on_gpu):
-        yield
-    with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+    try:
+        with torch.random.fork_rng(on_gpu):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def eager() -> AbstractContextManager[object]:

@@ -4,6 +4,7 @@ A step of a small model is some thousand kernels of microseconds, and a host tha
 them by itself is slower than the device that runs them.
 """
 
+import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,38 +15,7 @@ from torch import Tensor, nn
 from fcmae.run.compiling import unchanged
 from fcmae.run.terminal import line_of
 
-LONGEST = 300  # letters of the error that a line tells
-
-
-def replayed(
-    model: nn.Module,
-    inputs: tuple[Tensor, ...],
-    autocast: Callable[[], AbstractContextManager[object]],
-    say: Callable[[str], object],
-) -> bool:
-    """Record the passes of a model in training, and have every call of it replay them.
-
-    Its loss, and what else it gives, lie in the same memory after each call. In evaluation it runs
-    as before.
-
-    Args:
-        model: on a GPU, not distributed, and compiled if it is to be; each forward pass launches
-            the same kernels, and the host neither reads nor decides anything in it. The first of
-            its outputs is the loss.
-        inputs: of a step, with any values; all steps have these shapes.
-        autocast: makes the context in which forward passes run.
-        say: prints a line where it fails.
-
-    Returns:
-        Whether it is recorded. If not, the model stays as it is.
-    """
-    try:
-        record(model, inputs, autocast)
-    except Exception as error:  # whatever cannot be recorded, or does not fit into memory
-        why = f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
-        say(f"not recorded as a CUDA graph, so that each kernel is launched by itself ({why})")
-        return False
-    return True
+LONGEST = 300  # letters of the error that a message tells
 
 
 def record(
@@ -53,12 +23,29 @@ def record(
     inputs: tuple[Tensor, ...],
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> None:
-    """Record the passes in place; see `replayed`."""
-    step = recorded(model, inputs, autocast)
+    """Record the passes of a model in training, and have every call of it replay them.
+
+    What it gives lies in the same memory after each call. In evaluation it runs as before.
+
+    Args:
+        model: see `recorded`.
+        inputs: see `recorded`.
+        autocast: see `recorded`.
+
+    Raises:
+        ValueError: they cannot be recorded. The process should end: PyTorch does not clean up.
+    """
+    try:
+        step = recorded(model, inputs, autocast)
+    except Exception as error:  # whatever cannot be recorded, or does not fit into memory
+        why = f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
+        raise ValueError(
+            f"run.cuda_graphs=True: a step cannot be recorded ({why}): leave it out"
+        ) from error
     before = model.forward
 
     def forward(*args: Tensor) -> object:
-        return step(*args) if model.training else before(*args)
+        return loss_alone(step(*args)) if model.training else before(*args)
 
     model.forward = forward
 
@@ -68,36 +55,56 @@ def recorded(
     inputs: tuple[Tensor, ...],
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> nn.Module:
-    """Make a module that replays the passes of a model; see `replayed` for the arguments.
+    """Make a module that replays the passes of a model in training, which stays as it is.
+
+    Args:
+        model: on a GPU, not distributed, and compiled if it is to be; each forward pass launches
+            the same kernels, and the host neither reads nor decides anything in it. It returns a
+            loss, a tensor, and at most one dictionary of tensors without gradients.
+        inputs: of a step, with any values; all steps have these shapes.
+        autocast: makes the context in which forward passes run; backward passes run outside.
 
     Raises:
-        RuntimeError: they cannot be recorded.
+        Exception: they cannot be recorded.
     """
-    step = LossAlone(model)
-    with unchanged(model, inputs), autocast():
-        torch.set_autocast_cache_enabled(False)  # a cast weight would be that of the recording
+    gc.collect()  # autograd's nodes of earlier passes, which belong to another stream
+    step = Step(model, autocast)
+    with unchanged(model, inputs):
         torch.cuda.make_graphed_callables(step, inputs, allow_unused_input=True)
     # or autograd would sum gradients up on the stream of the recording, which its graph holds
     step.loss.detach_()
     return step
 
 
-class LossAlone(nn.Module):
-    """A model in training of whose outputs the first alone has a gradient.
+class Step(nn.Module):
+    """The forward pass of a model in training.
 
     Args:
-        model: returns a tuple.
+        model: see `recorded`.
+        autocast: see `recorded`.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, autocast: Callable[[], AbstractContextManager[object]]
+    ) -> None:
         super().__init__()
         self.model = model
+        self.autocast = autocast
         self.loss = torch.empty(0)
 
     def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
-        """Compute the outputs of the model; the second one, a tensor, is detached."""
-        self.loss, prediction, *others = self.model(*inputs)
-        return self.loss, prediction.detach(), *others
+        """Compute the outputs of the model."""
+        with self.autocast():
+            torch.set_autocast_cache_enabled(False)  # a cast weight would be that of the recording
+            self.loss, *others = loss_alone(self.model(*inputs))
+        return self.loss, *others
+
+
+def loss_alone(outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Cut all outputs but the loss off from their gradients."""
+    loss, prediction, *terms = outputs
+    figures = ({name: value.detach() for name, value in each.items()} for each in terms)
+    return loss, prediction.detach(), *figures
 
 
 def own_gradients(model: nn.Module) -> None:

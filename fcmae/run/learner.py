@@ -28,7 +28,7 @@ from fcmae.run import checkpoint
 from fcmae.run.checkpoint import Files, TrainState
 from fcmae.run.compiling import compiled
 from fcmae.run.ema import Ema
-from fcmae.run.graphs import own_gradients, replayed
+from fcmae.run.graphs import own_gradients, record
 from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps
 from fcmae.run.options import Precision
 
@@ -141,13 +141,17 @@ class Learner:
         self.compiled = compiled(model, inputs, self.autocast, say, deterministic=deterministic)
 
     def replay(self, model: nn.Module, *inputs: Tensor) -> None:
-        """Have a GPU replay the model's passes in training, see `fcmae.run.graphs.replayed`.
+        """Have a GPU replay the model's passes in training, see `fcmae.run.graphs.record`.
 
         Args:
             model: what `trained` calls, on the one process of the run; compiled, if it is to be.
             inputs: a micro-batch, with any values.
+
+        Raises:
+            ValueError: they cannot be recorded.
         """
-        self.replayed = replayed(model, inputs, self.autocast, self.accelerator.print)
+        record(model, inputs, self.autocast)
+        self.replayed = True
 
     def begin(self, step: int) -> None:
         """Begin a step, counted from 0: set its learning rate, and forget the loss before."""
@@ -182,6 +186,8 @@ class Learner:
         else:
             with self.accelerator.no_sync(self.trained):
                 yield
+        if self.replayed and micro == 1 and not last:
+            own_gradients(self.model)
 
     def autocast(self) -> torch.autocast:
         """Make the context in which the forward pass runs in the precision of the run."""
@@ -198,8 +204,6 @@ class Learner:
             terms: what the loss is made of, by names, or else is measured; none have a gradient.
         """
         self.scaler.scale(loss / self.config.accumulate).backward()
-        if self.replayed and self.config.accumulate > 1:
-            own_gradients(self.model)
         self.loss += loss.detach() / self.config.accumulate
         for name, value in (terms or {}).items():
             self.terms[name] = self.terms.get(name, 0) + value / self.config.accumulate

@@ -50,6 +50,7 @@ class RunConfig:
     """Seconds after which processes give up on one that does not answer."""
     compile_cache: Path | None = None
     """Directory of compiled code, which the next start finds there. None: what
-    TORCHINDUCTOR_CACHE_DIR says, or .compile beside the directory of the run."""
+    TORCHINDUCTOR_CACHE_DIR says, or .compile beside the directory of the run. Triton keeps kernels
+    of ours where TRITON_CACHE_DIR says."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()
     """Where metrics go beside metrics.jsonl; each needs its package."""

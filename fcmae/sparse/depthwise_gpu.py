@@ -27,7 +27,10 @@ PROGRAMS = 2048  # of the weight's gradient, about: some for each multiprocessor
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Make a kernel of a function, without the wrapper that checks shapes in tests."""
-    return triton.jit(inspect.unwrap(function))
+    taken = inspect.signature(function).parameters
+    numbers = {"patches", "v", "gh", "gw", "turns"}  # or other batches would get code of their own
+    options: Any = {"do_not_specialize": sorted(numbers.intersection(taken))}
+    return triton.jit(inspect.unwrap(function), **options)
 
 
 # A program has these, in so many warps: measured on an H200 at the sizes of atto and tiny, by the
@@ -41,54 +44,55 @@ PATCHES_OF_GRADIENT = {8: 2, 4: 4, 2: 8, 1: 32}
 @torch.library.custom_op(  # torch.compile sees one operator
     "fcmae::depthwise_gpu",
     mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor bias, Tensor visible, Tensor slots, int gw,"
-    " bool flipped) -> Tensor",
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor visible, Tensor slots, int gw)"
+    " -> Tensor",
 )
 def depthwise(
     x: Float[Tensor, "b v s s d"],
     weight: Float[Tensor, "d 1 k k"],
-    bias: Float[Tensor, " d"],
+    bias: Float[Tensor, " d"] | None,
     visible: Int[Tensor, "b v"],
     slots: Int[Tensor, "b n"],
     gw: int,
-    flipped: bool,
 ) -> Float[Tensor, "b v s s d"]:
     """Convolve the visible sites depthwise, on a grid of patches.
 
     Args:
         x: the visible sites, s x s in each patch: 1, 2, 4 or 8.
         weight: one k x k kernel for each channel; k is odd.
-        bias: one value for each channel; with `flipped` there is none.
+        bias: one value for each channel; with None, the kernel is turned by half a turn, as in the
+            gradient for x.
         visible: raster indices of the visible patches of each image.
         slots: for each patch of the grid its number among the visible ones; -1 if it is hidden.
         gw: columns of patches.
-        flipped: whether the kernel is turned by half a turn, as in the gradient for x.
     """
     x = x.contiguous()
     b, v, s, _, d = x.shape
     k = weight.shape[-1]
     p = PATCHES[s]
     out = torch.empty_like(x)
-    convolve[triton.cdiv(b * v, p), triton.cdiv(d, CHANNELS)](
-        x,
-        taps_of(weight),
-        bias,
-        out,
-        visible.contiguous(),
-        slots.contiguous(),
-        b * v,
-        v,
-        slots.shape[1] // gw,
-        gw,
-        D=d,
-        S=s,
-        K=k,
-        FLIPPED=flipped,
-        SUM=tl.float64 if x.dtype == torch.float64 else tl.float32,
-        P=p,
-        C=CHANNELS,
-        num_warps=WARPS,
-    )
+    taps = taps_of(weight)
+    with torch.cuda.device_of(x):
+        convolve[triton.cdiv(b * v, p), triton.cdiv(d, CHANNELS)](
+            x,
+            taps,
+            taps if bias is None else bias,
+            out,
+            visible.contiguous(),
+            slots.contiguous(),
+            b * v,
+            v,
+            slots.shape[1] // gw,
+            gw,
+            D=d,
+            S=s,
+            K=k,
+            FLIPPED=bias is None,
+            SUM=tl.float64 if x.dtype == torch.float64 else tl.float32,
+            P=p,
+            C=CHANNELS,
+            num_warps=WARPS,
+        )
     return out
 
 
@@ -126,32 +130,33 @@ def gradients(
     turns = triton.cdiv(blocks, max(1, PROGRAMS // (width * k)))
     chunks = triton.cdiv(blocks, turns)
     partial = x.new_empty(chunks, k * k + 1, d, dtype=sums_of(x))
-    correlate[chunks, width, k](
-        x,
-        grad,
-        partial,
-        visible.contiguous(),
-        slots.contiguous(),
-        b * v,
-        v,
-        slots.shape[1] // gw,
-        gw,
-        turns,
-        D=d,
-        S=s,
-        K=k,
-        SUM=tl.float64 if x.dtype == torch.float64 else tl.float32,
-        P=p,
-        C=CHANNELS,
-        num_warps=WARPS,
-    )
+    with torch.cuda.device_of(x):
+        correlate[chunks, width, k](
+            x,
+            grad,
+            partial,
+            visible.contiguous(),
+            slots.contiguous(),
+            b * v,
+            v,
+            slots.shape[1] // gw,
+            gw,
+            turns,
+            D=d,
+            S=s,
+            K=k,
+            SUM=tl.float64 if x.dtype == torch.float64 else tl.float32,
+            P=p,
+            C=CHANNELS,
+            num_warps=WARPS,
+        )
     sums = partial.sum(0)
     return sums[:-1].T.contiguous().view(d, 1, k, k), sums[-1].clone()
 
 
 @depthwise.register_fake
 def _(
-    x: Tensor, weight: Tensor, bias: Tensor, visible: Tensor, slots: Tensor, gw: int, flipped: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, visible: Tensor, slots: Tensor, gw: int
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
@@ -191,18 +196,32 @@ class Depthwise(torch.autograd.Function):
         slots: Tensor,
         gw: int,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias, visible, slots)
+        ctx.save_for_backward(x, weight, visible, slots)
         ctx.gw = gw  # type: ignore[attr-defined]
-        return torch.ops.fcmae.depthwise_gpu(x, weight, bias, visible, slots, gw, False)
+        return torch.ops.fcmae.depthwise_gpu(x, weight, bias, visible, slots, gw)
 
     @staticmethod
     def backward(ctx, *grads: Tensor):  # type: ignore[override]
-        x, weight, bias, *where = ctx.saved_tensors
-        grad_x = torch.ops.fcmae.depthwise_gpu(grads[0], weight, bias, *where, ctx.gw, True)
+        x, weight, *where = ctx.saved_tensors
+        grad_x = torch.ops.fcmae.depthwise_gpu(grads[0], weight, None, *where, ctx.gw)
         grad_weight, grad_bias = torch.ops.fcmae.depthwise_gpu_gradients(
             x, grads[0], *where, ctx.gw, weight.shape[-1]
         )
-        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None, None, None
+        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None, None
+
+
+def try_out(device: torch.device) -> None:
+    """Run a kernel, which needs a compiler for C, and a folder for compiled code.
+
+    Args:
+        device: a GPU.
+
+    Raises:
+        Exception: whatever Triton, the compiler or the driver has to complain of.
+    """
+    x = torch.zeros(1, 1, 1, 1, 1, device=device)
+    place = torch.zeros(1, 1, dtype=torch.int32, device=device)
+    torch.ops.fcmae.depthwise_gpu(x, torch.zeros(1, 1, 1, 1, device=device), None, place, place, 1)
 
 
 @kernel

@@ -6,7 +6,7 @@ sites, on GPUs kernels of the same kind; elsewhere the sites are scattered to th
 convolved, and gathered again.
 """
 
-from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from fcmae.masking import indices, patchify, slots
+from fcmae.run.terminal import line_of, say
 from fcmae.sparse.grn_mlp import Layers, fused
 
 try:
@@ -24,12 +25,8 @@ try:
 except ImportError:  # no Numba for this platform: the same numbers, slower
     depthwise_cpu = None
 
-depthwise_gpu = None
-if torch.cuda.is_available():  # or every start on a CPU would import Triton
-    with suppress(ImportError):  # no Triton for this platform: the same numbers, slower
-        from fcmae.sparse import depthwise_gpu
-
 COMPILED = depthwise_cpu is not None
+LONGEST = 300  # letters of the error that a line tells
 
 
 class Gathered:
@@ -55,9 +52,8 @@ class Gathered:
         self.visible = indices(visible, count)
         self.grid = grid
         self.compiled = compiled
-        self.slots = (
-            slots(visible).int() if compiled and depthwise_gpu and visible.is_cuda else None
-        )
+        self.kernels = kernels_on(visible.device) if compiled else None
+        self.slots = slots(visible).int() if self.kernels else None
         self.runs: dict[int, Runs] = {}
 
     def stem(self, images: Float[Tensor, "b c h w"], conv: nn.Conv2d) -> Float[Tensor, "b v s s d"]:
@@ -76,15 +72,15 @@ class Gathered:
         weight = conv.weight
         bias = conv.bias
         assert bias is not None
-        if self.compiled and depthwise_cpu and x.device.type == "cpu":  # in float32 always
-            x = x.to(torch.promote_types(x.dtype, torch.float32))
-            return TapLoops.apply(x, weight, bias, self.visible, self.grid)
         dtype = x.dtype
         if torch.is_autocast_enabled(x.device.type):  # an autograd.Function is not autocast for us
             dtype = torch.get_autocast_dtype(x.device.type)
-        if depthwise_gpu and self.slots is not None:  # which take the weight in float32
+        if self.kernels is not None:  # which take the weight in float32
             where = (self.visible, self.slots, self.grid[1])
-            return depthwise_gpu.Depthwise.apply(x.to(dtype), weight, bias, *where)
+            return self.kernels.apply(x.to(dtype), weight, bias, *where)
+        if self.compiled and depthwise_cpu and x.device.type == "cpu":  # in float32 always
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+            return TapLoops.apply(x, weight, bias, self.visible, self.grid)
         tensors = (tensor.to(dtype) for tensor in (x, weight, bias))
         return ScatterConvolve.apply(*tensors, *self.runs_of(x.shape[2]), self.grid)
 
@@ -101,6 +97,26 @@ class Gathered:
         if side not in self.runs:
             self.runs[side] = runs_of(self.chosen, self.visible, self.grid, side)
         return self.runs[side]
+
+
+@cache
+def kernels_on(device: torch.device) -> type[torch.autograd.Function] | None:
+    """The convolution by this project's kernels, where they run; on a GPU a line says if they fail.
+
+    Args:
+        device: of the images.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        from fcmae.sparse import depthwise_gpu  # here: it imports Triton
+
+        depthwise_gpu.try_out(device)
+    except Exception as error:  # no Triton, or no compiler for C: the same numbers, slower
+        why = f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
+        say(f"the depthwise convolution runs on whole grids, and slower ({why})", error=True)
+        return None
+    return depthwise_gpu.Depthwise
 
 
 class Runs(NamedTuple):

@@ -155,5 +155,5 @@ def holder(wait: float, busy: float, device: torch.device) -> str:
         return f"the device holds the run: it computes {busy:.0%} of a step"
     return (
         f"the host holds the run: the device computes {busy:.0%} of a step, and waits for launches"
-        " else; --compile True and larger batches need fewer of them for an image"
+        " else; --compile True, --run.cuda_graphs True and larger batches need fewer for an image"
     )

@@ -57,15 +57,6 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
     sharded = fsdp.is_wanted(accelerator.num_processes)
     if sharded and (config.precision == "fp16" or config.compile is True):
         raise ValueError("FSDP2 goes with neither precision=fp16 (take bf16) nor compile=True")
-    if config.run.cuda_graphs and (where := accelerator.device.type) != "cuda":
-        raise ValueError(
-            f"run.cuda_graphs=True needs a GPU of CUDA, and this run is on {where}: leave it out"
-        )
-    if config.run.cuda_graphs and accelerator.num_processes > 1:
-        raise ValueError(
-            "run.cuda_graphs=True is for one process, and there are"
-            f" {accelerator.num_processes}: leave it out"
-        )
     optim, weight = config.optim, config.model.contrast.weight
     if weight and optim.batch_size < 2 * optim.accumulate:
         raise ValueError(
@@ -103,8 +94,21 @@ def make_model(config: PretrainConfig, newest: Path | None, accelerator: Acceler
 
 
 def settled(config: PretrainConfig, accelerator: Accelerator) -> PretrainConfig:
-    """The config without what it leaves to the device, see `fcmae.run.computing.settled`."""
-    whole = not fsdp.is_wanted(accelerator.num_processes)
+    """The config without what it leaves to the device, see `fcmae.run.computing.settled`.
+
+    Raises:
+        ValueError: CUDA graphs are asked for where there are none.
+    """
+    where, world = accelerator.device.type, accelerator.num_processes
+    if config.run.cuda_graphs and where != "cuda":
+        raise ValueError(
+            f"run.cuda_graphs=True needs a GPU of CUDA, and this run is on {where}: leave it out"
+        )
+    if config.run.cuda_graphs and world > 1:
+        raise ValueError(
+            f"run.cuda_graphs=True is for one process, and there are {world}: leave it out"
+        )
+    whole = not fsdp.is_wanted(world)
     ours = not config.model.of_timm
     config = computing.settled(config, accelerator.device, compiles=whole and ours, strict=ours)
     if config.compile:
@@ -142,12 +146,15 @@ def make_learner(
 def prepare_passes(config: PretrainConfig, model: FCMAE, learner: Learner) -> None:
     """Compile the model in place for the batches of the run, and record it, as the config says.
 
-    If one of them fails, a line says why, and the model runs without it.
+    If compiling fails, a line says why, and the model runs as it is written.
 
     Args:
         config: of the run.
         model: on its device.
         learner: of the model.
+
+    Raises:
+        ValueError: its passes cannot be recorded.
     """
     if not (config.compile or config.run.cuda_graphs):
         return

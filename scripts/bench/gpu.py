@@ -1,12 +1,13 @@
 """Keys of one GPU, in the order in which they tell most, printed as they come.
 
-Both sides of a ratio run in one process, in turn, each in its best mode, eager or compiled. Steps
-are in bf16 autocast and without the optimiser, but for profiles, which have it.
+Both sides of a ratio run in one process, in turn, each in its best mode: eager, compiled, or
+compiled and replayed as CUDA graphs. Steps are in bf16 autocast and without the optimiser, but for
+profiles, which have it.
 """
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def size_of(key: str) -> Size | None:
 
 
 def profile_modes(lab: Lab, size: Size) -> None:
-    """Print where the time of our step goes, with the optimiser, compiled and eager, once."""
+    """Print where the time of our step goes, with the optimiser, in each mode, once."""
     if size in lab.profiled:
         return
     lab.profiled.add(size)
@@ -186,7 +187,7 @@ def speed_of_light(lab: Lab) -> dict[str, Any]:
     }
 
 
-def to_compile(keys: Iterable[str]) -> list[tuple[str, ...]]:
+def to_compile(keys: Collection[str]) -> list[tuple[str, ...]]:
     """What is compiled for keys: side, size and flags, the dense ones late, apart from others."""
     found = list[tuple[str, ...]]()
     for word, side in RIVALS.items():

@@ -224,11 +224,12 @@ class Lab:
             for mode in ("eager", "compiled", GRAPHS):
                 title = f"{side} {size} b{self.batch(size)} {mode}"
                 with telling(title):
-                    last = found[-1] if found else None
-                    if mode == GRAPHS and last is not None and last.mode == "compiled":
-                        timed = self.record(last)
-                    else:
+                    if mode != GRAPHS:
                         timed = self.time(side, size, mode)
+                    elif found and found[-1].mode == "compiled":
+                        timed = self.record(found[-1])
+                    else:
+                        raise RuntimeError("it is not compiled")
                     self.numbers.setdefault(f"{side} {size} {mode}", timed.numbers())
                     numbers = ", ".join(f"{k} {v:g}" for k, v in timed.numbers().items())
                     say(f"  {title}: {numbers}", flush=True)

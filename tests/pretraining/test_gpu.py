@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from data.transforms import Normalise
 from fcmae import FCMAE, draw_visible
 from fcmae.contrast_config import ContrastConfig
-from fcmae.run.graphs import own_gradients, replayed
+from fcmae.run.compiling import compile_parts
+from fcmae.run.computing import only_deterministic
+from fcmae.run.graphs import own_gradients, record
 from tests.support.programs import Program
 from tests.support.runs import assert_same_bits, newest, start_pretraining
 
@@ -73,8 +76,10 @@ RECORDED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", RECORDED.values(), ids=list(RECORDED))
-def test_replayed_steps_are_those_of_the_model(options: dict[str, Any]) -> None:
-    """Losses, predictions and gradients, over micro-batches too; evaluation runs as before."""
+@pytest.mark.parametrize("compiled", [False, True])
+def test_replayed_steps_are_those_of_the_model(options: dict[str, Any], compiled: bool) -> None:
+    """Losses, predictions and gradients to the last bit, while weights move, over micro-batches."""
+    only_deterministic(True, strict=False)
     model = FCMAE(image_size=64, **options, generator=torch.Generator().manual_seed(0)).cuda()
     plain = deepcopy(model)
     autocast = partial(torch.autocast, "cuda", dtype=torch.bfloat16)
@@ -83,21 +88,29 @@ def test_replayed_steps_are_those_of_the_model(options: dict[str, Any]) -> None:
         visible = draw_visible(4, model.n, model.ratio)
         return torch.randn(4, 3, 64, 64).cuda(), visible.cuda()
 
-    told = list[str]()
-    assert replayed(model, batch(), autocast, told.append), told
+    if compiled:
+        for each in (model, plain):
+            compile_parts(each, deterministic=True)
+    record(model, batch(), autocast)
+    outputs: dict[nn.Module, Any] = {}
     for _ in range(2):
         model.zero_grad()
         plain.zero_grad()
-        for _ in range(2):
+        for micro in range(2):
             inputs = batch()
             for each in (model, plain):
                 with autocast():
-                    each.outputs = each(*inputs)
-                each.outputs[0].backward()
-            own_gradients(model)
-            torch.testing.assert_close(model.outputs, plain.outputs, rtol=1e-2, atol=1e-3)
+                    outputs[each] = each(*inputs)
+                outputs[each][0].backward()
+            if micro == 0:
+                own_gradients(model)
+            torch.testing.assert_close(outputs[model], outputs[plain], rtol=0, atol=0)
         for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, theirs.grad, rtol=2e-2, atol=1e-4)
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0)
+            with torch.no_grad():
+                moved = 0.1 * torch.randn_like(ours)
+                ours += moved
+                theirs += moved
     inputs = batch()
     with torch.no_grad(), autocast():
         torch.testing.assert_close(model.eval()(*inputs), plain.eval()(*inputs))
@@ -129,6 +142,7 @@ def test_two_runs_and_a_resumed_one_are_equal_to_the_last_bit(tmp_path: Path) ->
         shutil.rmtree(newest(resumed))  # as if it had been killed after the step before
     shutil.copytree(tmp_path / "one.compile", tmp_path / "resumed.compile")
     finished(*(begin(mode, "resumed") for mode in modes))
+    assert_same_bits(tmp_path / "replayed" / "one", tmp_path / "compiled" / "one")
     for mode in modes:
         assert_same_bits(tmp_path / mode / "two", tmp_path / mode / "one")
         assert_same_bits(tmp_path / mode / "resumed", tmp_path / mode / "one")

@@ -50,6 +50,14 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     assert all(weight.grad is None for weight in model.parameters())
 
 
+def test_nor_does_one_that_fails() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(2, 3))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(RuntimeError):
+        rehearse(model, (torch.randn(2, 3, 8, 8),), nullcontext)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
 def test_code_lies_beside_the_run_unless_a_user_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

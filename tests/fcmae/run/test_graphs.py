@@ -6,21 +6,29 @@ import pytest
 import torch
 
 from fcmae import FCMAE, draw_visible
-from fcmae.run.graphs import own_gradients, replayed
+from fcmae.contrast_config import ContrastConfig
+from fcmae.run.graphs import Step, own_gradients, record
 from tests.support.runs import pretrain
 
+ON_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
-def test_a_model_that_cannot_be_recorded_stays_as_it_is_and_a_line_says_why() -> None:
+
+@ON_CPU
+def test_a_model_that_cannot_be_recorded_ends_a_run_in_one_line() -> None:
     model = FCMAE(image_size=64, depths=(1, 1, 1, 1))
     inputs = torch.randn(2, 3, 64, 64), draw_visible(2, model.n, model.ratio)
-    before = model(*inputs)
-    told = list[str]()
-    assert not replayed(model, inputs, lambda: torch.autocast("cpu", enabled=False), told.append)
-    assert [line.partition(" (")[0] for line in told] == [
-        "not recorded as a CUDA graph, so that each kernel is launched by itself"
-    ]
-    torch.testing.assert_close(model(*inputs), before, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"run.cuda_graphs=True: a step cannot be recorded \("):
+        record(model, inputs, lambda: torch.autocast("cpu", enabled=False))
+
+
+def test_only_the_loss_of_a_recorded_step_has_a_gradient() -> None:
+    model = FCMAE(image_size=64, depths=(1, 1, 1, 1), contrast=ContrastConfig(weight=0.5))
+    step = Step(model, lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    loss, prediction, terms = step(torch.randn(4, 3, 64, 64), draw_visible(4, model.n, model.ratio))
+    assert loss.requires_grad
+    assert not any(value.requires_grad for value in (prediction, *terms.values()))
+    assert not torch.is_autocast_enabled("cpu")
+    assert prediction.dtype == torch.bfloat16
 
 
 def test_gradients_are_taken_out_of_the_memory_that_is_filled_again() -> None:
@@ -32,7 +40,7 @@ def test_gradients_are_taken_out_of_the_memory_that_is_filled_again() -> None:
     assert layer.bias.grad is None
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+@ON_CPU
 def test_a_run_on_a_cpu_cannot_have_them(tmp_path: Path) -> None:
     done = pretrain(tmp_path / "run", "--run.cuda_graphs", "True")
     rule = "run.cuda_graphs=True needs a GPU of CUDA, and this run is on cpu"

@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.library import opcheck
 
 from fcmae.masking import draw_visible, slots
 from fcmae.sparse.gathered import Gathered, ScatterConvolve
 from tests.support.generators import generator
+from tests.support.programs import run
 
 pytest.importorskip("triton")
-from fcmae.sparse import depthwise_gpu
+from fcmae.sparse import depthwise_gpu, gathered
 from fcmae.sparse.depthwise_gpu import CHANNELS, Depthwise
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -98,9 +99,66 @@ def test_the_compiler_is_told_the_truth_about_shapes_strides_and_types() -> None
     x, weight, bias = x.detach(), weight.detach(), bias.detach()
     where = (sparse.visible, slots(sparse.chosen).int(), GRID[1])
     transposed = x.transpose(2, 3)
-    for flipped in (False, True):
-        opcheck(torch.ops.fcmae.depthwise_gpu, (transposed, weight, bias, *where, flipped))
+    for given in (bias, None):
+        opcheck(torch.ops.fcmae.depthwise_gpu, (transposed, weight, given, *where))
     opcheck(torch.ops.fcmae.depthwise_gpu_gradients, (transposed, x, *where, 3))
+
+
+def test_the_gathered_layout_takes_the_kernels_where_they_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under autocast sites are in half precision, and the weight in float32."""
+    monkeypatch.setattr(gathered, "kernels_on", lambda _: Depthwise)
+    sparse, (x, *_) = inputs_of(2, 3, d=3, dtype=torch.float32)
+    conv = nn.Conv2d(3, 3, kernel_size=3, padding=1, groups=3, device=DEVICE)
+    assert conv.bias is not None
+    inputs = [x, conv.weight, conv.bias]
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        found = sparse.depthwise(x, conv)
+    assert found.dtype == torch.bfloat16
+    expected = by_operations(sparse, inputs)
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
+    ours = torch.autograd.grad(found.float().sum(), inputs)
+    theirs = torch.autograd.grad(expected.sum(), inputs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, rtol=2e-2, atol=2e-2)
+
+
+COMPILED = """
+import torch
+from torch import nn
+
+from fcmae.masking import draw_visible
+from fcmae.sparse import gathered
+from fcmae.sparse.depthwise_gpu import Depthwise
+
+gathered.kernels_on = lambda device: Depthwise
+sparse = gathered.Gathered(draw_visible(2, 4, 0.5), (2, 2))
+x = torch.randn(2, 2, 2, 2, 3, requires_grad=True)
+conv = nn.Conv2d(3, 3, kernel_size=3, padding=1, groups=3)
+inputs = (x, conv.weight, conv.bias)
+whole = torch.compile(sparse.depthwise, fullgraph=True, backend="aot_eager")
+for call in (sparse.depthwise, whole):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        made = call(x, conv)
+    print(*(float(g.abs().sum()) for g in torch.autograd.grad(made.float().square().sum(), inputs)))
+"""
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="interprets the kernels")
+def test_compiled_code_has_no_break_where_kernels_are() -> None:
+    done = run("-c", COMPILED)
+    plain, compiled = done.stdout.splitlines() or [done.stderr, ""]
+    assert plain == compiled
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="is about machines without a GPU")
+def test_where_kernels_do_not_run_a_line_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gathered.kernels_on.__wrapped__(torch.device("cuda")) is None
+    told = capsys.readouterr().err
+    assert told.startswith("the depthwise convolution runs on whole grids, and slower (")
+    assert gathered.kernels_on(torch.device("cpu")) is None
 
 
 SPILLS = """
@@ -115,7 +173,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from fcmae.sparse import depthwise_gpu
+from fcmae.sparse import depthwise_gpu, gathered
 from fcmae.sparse.depthwise_gpu import CHANNELS, PATCHES, PATCHES_OF_GRADIENT, WARPS
 
 where = {"visible": "*i64", "slots": "*i32"}
@@ -148,8 +206,9 @@ for capability, processor in ((80, "sm_80"), (90, "sm_90a")):
             )
             file = Path(sys.argv[1], "kernel.ptx")
             file.write_text(made.asm["ptx"])
-            ptxas = get_ptxas(capability).path
-            words = [ptxas, "-v", f"-arch={processor}", file, "-o", "/dev/null"]
+            ptxas = get_ptxas(capability)
+            path = ptxas[0] if isinstance(ptxas, tuple) else ptxas.path  # before Triton 3.4
+            words = [path, "-v", f"-arch={processor}", file, "-o", "/dev/null"]
             told = subprocess.run(words, capture_output=True, text=True, check=True).stderr
             (spilled,) = re.findall("([0-9]+) bytes spill stores", told)
             print(name, side, more, processor, spilled)
