@@ -81,7 +81,8 @@ def test_more_channels_than_a_program_has() -> None:
     compare(sparse, tensors, tensors, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_rounded_once_since_sums_are_in_float32(dtype: torch.dtype) -> None:
     sparse, tensors = inputs_of(4, 7, d=4, dtype=dtype)
     exact = [tensor.detach().double().requires_grad_() for tensor in tensors]
@@ -146,6 +147,7 @@ for call in (sparse.depthwise, whole):
 """
 
 
+@SLOW
 @pytest.mark.skipif(DEVICE == "cuda", reason="interprets the kernels")
 def test_compiled_code_has_no_break_where_kernels_are() -> None:
     done = run("-c", COMPILED)

@@ -12,6 +12,8 @@ from data.sets.scenes import Drawing, read_drawings
 from data.shards.reading import open_shards, read_sample
 from fcmae.run.json_files import read_json
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def drawings() -> list[Drawing]:
