@@ -16,7 +16,7 @@ import tyro
 
 from data.config import Encoding
 from fcmae.cli import COMMANDS, SHELLS, split
-from fcmae.run.config import field_names
+from fcmae.run.fields import field_names
 from fcmae.run.ranges import checked
 from fcmae.run.recipes import PROGRAMS
 from finetune.planning.config import ImagesPlan

@@ -6,7 +6,6 @@ one parser and one set of messages serve both, and a flag wins over the recipe.
 
 import dataclasses
 import difflib
-import shlex
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,10 @@ from typing import Any, TypeVar, cast
 import tyro
 import yaml
 
+from fcmae.run.fields import fields, flatten
+from fcmae.run.first_word import for_another_program, way_out
 from fcmae.run.ranges import checked
-from fcmae.run.recipes import RECIPES, name_of, names, recipe_of
+from fcmae.run.recipes import name_of, recipe_of
 from fcmae.run.secrets import public
 from fcmae.run.threads import ThreadsConfig, use_threads
 from fcmae.run.yaml_files import Texts, leaves, parse_yaml, read_yaml
@@ -81,47 +82,6 @@ def takes_words(config: type) -> bool:
     )
 
 
-def way_out(word: str, config: type) -> str:
-    """What may be meant by a first word that is neither a flag nor a recipe.
-
-    Args:
-        word: the word.
-        config: the dataclass of the config.
-
-    Returns:
-        The flag for data of that path; or the nearest of the recipes that `config` can be made of,
-        or all of them.
-    """
-    fitting = fitting_recipes(config)
-    last = {Path(name).name: name for name in fitting}  # small: finetune/small
-    if names_data(word) and "data.train" in field_names(config):
-        same = last.get(Path(word).name)
-        recipe = f", and for the recipe of that name {RECIPES / same}.yaml" if same else ""
-        return f"to learn from what is there, give --data.train {shlex.quote(word)}{recipe}"
-    close = difflib.get_close_matches(Path(word).name, last, n=1)
-    if close:
-        return f"did you mean {last[close[0]]}?"
-    recipes = f"; recipes are {', '.join(fitting)}" if fitting else ""
-    return f"values stand behind flags, which --help lists{recipes}"
-
-
-def names_data(word: str) -> bool:
-    """Whether a word looks like images or shards: a place that exists, a pattern, or a URL."""
-    if "://" in word or any(sign in word for sign in "{*?["):
-        return True
-    try:
-        return bool(word) and Path(word).exists()  # Path("") would be this folder
-    except OSError:  # too long for a name
-        return False
-
-
-def fitting_recipes(config: type) -> list[str]:
-    """The names of the recipes that come with the programs and that `config` can be made of."""
-    known = set(field_names(config))
-    trees = {name: read_yaml(RECIPES / f"{name}.yaml", Texts) for name in names()}
-    return [name for name, tree in trees.items() if flatten(tree).keys() <= known]
-
-
 def recipe_flags(path: Path, config: type) -> list[str]:
     """Turn a recipe into the flags that it stands for.
 
@@ -146,29 +106,6 @@ def recipe_flags(path: Path, config: type) -> list[str]:
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
         flags[key] = [text_of(text, known[key], f"{path}: {key}") for text in values]
     return [word for key, values in flags.items() for word in (f"--{key}", *values)]
-
-
-def for_another_program(recipe: str, foreign: Sequence[str], config: type) -> str:
-    """Tell that a recipe that comes with the programs is for another one.
-
-    Args:
-        recipe: its name.
-        foreign: the fields that it sets and `config` lacks.
-        config: the dataclass of the config.
-
-    Returns:
-        A line with the recipe of the same last name that `config` can be made of, or with all.
-    """
-    fitting = fitting_recipes(config)
-    same = [name for name in fitting if Path(name).name == Path(recipe).name]
-    if same:
-        hint = f"did you mean {same[0]}?"
-    elif fitting:
-        hint = f"recipes for this one are {', '.join(fitting)}"
-    else:
-        hint = "this one has none, and --help lists its flags"
-    told = ", ".join(foreign[:3])
-    return f"recipe {recipe} is for another program, with fields such as {told}; {hint}"
 
 
 def flags_of(changes: Mapping[str, Any]) -> list[str]:
@@ -214,27 +151,6 @@ def with_values(flags: Sequence[str], config: type) -> Iterator[str]:
 def is_switch(kind: Any) -> bool:
     """Whether the values of a field are True and False, and perhaps words beside them."""
     return kind is bool or bool in typing.get_args(kind)
-
-
-def field_names(config: type) -> Iterator[str]:
-    """Iterate over the dotted names of all fields of a dataclass of dataclasses."""
-    return (name for name, _, _ in fields(config))
-
-
-def fields(config: type, prefix: str = "") -> Iterator[tuple[str, Any, "dataclasses.Field[Any]"]]:
-    """Iterate over all fields of a dataclass of dataclasses: dotted names, types and the fields."""
-    hints = typing.get_type_hints(config)
-    for field in dataclasses.fields(config):
-        kind = hints[field.name]
-        if dataclasses.is_dataclass(kind):
-            yield from fields(cast("type", kind), f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, kind, field
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Flatten nested mappings into one with dotted keys: `{"a": {"b": 1}}` to `{"a.b": 1}`."""
-    return dict(leaves(tree))
 
 
 def to_tree(config: Any) -> dict[str, Any]:

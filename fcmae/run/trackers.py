@@ -10,7 +10,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from fcmae.run.config import flatten, to_tree
+from fcmae.run.config import to_tree
+from fcmae.run.fields import flatten
 from fcmae.run.metrics import as_scalars
 from fcmae.run.outages import Outage
 

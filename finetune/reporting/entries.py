@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fcmae.run.config import flatten
+from fcmae.run.fields import flatten
 from fcmae.run.json_files import as_object, field_of
 from fcmae.run.secrets import public
 from fcmae.run.terminal import line_of, visible

@@ -12,8 +12,8 @@ from typing import Any, TypeGuard, TypeVar
 
 from data.bad_samples import BadSample
 from fcmae.run import checkpoint
-from fcmae.run.config import flatten
 from fcmae.run.directory import ENVIRONMENT
+from fcmae.run.fields import flatten
 from fcmae.run.json_files import field_of, read_json
 from fcmae.run.lock import writer_of
 from fcmae.run.metrics import METRICS, line_in

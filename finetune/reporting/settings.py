@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fcmae.run.config import flatten
+from fcmae.run.fields import flatten
 from finetune.reporting.record import RunRecord
 from finetune.reporting.section import Section, render
 

@@ -18,7 +18,8 @@ from data.shards.index import write_index
 from data.shards.writing import write_shards
 from fcmae import FCMAE
 from fcmae.run import checkpoint
-from fcmae.run.config import field_names, parse
+from fcmae.run.config import parse
+from fcmae.run.fields import field_names
 from fcmae.run.learner import parameter_groups
 from fcmae.run.metrics import read_metrics
 from fcmae.run.optim import OptimConfig, lr_at, total_steps, warmup_steps

@@ -12,7 +12,7 @@ import pytest
 
 from data.shards.reading import open_shards, read_sample
 from fcmae.convert import ConvertConfig
-from fcmae.run.config import field_names
+from fcmae.run.fields import field_names
 from finetune.training.config import FewShotConfig
 from finetune.training.pretraining import PretrainConfig
 from scripts.reproduce import main

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from fcmae.convnexts import SIZES
-from fcmae.run.config import differences, field_names, flatten, parse, to_tree, to_yaml
+from fcmae.run.config import differences, parse, to_tree, to_yaml
+from fcmae.run.fields import field_names, flatten
 from fcmae.run.program import run_program
 from fcmae.run.ranges import Count, Positive
 from finetune.planning.config import ImagesPlan

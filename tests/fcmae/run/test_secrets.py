@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from data.config import DataConfig
-from fcmae.run.config import completed, differences, flatten, parse, to_tree, to_yaml
+from fcmae.run.config import completed, differences, parse, to_tree, to_yaml
+from fcmae.run.fields import flatten
 from fcmae.run.secrets import public
 from fcmae.run.terminal import line_of
 from finetune.training.pretraining import PretrainConfig, PretrainRun
