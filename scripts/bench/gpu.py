@@ -96,11 +96,11 @@ def one_graph(size: Size, lab: Lab) -> float:
     What it is below 1 is what the host's launches cost.
 
     Raises:
-        RuntimeError: it cannot be recorded, as on a CPU.
+        ValueError: it cannot be recorded, as on a CPU.
     """
     modes = {timed.mode: timed for timed in lab.modes(OURS, size)}
     if GRAPHS not in modes or "compiled" not in modes:
-        raise RuntimeError(f"only {', '.join(modes)} run")
+        raise ValueError(f"only {', '.join(modes)} run")
     return ratio(lab, f"{GRAPHS} / compiled", modes[GRAPHS].work, modes["compiled"].work)
 
 
