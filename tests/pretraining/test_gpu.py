@@ -118,7 +118,7 @@ def test_replayed_steps_are_those_of_the_model(options: dict[str, Any], compiled
 
 def finished(*programs: Program) -> list[str]:
     """What programs have printed that end well."""
-    told = [program.communicate(timeout=120)[0] for program in programs]
+    told = [program.communicate(timeout=400)[0] for program in programs]
     assert [program.returncode for program in programs] == [0] * len(programs), told
     return told
 
