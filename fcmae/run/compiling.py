@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fcmae.run.terminal import line_of
+from fcmae.run.terminal import cause_of
 from fcmae.run.waiting import waiting
 
 Granularity = Literal["block", "stage", "model"]
@@ -22,7 +22,6 @@ GRANULARITY: Granularity = "block"  # blocks of a stage share code: seconds for 
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 WORTH = 100_000  # images that take a GPU longer than compiling for them
 MOST = 64  # shapes of a block that get code of their own; past PyTorch's 8, blocks would be eager
-LONGEST = 300  # letters of the error that a line tells
 
 
 def compiled(
@@ -70,8 +69,7 @@ def tried(
             first()
     except Exception as error:  # whatever PyTorch, a compiler or a driver has to complain of
         torch.compiler.set_stance("force_eager")
-        why = f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
-        say(f"not compiled, so that it runs as it is written, and slower ({why})")
+        say(f"not compiled, so that it runs as it is written, and slower ({cause_of(error)})")
         return False
     return True
 

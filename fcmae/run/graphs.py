@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fcmae.run.compiling import unchanged
-from fcmae.run.terminal import line_of
-
-LONGEST = 300  # letters of the error that a message tells
+from fcmae.run.terminal import cause_of
 
 
 def record(
@@ -38,9 +36,8 @@ def record(
     try:
         step = recorded(model, inputs, autocast)
     except Exception as error:  # whatever cannot be recorded, or does not fit into memory
-        why = f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
         raise ValueError(
-            f"run.cuda_graphs=True: a step cannot be recorded ({why}): leave it out"
+            f"run.cuda_graphs=True: a step cannot be recorded ({cause_of(error)}): leave it out"
         ) from error
     before = model.forward
 

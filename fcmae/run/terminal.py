@@ -22,6 +22,7 @@ DRIVING = re.compile(
 LINK = "For further information visit"  # in front of pydantic's links
 TRACEBACK = "Traceback (most recent call last)"
 NUMBER = re.compile(r"^\[Errno -?\d+\] ")
+LONGEST = 300  # letters of a cause
 LOST_WORKER = "DataLoader worker"  # what torch's error begins with where one was killed
 
 
@@ -69,6 +70,11 @@ def beside(what: object, whole: object) -> Iterator[None]:
 def lost_worker(error: Exception) -> bool:
     """Whether torch tells of a data worker that was killed, mostly since memory had run out."""
     return isinstance(error, RuntimeError) and str(error).startswith(LOST_WORKER)
+
+
+def cause_of(error: Exception) -> str:
+    """The kind of an error and what it says, in one line that is not too long."""
+    return f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
 
 
 def line_of(error: Exception) -> str:

@@ -231,6 +231,15 @@ def put(values, place: tl.constexpr, value):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def row_at(slots, image, y, column, there, v, gh, gw, D: tl.constexpr, S: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Find row y of sites, in a column of patches: whether one is seen there, and where it lies."""
+    seen = there & (y >= 0) & (y < gh * S) & (column >= 0) & (column < gw)
+    slot = tl.load(slots + (image * gh + y // S) * gw + column, mask=seen, other=-1)
+    row = ((image * v + slot) * S + y % S) * S
+    return seen & (slot >= 0), row.to(tl.int64) * D
+
+
+@kernel
 def convolve(  # type: ignore[no-untyped-def]
     x,
     taps,
@@ -266,13 +275,9 @@ def convolve(  # type: ignore[no-untyped-def]
     sums = (start,) * S
     for i in range(K):
         y = place // gw * S + lane % S + i - R
-        on_grid = there & (y >= 0) & (y < gh * S)
         for step in tl.static_range(2 * REACH + 1):
             column = place % gw + (step - REACH)
-            seen = on_grid & (column >= 0) & (column < gw)
-            slot = tl.load(slots + (image * gh + y // S) * gw + column, mask=seen, other=-1)
-            seen = seen & (slot >= 0)
-            row = (((image * v + slot) * S + y % S) * S).to(tl.int64) * D
+            seen, row = row_at(slots, image, y, column, there, v, gh, gw, D, S)
             for site in tl.static_range(S):
                 if site + (step - REACH) * S >= -R and site + (step - REACH) * S < S + R:
                     value = tl.load(
@@ -344,13 +349,9 @@ def correlate(  # type: ignore[no-untyped-def]
             slopes = slopes + (slope,)  # noqa: RUF005
             whole += slope
         y = place // gw * S + lane % S + i - R
-        on_grid = there & (y >= 0) & (y < gh * S)
         for step in tl.static_range(2 * REACH + 1):
             column = place % gw + (step - REACH)
-            seen = on_grid & (column >= 0) & (column < gw)
-            slot = tl.load(slots + (image * gh + y // S) * gw + column, mask=seen, other=-1)
-            seen = seen & (slot >= 0)
-            row = (((image * v + slot) * S + y % S) * S).to(tl.int64) * D
+            seen, row = row_at(slots, image, y, column, there, v, gh, gw, D, S)
             for site in tl.static_range(S):
                 if site + (step - REACH) * S >= -R and site + (step - REACH) * S < S + R:
                     value = tl.load(

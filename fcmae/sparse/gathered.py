@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from fcmae.masking import indices, patchify, slots
-from fcmae.run.terminal import line_of, say
+from fcmae.run.terminal import cause_of, say
 from fcmae.sparse.grn_mlp import Layers, fused
 
 try:
@@ -26,7 +26,6 @@ except ImportError:  # no Numba for this platform: the same numbers, slower
     depthwise_cpu = None
 
 COMPILED = depthwise_cpu is not None
-LONGEST = 300  # letters of the error that a line tells
 
 
 class Gathered:
@@ -113,8 +112,10 @@ def kernels_on(device: torch.device) -> type[torch.autograd.Function] | None:
 
         depthwise_gpu.try_out(device)
     except Exception as error:  # no Triton, or no compiler for C: the same numbers, slower
-        why = f"{type(error).__name__}: {line_of(error)}"[:LONGEST]
-        say(f"the depthwise convolution runs on whole grids, and slower ({why})", error=True)
+        say(
+            f"the depthwise convolution runs on whole grids, and slower ({cause_of(error)})",
+            error=True,
+        )
         return None
     return depthwise_gpu.Depthwise
 
