@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from fcmae.run.terminal import cause_of
@@ -85,6 +86,9 @@ def compile_parts(
         granularity: what is compiled.
     """
     torch._dynamo.config.recompile_limit = MOST
+    # einops keeps a list of the types that it has met; code compiled while it grows is not used
+    # again, and what rearranges its weights would be compiled a second time in the first step
+    rearrange(nn.Parameter(torch.empty(1)), "i -> i")
     options = {"deterministic": deterministic}
     for part in parts_of(model, granularity):
         part.compile(dynamic=False, options=options)

@@ -203,9 +203,10 @@ def test_a_compiled_model_takes_the_same_steps(alone: Path, tmp_path: Path) -> N
     flags += ("--run.compile_cache", str(tmp_path / "code"))
     done = started("-c", COUNTING, *command(run, *flags)[1:])
     assert done.returncode == 0, done.stderr
-    # one for each width of a block, encoder and decoder: blocks of a stage share theirs
-    assert "graphs before the first step: 5\n" in done.stdout
-    assert "graphs in all: 5\n" in done.stdout
+    # one for each width of a block, encoder and decoder (blocks of a stage share theirs), and for
+    # the stem, three downsamplings and the loss; and none in the run's middle
+    assert "graphs before the first step: 10\n" in done.stdout
+    assert "graphs in all: 10\n" in done.stdout
     assert "compiling (1 to 2 minutes the first time): done in" in done.stderr
     assert ", in fp32, compiled\n" in done.stdout
     assert (tmp_path / "code").is_dir()
