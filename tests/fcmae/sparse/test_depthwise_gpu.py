@@ -175,7 +175,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from fcmae.sparse import depthwise_gpu, gathered
+from fcmae.sparse import depthwise_triton, gathered
 from fcmae.sparse.depthwise_gpu import CHANNELS, PATCHES, PATCHES_OF_GRADIENT, WARPS
 
 where = {"visible": "*i64", "slots": "*i32"}
@@ -190,7 +190,7 @@ for capability, processor in ((80, "sm_80"), (90, "sm_90a")):
         ("correlate", PATCHES_OF_GRADIENT, {}),
     ):
         for side in patches:
-            kernel = getattr(depthwise_gpu, name)
+            kernel = getattr(depthwise_triton, name)
             constants = dict(D=96, S=side, K=7, SUM=tl.float32, P=patches[side], C=CHANNELS) | more
             types = {
                 word: "constexpr" if word in constants else arrays[name].get(word, "i32")
