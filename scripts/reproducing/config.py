@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 SetName = Literal["elpv", "emoji", "few_labels", "length", "ablations", "rivals"]
-ImagesName = Literal["emoji", "glyphs", "elpv"]
+ImagesName = Literal["emoji", "glyphs", "elpv", "parts"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Reproduce:
     search for the recipe for few labels. length: accuracy against passes over the data. ablations:
     the claims of the paper. rivals: others on the same seconds of a processor."""
     images: tuple[ImagesName, ...] = get_args(ImagesName)
-    """The data sets on which sets with several of them run: emoji, glyphs, elpv."""
+    """The data sets on which sets with several of them run: emoji, glyphs, elpv, parts."""
     table: bool = False
     """Only write the tables, out of the results in scripts/recipes/results."""
     runs: Path = Path("runs/reproduce")

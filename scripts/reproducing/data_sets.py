@@ -4,8 +4,8 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class DataSet:
     """Field of a sample's json that names its group."""
     metric: str
     """The measure by which runs are compared."""
+    tuning: Mapping[str, Any] = field(default_factory=dict)
+    """Flags of fine-tuning on few labels, over those of its recipe, chosen on the training side."""
 
     @cached_property
     def images(self) -> int:
@@ -67,6 +69,12 @@ class DataSet:
     def base_lr(self) -> float:
         """Peak learning rate in its recipe, for a batch of 256."""
         return self.fields["optim.base_lr"]
+
+    @property
+    def one_term(self) -> dict[str, Any]:
+        """The flags that leave the second term out, where its recipe has one."""
+        name = "model.contrast.weight"
+        return {name: 0.0} if self.fields[name] else {}
 
     def provide(self) -> None:
         """Write the shards, if a module does and they are not there.
@@ -122,7 +130,18 @@ ELPV = DataSet(
     group="block",
     metric="balanced_accuracy",
 )
-DATA_SETS = {data.name: data for data in (EMOJI, GLYPHS, ELPV)}
+PARTS = DataSet(
+    name="parts",
+    title="Pictures of recurring parts",
+    recipe="scripts/recipes/parts.yaml",
+    fetch="data.parts",
+    train="datasets/parts/train-{000000..000006}.tar",
+    test="datasets/parts/test-{000000..000001}.tar",
+    group="group",
+    metric="accuracy",
+    tuning={"optim.base_lr": 1.6e-2},
+)
+DATA_SETS = {data.name: data for data in (EMOJI, GLYPHS, ELPV, PARTS)}
 
 
 def samples_in(spec: str) -> int:

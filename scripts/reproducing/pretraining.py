@@ -41,7 +41,7 @@ def pretraining(
         setting: of the set.
         data: what it sees.
         name: of the run.
-        flags: by their names, over those of the recipe.
+        flags: by their names, over those of the recipe, whose second term is left out.
         steps: how many, or what tells it from the results of other runs.
         seed: of the run.
         program: what trains: a program, and what stands before the recipe.
@@ -59,6 +59,7 @@ def pretraining(
         own = {
             "data.train": data.train,
             **({} if start is None else going_on(start)),
+            **data.one_term,
             **flags,
             "optim.steps": setting.steps(count),
             "seed": seed,

@@ -59,6 +59,7 @@ def tuned(
         "methods": "finetune",
         "starts": "pretrained",
         "optim.steps": setting.steps(steps),
+        **data.tuning,
         **flags,
     }
     starts = 1 if isinstance(changes["starts"], str) else len(changes["starts"])
@@ -124,6 +125,49 @@ def use(
         estimate=estimate,
         needs=() if start is None else (start,),
     )
+
+
+def plain_features(
+    setting: Setting, data: DataSet, name: str, per_class: Sequence[int], *, draws: int = 5
+) -> Run:
+    """Learning from pixels and from HOG, without an encoder, by `scripts/baselines.py`.
+
+    Args:
+        setting: of the set.
+        data: what is learned.
+        name: of the run.
+        per_class: numbers of labels of each class.
+        draws: of the labels, the same as those of `use`.
+    """
+    out = setting.folder / f"{name}.json"
+    flags = {
+        "train": data.train,
+        "test": data.test,
+        "out": out,
+        "per_class": setting.per_class(*per_class)["per_class"],
+        "seeds": setting.seeds(draws),
+    }
+    return Run(
+        name=name,
+        folder=setting.folder,
+        calls=lambda _: [Call(program="baselines", words=tuple(flags_of(flags)))],
+        makes=out,
+        keep=partial(learned_in, out.with_stem(f"{out.stem}-few_labels")),
+        estimate=60 + (data.images + data.unseen) / FROZEN_PER_S,
+    )
+
+
+def learned_in(file: Path) -> dict[str, Any]:
+    """The accuracies of a result of baselines; a key is such as `10_per_class HOG, ridge`.
+
+    Raises:
+        OSError, ValueError: the file cannot be read.
+    """
+    return {
+        f"{label.replace(' ', '_')} {column}": {"accuracy": spread["values"]}
+        for label, row in read_json(file, dict)["results"].items()
+        for column, spread in row.items()
+    }
 
 
 def measured_in(folder: Path) -> dict[str, Any]:
