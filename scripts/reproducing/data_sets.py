@@ -38,8 +38,8 @@ class DataSet:
     """Pattern of the training shards."""
     test: str
     """Pattern of the test shards."""
-    group: str
-    """Field of a sample's json that names its group."""
+    group: str = ""
+    """Field of a sample's json that names its group; empty where each sample is one by itself."""
     metric: str
     """The measure by which runs are compared."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
@@ -137,7 +137,6 @@ PARTS = DataSet(
     fetch="data.parts",
     train="datasets/parts/train-{000000..000006}.tar",
     test="datasets/parts/test-{000000..000001}.tar",
-    group="group",
     metric="accuracy",
     tuning={"optim.base_lr": 1.6e-2},
 )

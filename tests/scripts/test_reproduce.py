@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from data.sets import parts
 from data.shards.reading import open_shards, read_sample
 from fcmae.convert import ConvertConfig
 from fcmae.run.fields import field_names
@@ -209,6 +210,14 @@ def test_numbers_of_a_data_set_are_those_of_its_shards_and_its_recipe() -> None:
     assert (emoji.images, emoji.unseen) == (4886, 1164)  # as the page says
     assert (emoji.batch, emoji.base_lr) == (32, 1.6e-2)
     assert emoji.pixels() == {"in_chans": 3, "mean": [0.5], "std": [0.25]}  # 3 by default
+
+
+def test_samples_of_a_data_set_name_their_groups_as_it_says(tmp_path: Path) -> None:
+    parts.build(parts.PartsConfig(out=tmp_path, classes=2, train=2, test=2))
+    few = replace(DATA_SETS["parts"], train=f"{tmp_path}/train-000000.tar")
+    for data in (DATA_SETS["emoji"], DATA_SETS["glyphs"], few):
+        about = json.loads(read_sample(open_shards(data.train)[0], 0)["json"])
+        assert {data.group} - {""} <= about.keys()
 
 
 def test_rates_are_peaks_whatever_the_batch_is() -> None:

@@ -179,7 +179,11 @@ def test_a_first_word_that_is_no_recipe_is_told_where_it_belongs(
         (PretrainConfig, "s3://a/b.tar", "there, give --data.train s3://a/b.tar"),
         (PretrainConfig, "b-{00..09}.tar", "there, give --data.train 'b-{00..09}.tar'"),
         (PretrainConfig, "x" * 300, "imagenet, mae_vit, parts, small"),  # too long for a file
-        (PretrainConfig, "", "imagenet, mae_vit, parts, small"),  # no folder, though Path("") is one
+        (
+            PretrainConfig,
+            "",
+            "imagenet, mae_vit, parts, small",
+        ),  # no folder, though Path("") is one
         (PretrainConfig, "demo", f"--data.train demo, and for the recipe of that name {DEMO}"),
         (TrainConfig, "small", f"recipe of that name {DEMO.with_name('finetune')}/small.yaml"),
         (TrainConfig, "smal", "did you mean finetune/small?"),
