@@ -4,7 +4,7 @@ Each length is a pretraining of its own, whose rate falls to zero at its end. Be
 random start in the same uses, and what is learned of plain features.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from scripts.reproducing import tables
@@ -104,7 +104,7 @@ class Length:
         ]
 
 
-def plain_rows(kept: Mapping[str, Any], data: DataSet) -> list[list[str]]:
+def plain_rows(kept: dict[str, Any], data: DataSet) -> list[list[str]]:
     """The rows of what is learned without an encoder, see `learned_in`."""
     rows = []
     for title in dict.fromkeys(key.partition(" ")[2] for key in kept):
