@@ -70,10 +70,11 @@ class Length:
         for name in PASSES:
             data = DATA_SETS[name]
             rows = list(self.rows(results, data))
-            if rows:
-                blocks.append([f"{data.title}; 5 and 10 labels a class, {text}:"])
-                blocks.append(tables.table(columns, rows))
             plain = results.kept(f"{name}-plain")
+            if rows or plain:
+                blocks.append([f"{data.title}; 5 and 10 labels a class, {text}:"])
+            if rows:
+                blocks.append(tables.table(columns, rows))
             if plain:
                 heads = ["without an encoder", *(f"{k} labels" for k in PER_CLASS)]
                 blocks.append(tables.table(heads, plain_rows(plain, data)))
