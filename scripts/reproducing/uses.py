@@ -17,6 +17,7 @@ FEW_SHOT = ("few-shot",)
 RECIPE = "scripts/recipes/finetune/small.yaml"
 FROZEN_PER_S = 300.0  # whole images on two cores, atto at 32 px
 TUNED_PER_S = 50.0
+FROZEN_DRAWS = 5  # of the labels
 BATCH = 16  # of the recipe
 STEPS = 300  # of a fine-tuning on tens to hundreds of labels
 CELL = re.compile(r"(?P<size>.+)-seed(?P<seed>\d+)-(?P<start>.+)-(?P<method>probe|finetune)\.json")
@@ -29,7 +30,7 @@ def frozen(
     start: Run,
     flags: Mapping[str, Any],
     *,
-    draws: int = 5,
+    draws: int = FROZEN_DRAWS,
 ) -> Run:
     """A classifier of frozen features, see `use`."""
     estimate = 15 + (data.images + data.unseen) / FROZEN_PER_S
@@ -127,17 +128,16 @@ def use(
     )
 
 
-def plain_features(
-    setting: Setting, data: DataSet, name: str, per_class: Sequence[int], *, draws: int = 5
-) -> Run:
+def plain_features(setting: Setting, data: DataSet, name: str, per_class: Sequence[int]) -> Run:
     """Learning from pixels and from HOG, without an encoder, by `scripts/baselines.py`.
+
+    There are as many draws of the labels as of `frozen`, the same ones.
 
     Args:
         setting: of the set.
         data: what is learned.
         name: of the run.
         per_class: numbers of labels of each class.
-        draws: of the labels, the same as those of `use`.
     """
     out = setting.folder / f"{name}.json"
     flags = {
@@ -145,7 +145,7 @@ def plain_features(
         "test": data.test,
         "out": out,
         "per_class": setting.per_class(*per_class)["per_class"],
-        "seeds": setting.seeds(draws),
+        "seeds": setting.seeds(FROZEN_DRAWS),
     }
     return Run(
         name=name,
