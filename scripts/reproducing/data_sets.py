@@ -43,7 +43,7 @@ class DataSet:
     metric: str
     """The measure by which runs are compared."""
     tuning: Mapping[str, Any] = field(default_factory=dict)
-    """Flags of fine-tuning on few labels, over those of its recipe, chosen on the training side."""
+    """Flags of fine-tuning, over those of its recipe; the search, which chooses, takes none."""
 
     @cached_property
     def images(self) -> int:

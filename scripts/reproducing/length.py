@@ -13,14 +13,13 @@ from scripts.reproducing.pretraining import BF16, BF16_COST, pretraining
 from scripts.reproducing.results import Results
 from scripts.reproducing.runs import Run
 from scripts.reproducing.setting import Setting
-from scripts.reproducing.uses import frozen, plain_features, tuned
+from scripts.reproducing.uses import RANDOM, frozen, plain_features, tuned
 
 NAME = "length"
 PASSES = {"emoji": (2, 10, 40, 120), "glyphs": (2, 8, 25, 75), "parts": (2, 7, 28, 112)}
 TERMS = {"fcmae": 0.0, "contrast": 0.3}  # weight of the second term
 PER_CLASS = (5, 10)
 POOLS = ("last", "grid2")
-RANDOM = "random"  # the start without pretraining
 
 
 class Length:
@@ -58,7 +57,7 @@ class Length:
         labels = {"starts": origin, **setting.per_class(*PER_CLASS)}
         for pool in POOLS:
             yield frozen(setting, data, f"{name}-{pool}", start, {"pool": pool, **labels})
-        flags = {**labels, **BF16}
+        flags = {**data.tuning, **labels, **BF16}
         yield tuned(setting, data, f"{name}-tuned", start, flags, sizes=len(PER_CLASS))
 
     def table(self, results: Results) -> list[str]:

@@ -110,7 +110,8 @@ class Rivals:
         yield start
         labels = setting.per_class(*PER_CLASS)
         yield frozen(setting, data, f"{name}-frozen", start, labels)
-        yield tuned(setting, data, f"{name}-tuned", start, labels, sizes=len(PER_CLASS))
+        flags = {**data.tuning, **labels}
+        yield tuned(setting, data, f"{name}-tuned", start, flags, sizes=len(PER_CLASS))
 
     def table(self, results: Results) -> list[str]:
         """For each data set, the methods, and which of them wins where."""

@@ -17,7 +17,7 @@ from scripts.reproducing.pretraining import BF16, BF16_COST, pretraining
 from scripts.reproducing.results import Results
 from scripts.reproducing.runs import Run
 from scripts.reproducing.setting import Setting
-from scripts.reproducing.uses import frozen, tuned
+from scripts.reproducing.uses import RANDOM, frozen, tuned
 
 NAME = "few_labels"
 VIEWS = 48_000  # that a trial of length 1 encodes: 6 passes over the glyphs, 10 over emoji
@@ -102,7 +102,6 @@ TRIALS = (
     Trial(name="length 4, weight 0.3", flags=term(0.3), length=4.0),
 )
 USED = ("base", "weight 0.3")  # whose weights the uses are tried on
-RANDOM = "random"  # the start without pretraining
 FROZEN = (
     *(
         Use(name=f"{pool}, {classifier}", flags={"pool": pool, "probe_classifier": classifier})

@@ -18,6 +18,7 @@ RECIPE = "scripts/recipes/finetune/small.yaml"
 FROZEN_PER_S = 300.0  # whole images on two cores, atto at 32 px
 TUNED_PER_S = 50.0
 FROZEN_DRAWS = 5  # of the labels
+RANDOM = "random"  # the start without pretraining
 BATCH = 16  # of the recipe
 STEPS = 300  # of a fine-tuning on tens to hundreds of labels
 CELL = re.compile(r"(?P<size>.+)-seed(?P<seed>\d+)-(?P<start>.+)-(?P<method>probe|finetune)\.json")
@@ -60,7 +61,6 @@ def tuned(
         "methods": "finetune",
         "starts": "pretrained",
         "optim.steps": setting.steps(steps),
-        **data.tuning,
         **flags,
     }
     starts = 1 if isinstance(changes["starts"], str) else len(changes["starts"])
